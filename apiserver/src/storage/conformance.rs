@@ -1,0 +1,1 @@
+//! One suite of what every store promises, run over both engines.
