@@ -1,0 +1,140 @@
+//! A TCP server over wasi:sockets that sends back every byte it receives, many connections at a time.
+
+use wasip2::io::poll::{poll, Pollable};
+use wasip2::io::streams::{InputStream, OutputStream, StreamError};
+use wasip2::sockets::instance_network::instance_network;
+use wasip2::sockets::network::{
+    ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress,
+};
+use wasip2::sockets::tcp::TcpSocket;
+use wasip2::sockets::tcp_create_socket::create_tcp_socket;
+
+const CONNECTIONS_MAX: usize = 256;
+const READ_BYTES_MAX: u64 = 4096;
+
+fn main() {
+    let port = std::env::var("PORT").ok().and_then(|text| text.parse().ok()).unwrap_or(7000);
+    let listener = match listen(port) {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("tcp-echo: cannot listen on port {port}: {error:?}");
+            std::process::exit(1);
+        }
+    };
+    println!("tcp-echo: listening on port {port}");
+    serve(&listener);
+}
+
+fn listen(port: u16) -> Result<TcpSocket, ErrorCode> {
+    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+    let ready = socket.subscribe();
+    let any = IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (0, 0, 0, 0) });
+    socket.start_bind(&instance_network(), any)?;
+    finish(&ready, || socket.finish_bind())?;
+    socket.start_listen()?;
+    finish(&ready, || socket.finish_listen())?;
+    drop(ready);
+    Ok(socket)
+}
+
+fn finish<T>(ready: &Pollable, step: impl Fn() -> Result<T, ErrorCode>) -> Result<T, ErrorCode> {
+    loop {
+        match step() {
+            Err(ErrorCode::WouldBlock) => ready.block(),
+            done => return done,
+        }
+    }
+}
+
+/// One accepted connection. Fields drop in this order: the streams must go before their socket.
+struct Connection {
+    readable: Pollable,
+    writable: Pollable,
+    input: InputStream,
+    output: OutputStream,
+    pending: Vec<u8>,
+    _socket: TcpSocket,
+}
+
+impl Connection {
+    /// Moves what it can; false when the connection is over.
+    fn advance(&mut self) -> bool {
+        if self.pending.is_empty() {
+            match self.input.read(READ_BYTES_MAX) {
+                Ok(bytes) => self.pending = bytes,
+                Err(StreamError::Closed | StreamError::LastOperationFailed(_)) => return false,
+            }
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> bool {
+        while !self.pending.is_empty() {
+            let Ok(room) = self.output.check_write() else { return false };
+            let length = self.pending.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            if length == 0 {
+                return true;
+            }
+            if self.output.write(&self.pending[..length]).is_err() {
+                return false;
+            }
+            self.pending.drain(..length);
+        }
+        self.output.flush().is_ok()
+    }
+
+    fn interest(&self) -> &Pollable {
+        if self.pending.is_empty() {
+            &self.readable
+        } else {
+            &self.writable
+        }
+    }
+}
+
+fn serve(listener: &TcpSocket) {
+    let incoming = listener.subscribe();
+    let mut connections: Vec<Connection> = Vec::new();
+    loop {
+        let mut waits: Vec<&Pollable> = connections.iter().map(Connection::interest).collect();
+        let accepting = connections.len() < CONNECTIONS_MAX;
+        if accepting {
+            waits.push(&incoming);
+        }
+        let ready = poll(&waits);
+        let mut over: Vec<usize> = Vec::new();
+        for index in ready.into_iter().map(|index| index as usize) {
+            match connections.get_mut(index) {
+                Some(connection) => {
+                    if !connection.advance() {
+                        over.push(index);
+                    }
+                }
+                None => {
+                    if !accept(listener, &mut connections) {
+                        return;
+                    }
+                }
+            }
+        }
+        // From the end, so that the earlier indexes stay true; new connections stand after them all.
+        over.sort_unstable();
+        for index in over.into_iter().rev() {
+            connections.remove(index);
+        }
+    }
+}
+
+/// Takes one waiting connection; false when the listener itself is closed.
+fn accept(listener: &TcpSocket, connections: &mut Vec<Connection>) -> bool {
+    match listener.accept() {
+        Ok((socket, input, output)) => {
+            let (readable, writable) = (input.subscribe(), output.subscribe());
+            let pending = Vec::new();
+            connections.push(Connection { readable, writable, input, output, pending, _socket: socket });
+            true
+        }
+        Err(ErrorCode::ConnectionAborted | ErrorCode::InvalidState) => false,
+        Err(_) => true,
+    }
+}
