@@ -1,0 +1,32 @@
+//! How every component talks to the Kubernetes API: typed calls over encoded objects, informers, work queues,
+//! leader election and events, over HTTPS or straight into the apiserver of the same process.
+
+pub mod client;
+pub mod controller;
+pub mod election;
+pub mod events;
+pub mod http;
+pub mod informer;
+pub mod object;
+pub mod quantity;
+pub mod queue;
+pub mod reflector;
+pub mod request;
+pub mod resource;
+pub mod selector;
+pub mod status;
+pub mod tolerations;
+
+pub use client::{Client, Written};
+pub use informer::{Change, Informer, Informers};
+pub use object::{Head, Key, Object, Owner};
+pub use queue::WorkQueue;
+pub use request::{
+    DeleteOptions, List, ListOptions, PatchType, Propagation, Request, Transport, Verb, WatchEvent,
+    WatchEventKind, WatchOptions, WatchStream, WriteOptions,
+};
+pub use resource::Resource;
+pub use status::ApiError;
+
+/// The version of Kubernetes whose API Coracle speaks.
+pub const KUBERNETES_VERSION: &str = "v1.37.0";

@@ -1,0 +1,264 @@
+//! An object of the API in memory: its encoded JSON, shared, beside a small parsed head.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+/// Namespace (empty for cluster-scoped objects) and name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl Key {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is known of an object without decoding it.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub uid: Box<str>,
+    pub resource_version: u64,
+    pub generation: i64,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    pub has_finalizers: bool,
+    /// Sorted by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    pub owners: Box<[Owner]>,
+    /// Values of `Resource::selectable_fields`, in that order; empty where the object has none.
+    pub fields: Box<[(&'static str, Box<str>)]>,
+}
+
+/// One `metadata.ownerReferences` entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    pub api_version: Box<str>,
+    pub kind: Box<str>,
+    pub name: Box<str>,
+    pub uid: Box<str>,
+    pub controller: bool,
+    pub block_owner_deletion: bool,
+}
+
+impl Head {
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|i| &*self.labels[i].1)
+    }
+
+    /// The value of a selectable field; `metadata.name` and `metadata.namespace` included. None: not selectable.
+    pub fn field(&self, path: &str) -> Option<&str> {
+        match path {
+            "metadata.name" => Some(&self.name),
+            "metadata.namespace" => Some(&self.namespace),
+            _ => self.fields.iter().find(|(p, _)| *p == path).map(|(_, v)| &**v),
+        }
+    }
+
+    /// The owner that controls this object, if one does.
+    pub fn controller(&self) -> Option<&Owner> {
+        self.owners.iter().find(|o| o.controller)
+    }
+
+    pub fn key(&self) -> Key {
+        Key { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// Reads the head out of encoded JSON, with the values of `fields`.
+    pub fn parse(json: &[u8], fields: &'static [&'static str]) -> Result<Self, serde_json::Error> {
+        let document: Document<'_> = serde_json::from_slice(json)?;
+        let meta = document.metadata;
+        let mut labels: Box<[(Box<str>, Box<str>)]> =
+            meta.labels.unwrap_or_default().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        labels.sort_unstable();
+        Ok(Self {
+            namespace: meta.namespace.unwrap_or_default().into(),
+            name: meta.name.unwrap_or_default().into(),
+            uid: meta.uid.unwrap_or_default().into(),
+            resource_version: meta.resource_version.and_then(|v| v.parse().ok()).unwrap_or(0),
+            generation: meta.generation.unwrap_or(0),
+            deleting: meta.deletion_timestamp.is_some(),
+            has_finalizers: meta.finalizers.is_some_and(|f| !f.is_empty()),
+            labels,
+            owners: meta
+                .owner_references
+                .unwrap_or_default()
+                .into_iter()
+                .map(|o| Owner {
+                    api_version: o.api_version.into(),
+                    kind: o.kind.into(),
+                    name: o.name.into(),
+                    uid: o.uid.into(),
+                    controller: o.controller.unwrap_or(false),
+                    block_owner_deletion: o.block_owner_deletion.unwrap_or(false),
+                })
+                .collect(),
+            fields: read_fields(json, fields)?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow, default)]
+    metadata: Meta<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Meta<'a> {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+    #[serde(borrow)]
+    deletion_timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    finalizers: Option<Vec<&'a RawValue>>,
+    labels: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnerReference {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    uid: String,
+    controller: Option<bool>,
+    block_owner_deletion: Option<bool>,
+}
+
+type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
+
+fn read_fields(
+    json: &[u8],
+    paths: &'static [&'static str],
+) -> Result<Box<[(&'static str, Box<str>)]>, serde_json::Error> {
+    if paths.is_empty() {
+        return Ok(Box::default());
+    }
+    let top: Fields<'_> = serde_json::from_slice(json)?;
+    let mut sections: BTreeMap<&str, Fields<'_>> = BTreeMap::new();
+    let mut fields = Vec::with_capacity(paths.len());
+    for path in paths {
+        let raw = match path.split_once('.') {
+            None => top.get(*path).copied(),
+            Some((section, rest)) => {
+                if !sections.contains_key(section) {
+                    let parsed = match top.get(section) {
+                        Some(raw) => serde_json::from_str(raw.get()).unwrap_or_default(),
+                        None => Fields::new(),
+                    };
+                    sections.insert(section, parsed);
+                }
+                sections.get(section).and_then(|s| s.get(rest)).copied()
+            }
+        };
+        fields.push((*path, raw.map(scalar).unwrap_or_default()));
+    }
+    Ok(fields.into())
+}
+
+/// A string as it is, a bool or number as JSON writes it; null and structures are empty, except that
+/// an event's `source` is selected by its component.
+fn scalar(raw: &RawValue) -> Box<str> {
+    let text = raw.get();
+    match text.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<String>(text).unwrap_or_default().into(),
+        Some(b'{') => {
+            #[derive(Deserialize)]
+            struct Source {
+                component: Option<String>,
+            }
+            serde_json::from_str::<Source>(text).ok().and_then(|s| s.component).unwrap_or_default().into()
+        }
+        Some(b'[') | Some(b'n') | None => "".into(),
+        Some(_) => text.into(),
+    }
+}
+
+/// An immutable object: shared bytes and head. The JSON carries `apiVersion`, `kind` and `resourceVersion`.
+#[derive(Debug)]
+pub struct Object {
+    pub head: Head,
+    pub json: Bytes,
+}
+
+impl Object {
+    pub fn parse(json: Bytes, fields: &'static [&'static str]) -> Result<Arc<Self>, serde_json::Error> {
+        Ok(Arc::new(Self { head: Head::parse(&json, fields)?, json }))
+    }
+
+    /// Decodes into the full type, or into a view struct that names only the fields of interest.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.json)
+    }
+
+    pub fn key(&self) -> Key {
+        self.head.key()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_carries_metadata_and_selectable_fields() {
+        let json = br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a\"b","namespace":"ns","uid":"u","resourceVersion":"42",
+            "labels":{"z":"1","app":"web"},"deletionTimestamp":"2026-01-01T00:00:00Z","finalizers":["x"],
+            "ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"rs","uid":"ru","controller":true}]},
+            "spec":{"nodeName":"n1","hostNetwork":true},"source":{"component":"kubelet"}}"#;
+        let head =
+            Head::parse(json, &["spec.nodeName", "spec.hostNetwork", "status.phase", "source"]).unwrap();
+        assert_eq!(&*head.name, "a\"b");
+        assert_eq!(head.resource_version, 42);
+        assert!(head.deleting && head.has_finalizers);
+        assert_eq!(head.label("app"), Some("web"));
+        assert_eq!(head.label("nope"), None);
+        assert_eq!(head.controller().map(|o| &*o.uid), Some("ru"));
+        for (path, want) in [
+            ("spec.nodeName", Some("n1")),
+            ("spec.hostNetwork", Some("true")),
+            ("status.phase", Some("")),
+            ("source", Some("kubelet")),
+            ("metadata.namespace", Some("ns")),
+            ("spec.other", None),
+        ] {
+            assert_eq!(head.field(path), want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! Label and field selectors: parsed from queries and from `LabelSelector`, matched against heads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::object::Head;
+
+/// A conjunction of label requirements. The default matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+    nothing: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    pub key: String,
+    pub operator: Operator,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Exists,
+    DoesNotExist,
+    GreaterThan(i64),
+    LessThan(i64),
+}
+
+/// A selector that does not parse, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SelectorError(String);
+
+/// Looks up labels whatever holds them.
+pub trait Labels {
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl Labels for Head {
+    fn label(&self, key: &str) -> Option<&str> {
+        Head::label(self, key)
+    }
+}
+
+impl Labels for BTreeMap<String, String> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
+}
+
+impl Requirement {
+    pub fn matches(&self, labels: &impl Labels) -> bool {
+        let value = labels.label(&self.key);
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|v| values.iter().any(|w| w == v)),
+            Operator::NotIn(values) => value.is_none_or(|v| values.iter().all(|w| w != v)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+            Operator::GreaterThan(bound) => {
+                value.and_then(|v| v.parse().ok()).is_some_and(|v: i64| v > *bound)
+            }
+            Operator::LessThan(bound) => value.and_then(|v| v.parse().ok()).is_some_and(|v: i64| v < *bound),
+        }
+    }
+}
+
+impl Selector {
+    pub fn nothing() -> Self {
+        Self { requirements: Vec::new(), nothing: true }
+    }
+
+    pub fn new(requirements: Vec<Requirement>) -> Self {
+        Self { requirements, nothing: false }
+    }
+
+    /// Every pair must be there, as Services and ReplicationControllers select.
+    pub fn from_map<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Self {
+        Self::new(
+            labels
+                .into_iter()
+                .map(|(key, value)| Requirement {
+                    key: key.clone(),
+                    operator: Operator::In(vec![value.clone()]),
+                })
+                .collect(),
+        )
+    }
+
+    /// None selects nothing, an empty selector everything, as upstream's `LabelSelectorAsSelector`.
+    pub fn from_label_selector(selector: Option<&LabelSelector>) -> Result<Self, SelectorError> {
+        let Some(selector) = selector else { return Ok(Self::nothing()) };
+        let mut requirements: Vec<Requirement> = selector
+            .match_labels
+            .iter()
+            .flatten()
+            .map(|(key, value)| Requirement { key: key.clone(), operator: Operator::In(vec![value.clone()]) })
+            .collect();
+        for expression in selector.match_expressions.iter().flatten() {
+            let values = expression.values.clone().unwrap_or_default();
+            let operator = match expression.operator.as_str() {
+                "In" => Operator::In(values),
+                "NotIn" => Operator::NotIn(values),
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                other => {
+                    return Err(SelectorError(format!("\"{other}\" is not a valid label selector operator")));
+                }
+            };
+            requirements.push(Requirement { key: expression.key.clone(), operator });
+        }
+        Ok(Self::new(requirements))
+    }
+
+    pub fn matches(&self, labels: &impl Labels) -> bool {
+        !self.nothing && self.requirements.iter().all(|r| r.matches(labels))
+    }
+
+    /// Whether it matches everything.
+    pub fn is_everything(&self) -> bool {
+        !self.nothing && self.requirements.is_empty()
+    }
+
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
+    /// Parses the query form: `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1`.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut requirements = Vec::new();
+        for part in split_outside_parentheses(text) {
+            let part = part.trim();
+            if part.is_empty() {
+                if text.trim().is_empty() {
+                    continue;
+                }
+                return Err(SelectorError("found ',', expected: identifier after ','".into()));
+            }
+            requirements.push(parse_requirement(part)?);
+        }
+        Ok(Self::new(requirements))
+    }
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn parse_requirement(part: &str) -> Result<Requirement, SelectorError> {
+    if let Some(key) = part.strip_prefix('!') {
+        return Ok(Requirement { key: label_key(key.trim())?, operator: Operator::DoesNotExist });
+    }
+    for (sign, negated) in [("!=", true), ("==", false), ("=", false)] {
+        if let Some((key, value)) = part.split_once(sign) {
+            let values = vec![label_value(value.trim())?];
+            let operator = if negated { Operator::NotIn(values) } else { Operator::In(values) };
+            return Ok(Requirement { key: label_key(key.trim())?, operator });
+        }
+    }
+    for (sign, greater) in [('>', true), ('<', false)] {
+        if let Some((key, bound)) = part.split_once(sign) {
+            let bound = bound.trim().parse().map_err(|_| {
+                SelectorError(format!(
+                    "for 'Gt', 'Lt' operators, the value must be an integer: {:?}",
+                    bound.trim()
+                ))
+            })?;
+            let operator = if greater { Operator::GreaterThan(bound) } else { Operator::LessThan(bound) };
+            return Ok(Requirement { key: label_key(key.trim())?, operator });
+        }
+    }
+    let Some((key, _)) = part.split_once(|c: char| c.is_whitespace() || c == '(') else {
+        return Ok(Requirement { key: label_key(part)?, operator: Operator::Exists });
+    };
+    let rest = part[key.len()..].trim();
+    let (word, list) = rest.split_once('(').map_or((rest, None), |(word, list)| (word.trim(), Some(list)));
+    let unexpected = || {
+        SelectorError(format!(
+            "unable to parse requirement: found '{word}', expected: in, notin, =, ==, !=, gt, lt"
+        ))
+    };
+    let negated = match word {
+        "in" => false,
+        "notin" => true,
+        _ => return Err(unexpected()),
+    };
+    let list = list
+        .and_then(|list| list.trim_end().strip_suffix(')'))
+        .ok_or_else(|| SelectorError("unable to parse requirement: expected: '(' … ')'".into()))?;
+    let values = list.split(',').map(|value| label_value(value.trim())).collect::<Result<Vec<_>, _>>()?;
+    let operator = if negated { Operator::NotIn(values) } else { Operator::In(values) };
+    Ok(Requirement { key: label_key(key)?, operator })
+}
+
+fn label_key(key: &str) -> Result<String, SelectorError> {
+    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let fine = is_name_part(name)
+        && prefix.is_none_or(|p| {
+            !p.is_empty()
+                && p.len() <= 253
+                && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+        });
+    if fine {
+        return Ok(key.to_owned());
+    }
+    Err(SelectorError(format!(
+        "key: Invalid value: \"{key}\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+    )))
+}
+
+fn label_value(value: &str) -> Result<String, SelectorError> {
+    if value.is_empty() || is_name_part(value) {
+        return Ok(value.to_owned());
+    }
+    Err(SelectorError(format!(
+        "values[0]: Invalid value: \"{value}\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+    )))
+}
+
+/// A qualified name's part: at most 63 of `[-A-Za-z0-9_.]`, alphanumeric at both ends.
+pub fn is_name_part(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    !bytes.is_empty()
+        && bytes.len() <= 63
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+}
+
+impl fmt::Display for Selector {
+    /// The query form, as scale subresources report it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, r) in self.requirements.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            let key = &r.key;
+            match &r.operator {
+                Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
+                Operator::In(values) => write!(f, "{key} in ({})", values.join(","))?,
+                Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0])?,
+                Operator::NotIn(values) => write!(f, "{key} notin ({})", values.join(","))?,
+                Operator::Exists => f.write_str(key)?,
+                Operator::DoesNotExist => write!(f, "!{key}")?,
+                Operator::GreaterThan(bound) => write!(f, "{key}>{bound}")?,
+                Operator::LessThan(bound) => write!(f, "{key}<{bound}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A conjunction of `path=value` and `path!=value` terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    pub terms: Vec<FieldTerm>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldTerm {
+    pub path: String,
+    pub value: String,
+    pub negated: bool,
+}
+
+impl FieldSelector {
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut terms = Vec::new();
+        for part in split_unescaped(text) {
+            if part.is_empty() {
+                continue;
+            }
+            let term = [("!=", true), ("==", false), ("=", false)].into_iter().find_map(|(sign, negated)| {
+                part.split_once(sign).map(|(path, value)| FieldTerm {
+                    path: path.trim().to_owned(),
+                    value: unescape(value),
+                    negated,
+                })
+            });
+            match term {
+                Some(term) => terms.push(term),
+                None => {
+                    return Err(SelectorError(format!(
+                        "invalid selector: '{text}'; can't understand '{part}'"
+                    )));
+                }
+            }
+        }
+        Ok(Self { terms })
+    }
+
+    pub fn matches(&self, head: &Head) -> bool {
+        self.terms.iter().all(|t| (head.field(&t.path).unwrap_or_default() == t.value) != t.negated)
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// The value that `path` must have, where the selector pins one.
+    pub fn pinned(&self, path: &str) -> Option<&str> {
+        self.terms.iter().find(|t| t.path == path && !t.negated).map(|t| t.value.as_str())
+    }
+}
+
+fn split_unescaped(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn unescape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn label_selectors_match_as_upstream() {
+        let l = labels(&[("app", "web"), ("tier", "1"), ("a.b/c", "")]);
+        for (text, want) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web", true),
+            ("app!=web", false),
+            ("other!=web", true),
+            ("app in (web, db)", true),
+            ("app in(web)", true),
+            ("app notin (db)", true),
+            ("missing notin (db)", true),
+            ("app,tier", true),
+            ("!app", false),
+            ("!missing", true),
+            ("tier>0", true),
+            ("tier<1", false),
+            ("a.b/c", true),
+            ("a.b/c=", true),
+            ("app=web,tier in (2,3)", false),
+        ] {
+            let parsed = Selector::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(parsed.matches(&l), want, "{text}");
+        }
+        for bad in ["app=web,,b", "app in web", "=x", "app=we b", "a b", "-a", "tier>x"] {
+            assert!(Selector::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Selector::parse("a in (x,y),b,!c,d!=e").unwrap().to_string(), "a in (x,y),b,!c,d!=e");
+    }
+
+    #[test]
+    fn field_selectors_match_heads() {
+        let head = Head {
+            name: "p".into(),
+            fields: vec![("spec.nodeName", "n1".into()), ("status.phase", "".into())].into(),
+            ..Head::default()
+        };
+        for (text, want) in [
+            ("spec.nodeName=n1", true),
+            ("spec.nodeName!=n1", false),
+            ("status.phase!=Running,metadata.name=p", true),
+            ("status.phase=", true),
+            ("", true),
+        ] {
+            assert_eq!(FieldSelector::parse(text).unwrap().matches(&head), want, "{text}");
+        }
+        assert!(FieldSelector::parse("nonsense").is_err());
+        assert_eq!(FieldSelector::parse(r"a=b\,c").unwrap().terms[0].value, "b,c");
+    }
+}

@@ -1,0 +1,2 @@
+//! The `coracle` binary: one subcommand per shape of the cluster.
+fn main() {}
