@@ -1,0 +1,27 @@
+//! Images on the node: references, the local store, pulls, imports, and the cache of compiled modules.
+
+use std::path::PathBuf;
+
+/// An image that is complete on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// Normalised: `docker.io/library/name:latest`.
+    pub reference: String,
+    /// The manifest's digest, `sha256:…`: what `imageID` shows.
+    pub digest: String,
+    /// The digest of the Wasm file itself: what compiled modules are keyed by.
+    pub wasm_digest: String,
+    pub wasm_path: PathBuf,
+    /// Of the Wasm file.
+    pub size_bytes: u64,
+    pub config: ImageConfig,
+}
+
+/// What an OCI image configuration says about how to run it; empty for a bare Wasm artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: Option<String>,
+}

@@ -1,0 +1,5 @@
+//! The node agent: runs the pods that the scheduler bound to this node and reports what became of them.
+
+pub mod images;
+pub mod network;
+pub mod runtime;

@@ -1,0 +1,135 @@
+//! Name resolution for guests: the trait a service-aware resolver implements, the host's own, and a pod's search list.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+/// Answers one absolute name (no trailing dot). A pod's search list is applied before this, by [`SearchList`].
+#[async_trait]
+pub trait Resolver: Send + Sync + 'static {
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("name {0} does not exist")]
+    NotFound(String),
+    #[error("{0:?} is not a name")]
+    InvalidName(String),
+    /// Worth another try: no server answered, or it failed.
+    #[error("name {name}: {reason}")]
+    Temporary { name: String, reason: String },
+}
+
+/// The host's resolver (what getaddrinfo answers).
+#[derive(Debug, Default, Clone, Copy)]
+pub struct HostResolver;
+
+#[async_trait]
+impl Resolver for HostResolver {
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        match tokio::net::lookup_host((name, 0)).await {
+            Ok(found) => {
+                let mut addresses: Vec<IpAddr> = Vec::new();
+                for address in found {
+                    if !addresses.contains(&address.ip()) {
+                        addresses.push(address.ip());
+                    }
+                }
+                if addresses.is_empty() {
+                    return Err(ResolveError::NotFound(name.to_owned()));
+                }
+                Ok(addresses)
+            }
+            // NOTE: std gives getaddrinfo's EAI_NONAME no kind of its own, only its text.
+            Err(e) if e.to_string().contains("Try again") || e.to_string().contains("Temporary") => {
+                Err(ResolveError::Temporary { name: name.to_owned(), reason: e.to_string() })
+            }
+            Err(_) => Err(ResolveError::NotFound(name.to_owned())),
+        }
+    }
+}
+
+/// A pod's `resolv.conf`: which suffixes are tried, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchList {
+    pub suffixes: Vec<String>,
+    /// A name with at least this many dots is tried as it stands first.
+    pub ndots: u8,
+}
+
+impl Default for SearchList {
+    /// `dnsPolicy: Default`: the name as it stands.
+    fn default() -> Self {
+        SearchList { suffixes: Vec::new(), ndots: 1 }
+    }
+}
+
+impl SearchList {
+    /// `dnsPolicy: ClusterFirst` as the kubelet writes it.
+    pub fn cluster_first(namespace: &str, cluster_domain: &str) -> Self {
+        SearchList {
+            suffixes: vec![
+                format!("{namespace}.svc.{cluster_domain}"),
+                format!("svc.{cluster_domain}"),
+                cluster_domain.to_owned(),
+            ],
+            ndots: 5,
+        }
+    }
+
+    /// The absolute names to ask for, in order.
+    pub fn candidates(&self, name: &str) -> Vec<String> {
+        if let Some(absolute) = name.strip_suffix('.') {
+            return vec![absolute.to_owned()];
+        }
+        let searched = self.suffixes.iter().map(|suffix| format!("{name}.{suffix}"));
+        let dots = name.bytes().filter(|b| *b == b'.').count();
+        if dots >= usize::from(self.ndots) {
+            std::iter::once(name.to_owned()).chain(searched).collect()
+        } else {
+            searched.chain(std::iter::once(name.to_owned())).collect()
+        }
+    }
+}
+
+/// The RFC 1123 shape of a name, with underscores let through (SRV-style names are common in clusters).
+pub(crate) fn is_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    !name.is_empty()
+        && name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn search_order() {
+        let list = SearchList::cluster_first("shop", "cluster.local");
+        assert_eq!(
+            list.candidates("db"),
+            ["db.shop.svc.cluster.local", "db.svc.cluster.local", "db.cluster.local", "db"]
+        );
+        assert_eq!(list.candidates("db.").as_slice(), ["db"]);
+        assert_eq!(list.candidates("a.b.c.d.e.f")[0], "a.b.c.d.e.f");
+        assert_eq!(list.candidates("a.b.c.d.e")[0], "a.b.c.d.e.shop.svc.cluster.local");
+        assert_eq!(SearchList::default().candidates("db"), ["db"]);
+    }
+
+    #[test]
+    fn names() {
+        for good in ["a", "a.b", "a.b.", "_http._tcp.svc", "xn--bcher-kva.example"] {
+            assert!(is_name(good), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in ["", ".", "a..b", "a b", "a\0b", "ä.de", long.as_str()] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What a pod worker may ask of something that runs containers, and nothing about how it is done.
+
+pub mod fake;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::images::LocalImage;
+use crate::network::PodNetwork;
+
+/// A way to run containers; its name is the RuntimeClass handler that selects it.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// The RuntimeClass handler: `wasmtime`, `fake`.
+    fn name(&self) -> &'static str;
+
+    /// Makes the image startable without delay (compiles it, or maps what was compiled before). Idempotent; many
+    /// callers for one image share the work, and none of it happens on the caller's threads.
+    async fn prepare(&self, image: &LocalImage) -> Result<(), PrepareError>;
+
+    /// Starts a container. Returns as soon as it runs; what happens after that is in its [`Exit`].
+    async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, StartError>;
+}
+
+/// A started container. Dropping the last handle does not stop it: `stop` or `kill` does.
+#[async_trait]
+pub trait Container: Send + Sync {
+    /// Resolves when the container has ended; any number of tasks may wait, also after the end.
+    async fn wait(&self) -> Exit;
+
+    /// Asks the container to end (what SIGTERM is to a process) and returns when it has ended, after `grace` at the
+    /// latest plus the few milliseconds that dropping it takes. A later call may shorten the grace, never lengthen it.
+    async fn stop(&self, grace: Duration);
+
+    /// Ends the container at once, exit code 137. Returns before it has ended; see `wait`.
+    fn kill(&self);
+
+    /// What it used so far; valid also after the end.
+    fn stats(&self) -> Stats;
+}
+
+/// Everything a runtime needs to start one container.
+#[derive(Clone)]
+pub struct ContainerSpec {
+    pub pod_namespace: String,
+    pub pod_name: String,
+    pub pod_uid: String,
+    pub container_name: String,
+    pub restart_count: u32,
+    pub image: Arc<LocalImage>,
+    /// Replaces the image's entrypoint when not empty.
+    pub command: Vec<String>,
+    /// Replaces the image's cmd when not empty.
+    pub args: Vec<String>,
+    /// On top of the image's environment; the last of a name wins.
+    pub env: Vec<(String, String)>,
+    pub working_dir: Option<String>,
+    pub mounts: Vec<Mount>,
+    pub ports: Vec<Port>,
+    pub memory_limit_bytes: Option<u64>,
+    pub cpu_limit_millis: Option<u64>,
+    pub network: Arc<PodNetwork>,
+    pub log: Arc<dyn LogSink>,
+    /// The pod's annotations; each runtime names those it reads as constants.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for ContainerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerSpec")
+            .field("pod", &format_args!("{}/{}", self.pod_namespace, self.pod_name))
+            .field("container", &self.container_name)
+            .field("image", &self.image.reference)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A host directory (or file) made visible to the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub host_path: PathBuf,
+    pub container_path: String,
+    pub read_only: bool,
+}
+
+/// A containerPort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    pub port: u16,
+    pub protocol: Protocol,
+    pub host_port: Option<u16>,
+    pub host_ip: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    /// The name in CRI log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
+/// Where a container's output goes. Called on guest threads with whatever the guest wrote (no line boundaries), so it
+/// must not block for long.
+pub trait LogSink: Send + Sync {
+    fn write(&self, stream: Stream, bytes: &[u8]);
+}
+
+/// A sink that forgets.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct DiscardLogs;
+
+impl LogSink for DiscardLogs {
+    fn write(&self, _stream: Stream, _bytes: &[u8]) {}
+}
+
+/// How a container ended; the fields are those of `ContainerStateTerminated`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub code: i32,
+    pub reason: ExitReason,
+    /// For a trap: its name and the Wasm backtrace.
+    pub message: Option<String>,
+    /// The signal that a process would have died of, 0 for none.
+    pub signal: i32,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+}
+
+/// Upstream's values of `state.terminated.reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExitReason {
+    Completed,
+    Error,
+    OomKilled,
+    ContainerCannotRun,
+}
+
+impl ExitReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExitReason::Completed => "Completed",
+            ExitReason::Error => "Error",
+            ExitReason::OomKilled => "OOMKilled",
+            ExitReason::ContainerCannotRun => "ContainerCannotRun",
+        }
+    }
+}
+
+/// Exit code of a container that was dropped (128 + SIGKILL).
+pub const EXIT_KILLED: i32 = 137;
+/// Exit code of a container that ended because it was asked to (128 + SIGTERM).
+pub const EXIT_TERMINATED: i32 = 143;
+/// Exit code of a guest that trapped (128 + SIGABRT, what abort() gives a process).
+pub const EXIT_TRAPPED: i32 = 134;
+
+/// What a container has used since it started, and uses now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    pub cpu_nanos: u64,
+    /// Linear memory and tables of all live instances: the working set's upper bound.
+    pub memory_bytes: u64,
+    /// The highest `memory_bytes` seen.
+    pub memory_peak_bytes: u64,
+    /// How often the CPU limit made it wait.
+    pub cpu_throttled: u64,
+}
+
+/// Why an image cannot be run by a runtime; the worker reports `CreateContainerError` with the text.
+#[derive(Debug, thiserror::Error, Clone)]
+pub enum PrepareError {
+    /// The bytes are no Wasm, or are malformed.
+    #[error("image {reference}: not a valid Wasm module or component: {reason}")]
+    Invalid { reference: String, reason: String },
+    /// It is Wasm, but of a kind that this runtime does not run.
+    #[error("image {reference}: unsupported world: {reason}")]
+    UnsupportedWorld { reference: String, reason: String },
+    /// The guest asks for something that this host does not have.
+    #[error("image {reference}: unmet import: {reason}")]
+    UnmetImport { reference: String, reason: String },
+    /// The stored file no longer has the digest it was stored under.
+    #[error("image {reference}: stored content is damaged: {reason}")]
+    Damaged { reference: String, reason: String },
+    #[error("image {reference}: compile: {reason}")]
+    Compile { reference: String, reason: String },
+    #[error("image {reference}: {step}: {reason}")]
+    Io { reference: String, step: &'static str, reason: String },
+}
+
+/// Why a container did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// The spec asks for what this runtime cannot give.
+    #[error("invalid container configuration: {0}")]
+    Config(String),
+    #[error("mount {container_path}: {source}")]
+    Mount { container_path: String, source: std::io::Error },
+    #[error("listen on {address}: {source}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    /// The node holds as many instances as it can (see the text for which bound).
+    #[error("node is full: {0}")]
+    NodeFull(String),
+    #[error("runtime is shutting down")]
+    ShuttingDown,
+}
+
+impl StartError {
+    /// The waiting reason upstream's kubelet would show: configuration errors are distinguished from failures to run.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            StartError::Prepare(_) => "CreateContainerError",
+            StartError::Config(_) => "CreateContainerConfigError",
+            StartError::Mount { .. }
+            | StartError::Listen { .. }
+            | StartError::NodeFull(_)
+            | StartError::ShuttingDown => "RunContainerError",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_upstreams() {
+        let names: Vec<_> =
+            [ExitReason::Completed, ExitReason::Error, ExitReason::OomKilled, ExitReason::ContainerCannotRun]
+                .map(ExitReason::as_str)
+                .to_vec();
+        assert_eq!(names, ["Completed", "Error", "OOMKilled", "ContainerCannotRun"]);
+        assert_eq!(StartError::Config("x".into()).reason(), "CreateContainerConfigError");
+    }
+}
