@@ -1,0 +1,186 @@
+//! The list of built-in kinds. A kind is one file here that implements [`BuiltIn`] and one line in [`all`].
+
+mod config_map;
+
+use std::time::Duration;
+
+use coracle_client::client::Kind;
+use coracle_client::{ApiError, Resource};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::field_error::Errors;
+use crate::object::ApiObject;
+
+/// Every built-in kind, in the order discovery lists them.
+pub fn all() -> Vec<KindDef> {
+    vec![KindDef::of::<k8s_openapi::api::core::v1::ConfigMap>()]
+}
+
+/// One printer column of a Table.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `date`, …
+    pub type_: &'static str,
+    /// `name` for the first column, else empty.
+    pub format: &'static str,
+    pub description: &'static str,
+    /// 0 is always shown, 1 with `-o wide`.
+    pub priority: i32,
+}
+
+/// What makes a `k8s-openapi` type a resource of this server. All functions are pure.
+pub trait BuiltIn: Kind + Clone {
+    const SINGULAR: &'static str;
+    const SHORT_NAMES: &'static [&'static str] = &[];
+    const CATEGORIES: &'static [&'static str] = &[];
+    /// Has a `status` subresource: writes to the main resource leave status alone and the other way round.
+    const HAS_STATUS: bool = false;
+    /// The names of the further subresources (`scale`, `binding`, `log`, …); code is found in `subresources/` by name.
+    const SUBRESOURCES: &'static [&'static str] = &[];
+    /// The spec counts: `metadata.generation` grows when anything outside metadata and status changes.
+    const HAS_GENERATION: bool = false;
+    /// PUT on a name that does not exist creates.
+    const CREATE_ON_UPDATE: bool = false;
+    /// PUT without resourceVersion overwrites.
+    const UNCONDITIONAL_UPDATE: bool = true;
+    /// Stored objects vanish after this long (events).
+    const TTL: Option<Duration> = None;
+    /// Grace period in seconds that a delete without one gets (pods: from the spec). None: deleted at once.
+    fn deletion_grace_seconds(&self) -> Option<i64> {
+        None
+    }
+    /// Sets what the client left out, as upstream's defaulting. Runs on every decode of a body and of a patch result.
+    fn set_defaults(&mut self) {}
+    /// Upstream's PrepareForCreate: drops what clients may not set (status), normalises.
+    fn prepare_create(&mut self) {}
+    /// Upstream's PrepareForUpdate of the main resource; `HAS_STATUS` kinds keep the old status without being told.
+    fn prepare_update(&mut self, _old: &Self) {}
+    /// Upstream's PrepareForUpdate of `status`: spec and metadata come from `old`; done for `HAS_STATUS` kinds by the
+    /// verb (everything but status and the metadata upstream lets through is taken from `old`); more can be done here.
+    fn prepare_status_update(&mut self, _old: &Self) {}
+    /// Name validation; the default is a DNS subdomain.
+    fn validate_name(name: &str) -> Result<(), String> {
+        crate::validation::dns_subdomain(name)
+    }
+    /// Everything but metadata, which the verb validates.
+    fn validate(&self, errors: &mut Errors);
+    /// Immutability and transitions; `validate` runs beside it.
+    fn validate_update(&self, _old: &Self, _errors: &mut Errors) {}
+    fn validate_status_update(&self, _old: &Self, _errors: &mut Errors) {}
+    /// Table columns; the default is Name and Age.
+    fn columns() -> Vec<Column> {
+        crate::table::name_and_age_columns()
+    }
+    /// Table cells, as many as there are columns.
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        crate::table::name_and_age_cells(self.metadata(), now)
+    }
+}
+
+/// A kind as the generic machinery sees it: a [`BuiltIn`] behind functions on [`ApiObject`].
+pub struct KindDef {
+    pub resource: Resource,
+    pub list_kind: String,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub has_status: bool,
+    pub has_generation: bool,
+    pub create_on_update: bool,
+    pub unconditional_update: bool,
+    pub ttl: Option<Duration>,
+    pub subresources: &'static [&'static str],
+    /// Decodes JSON into the type, without defaults; the error is serde's, with line and column.
+    pub decode: fn(&[u8]) -> Result<Box<dyn ApiObject>, serde_json::Error>,
+    pub decode_value: fn(Value) -> Result<Box<dyn ApiObject>, serde_json::Error>,
+    pub deletion_grace_seconds: fn(&dyn ApiObject) -> Option<i64>,
+    pub set_defaults: fn(&mut dyn ApiObject),
+    pub prepare_create: fn(&mut dyn ApiObject),
+    pub prepare_update: fn(&mut dyn ApiObject, &dyn ApiObject),
+    pub prepare_status_update: fn(&mut dyn ApiObject, &dyn ApiObject),
+    pub validate_name: fn(&str) -> Result<(), String>,
+    pub validate: fn(&dyn ApiObject, &mut Errors),
+    pub validate_update: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
+    pub validate_status_update: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
+    pub columns: fn() -> Vec<Column>,
+    pub cells: fn(&dyn ApiObject, Timestamp) -> Vec<Value>,
+    /// The type's JSON schema, components put into the generator.
+    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
+/// The typed object behind a [`KindDef`]'s functions. The machinery never mixes kinds.
+fn typed<K: BuiltIn>(object: &dyn ApiObject) -> Option<&K> {
+    object.as_any().downcast_ref()
+}
+
+fn typed_mut<K: BuiltIn>(object: &mut dyn ApiObject) -> Option<&mut K> {
+    object.as_any_mut().downcast_mut()
+}
+
+impl KindDef {
+    pub fn of<K: BuiltIn + schemars::JsonSchema>() -> Self {
+        Self {
+            resource: Resource::of::<K>(),
+            list_kind: format!("{}List", K::KIND),
+            singular: K::SINGULAR,
+            short_names: K::SHORT_NAMES,
+            categories: K::CATEGORIES,
+            has_status: K::HAS_STATUS,
+            has_generation: K::HAS_GENERATION,
+            create_on_update: K::CREATE_ON_UPDATE,
+            unconditional_update: K::UNCONDITIONAL_UPDATE,
+            ttl: K::TTL,
+            subresources: K::SUBRESOURCES,
+            decode: |json| Ok(Box::new(serde_json::from_slice::<K>(json)?)),
+            decode_value: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
+            deletion_grace_seconds: |o| typed::<K>(o).and_then(K::deletion_grace_seconds),
+            set_defaults: |o| {
+                if let Some(o) = typed_mut::<K>(o) {
+                    o.set_defaults();
+                }
+            },
+            prepare_create: |o| {
+                if let Some(o) = typed_mut::<K>(o) {
+                    o.prepare_create();
+                }
+            },
+            prepare_update: |o, old| {
+                if let (Some(o), Some(old)) = (typed_mut::<K>(o), typed(old)) {
+                    o.prepare_update(old);
+                }
+            },
+            prepare_status_update: |o, old| {
+                if let (Some(o), Some(old)) = (typed_mut::<K>(o), typed(old)) {
+                    o.prepare_status_update(old);
+                }
+            },
+            validate_name: K::validate_name,
+            validate: |o, errors| {
+                if let Some(o) = typed::<K>(o) {
+                    o.validate(errors);
+                }
+            },
+            validate_update: |o, old, errors| {
+                if let (Some(o), Some(old)) = (typed::<K>(o), typed(old)) {
+                    o.validate_update(old, errors);
+                }
+            },
+            validate_status_update: |o, old, errors| {
+                if let (Some(o), Some(old)) = (typed::<K>(o), typed(old)) {
+                    o.validate_status_update(old, errors);
+                }
+            },
+            columns: K::columns,
+            cells: |o, now| typed::<K>(o).map(|o| o.cells(now)).unwrap_or_default(),
+            schema: |generator| generator.subschema_for::<K>(),
+        }
+    }
+
+    /// A fresh typed copy of an encoded, stored object.
+    pub fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn ApiObject>, ApiError> {
+        (self.decode)(json)
+            .map_err(|e| ApiError::internal(format!("decoding a stored {}: {e}", self.resource.kind())))
+    }
+}

@@ -1,0 +1,8 @@
+//! The Kubernetes API: HTTP chain, generic verbs over a table of kinds, watch cache, and the store behind it.
+
+pub mod field_error;
+pub mod kinds;
+pub mod object;
+pub mod storage;
+pub mod table;
+pub mod validation;
