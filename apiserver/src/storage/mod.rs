@@ -66,9 +66,13 @@ pub struct Write {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Written { revision: u64 },
+    Written {
+        revision: u64,
+    },
     /// The compare failed; `current` is what is there now.
-    Conflict { current: Option<Entry> },
+    Conflict {
+        current: Option<Entry>,
+    },
 }
 
 /// One write as a watch reports it.
@@ -128,7 +132,9 @@ pub type Source = Arc<dyn std::error::Error + Send + Sync + 'static>;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `oldest` is the lowest `after` a watch can start from now.
-    #[error("history after revision {requested} has been compacted; the oldest revision to watch from is {oldest}")]
+    #[error(
+        "history after revision {requested} has been compacted; the oldest revision to watch from is {oldest}"
+    )]
     Compacted { requested: u64, oldest: u64 },
     /// Stored data is damaged: somebody must restore a backup or remove the file knowingly.
     #[error("store file {} is damaged: {what}", path.display())]

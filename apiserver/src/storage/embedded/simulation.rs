@@ -1,0 +1,1 @@
+//! Power loss on a simulated disk (being written).
