@@ -1,5 +1,9 @@
 //! Images on the node: references, the local store, pulls, imports, and the cache of compiled modules.
 
+pub mod compiled;
+pub mod digest;
+pub mod inspect;
+
 use std::path::PathBuf;
 
 /// An image that is complete on this node.

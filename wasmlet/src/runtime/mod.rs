@@ -1,6 +1,7 @@
 //! What a pod worker may ask of something that runs containers, and nothing about how it is done.
 
 pub mod fake;
+pub mod wasm;
 
 use std::collections::BTreeMap;
 use std::fmt;

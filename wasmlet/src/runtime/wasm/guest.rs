@@ -1,0 +1,202 @@
+//! What a guest is given: arguments, environment, directories, streams and network; and nothing else.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use wasmtime::component::ResourceTable;
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::logs::LogStream;
+use super::memory::{MemoryAccount, StoreMemory};
+use super::outgoing::PodHttp;
+use super::sockets::ContainerNetwork;
+use crate::runtime::{ContainerSpec, LogSink, Mount, StartError, Stream};
+
+/// A container's configuration, ready to make any number of stores from.
+pub(super) struct GuestSetup {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    working_dir: Option<String>,
+    mounts: Vec<Mount>,
+    pub log: Arc<dyn LogSink>,
+    pub memory: Arc<MemoryAccount>,
+    pub net: Arc<ContainerNetwork>,
+}
+
+/// State of a core module's store.
+pub(super) struct ModuleState {
+    pub wasi: WasiP1Ctx,
+    memory: StoreMemory,
+}
+
+/// State of a component's store.
+pub(super) struct ComponentState {
+    wasi: WasiCtx,
+    pub table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: PodHttp,
+    memory: StoreMemory,
+    pub net: Arc<ContainerNetwork>,
+}
+
+impl WasiView for ComponentState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for ComponentState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+impl GuestSetup {
+    pub fn new(spec: &ContainerSpec, memory: Arc<MemoryAccount>) -> Result<Self, StartError> {
+        let setup = GuestSetup {
+            args: arguments(spec),
+            env: environment(spec),
+            working_dir: spec.working_dir.clone().or_else(|| spec.image.config.working_dir.clone()),
+            mounts: spec.mounts.clone(),
+            log: spec.log.clone(),
+            memory,
+            net: Arc::new(ContainerNetwork::new(spec.network.clone())),
+        };
+        for text in setup.args.iter().chain(setup.env.iter().flat_map(|(name, value)| [name, value])) {
+            if text.contains('\0') {
+                return Err(StartError::Config(format!("NUL in an argument or variable: {text:?}")));
+            }
+        }
+        // Found out here, once, and not by every instance; a mount that is wrong is a start error, not an exit.
+        setup.context()?;
+        Ok(setup)
+    }
+
+    fn context(&self) -> Result<WasiCtxBuilder, StartError> {
+        let mut builder = WasiCtx::builder();
+        builder
+            .args(&self.args)
+            .envs(&self.env)
+            .stdout(LogStream::new(self.log.clone(), Stream::Stdout))
+            .stderr(LogStream::new(self.log.clone(), Stream::Stderr))
+            .allow_tcp(true)
+            .allow_udp(true)
+            .allow_ip_name_lookup(true);
+        if let Some(dir) = &self.working_dir {
+            builder.initial_cwd(dir);
+        }
+        for mount in &self.mounts {
+            let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            builder.preopened_dir(&mount.host_path, &mount.container_path, perms).map_err(|error| {
+                StartError::Mount {
+                    container_path: mount.container_path.clone(),
+                    source: mount_error(&mount.host_path, &error),
+                }
+            })?;
+        }
+        let net = self.net.clone();
+        builder.socket_addr_check(move |address, usage| {
+            let allowed = net.allows(address, usage);
+            Box::pin(async move { allowed })
+        });
+        Ok(builder)
+    }
+
+    pub fn module_store(&self, engine: &Engine) -> Result<Store<ModuleState>, StartError> {
+        let state =
+            ModuleState { wasi: self.context()?.build_p1(), memory: StoreMemory::new(self.memory.clone()) };
+        let mut store = Store::new(engine, state);
+        store.limiter(|state| &mut state.memory);
+        yield_on_epoch(&mut store);
+        Ok(store)
+    }
+
+    pub fn component_store(&self, engine: &Engine) -> Result<Store<ComponentState>, StartError> {
+        let state = ComponentState {
+            wasi: self.context()?.build(),
+            table: ResourceTable::new(),
+            http: WasiHttpCtx::new(),
+            hooks: PodHttp::new(self.net.pod.clone()),
+            memory: StoreMemory::new(self.memory.clone()),
+            net: self.net.clone(),
+        };
+        let mut store = Store::new(engine, state);
+        store.limiter(|state| &mut state.memory);
+        yield_on_epoch(&mut store);
+        Ok(store)
+    }
+}
+
+/// Every tick the guest yields to tokio, which is where it waits for its turn, its quota, or is dropped.
+fn yield_on_epoch<T>(store: &mut Store<T>) {
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+}
+
+fn mount_error(host_path: &Path, error: &wasmtime::Error) -> std::io::Error {
+    if host_path.is_file() {
+        return std::io::Error::other("is a file; a Wasm guest can be given directories only");
+    }
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => std::io::Error::new(io.kind(), io.to_string()),
+        None => std::io::Error::other(format!("{error:#}")),
+    }
+}
+
+/// argv as OCI makes it: `command` replaces the image's entrypoint, and with it its cmd; `args` replaces cmd.
+/// A bare Wasm artifact has no entrypoint: its name stands for it.
+fn arguments(spec: &ContainerSpec) -> Vec<String> {
+    let config = &spec.image.config;
+    let mut argv = if !spec.command.is_empty() {
+        spec.command.clone()
+    } else if !config.entrypoint.is_empty() {
+        config.entrypoint.clone()
+    } else {
+        vec![module_name(&spec.image.reference)]
+    };
+    if !spec.args.is_empty() {
+        argv.extend(spec.args.iter().cloned());
+    } else if spec.command.is_empty() {
+        argv.extend(config.cmd.iter().cloned());
+    }
+    argv
+}
+
+/// `registry:5000/team/counter:1.2@sha256:…` is `counter`.
+fn module_name(reference: &str) -> String {
+    let path = reference.split('@').next().unwrap_or(reference);
+    let last = path.rsplit('/').next().unwrap_or(path);
+    last.split(':').next().unwrap_or(last).to_owned()
+}
+
+/// The image's variables under the spec's; of two with one name the later stands.
+fn environment(spec: &ContainerSpec) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    for (name, value) in spec.image.config.env.iter().chain(&spec.env) {
+        match env.iter_mut().find(|(n, _)| n == name) {
+            Some(entry) => entry.1.clone_from(value),
+            None => env.push((name.clone(), value.clone())),
+        }
+    }
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_names() {
+        for (reference, name) in [
+            ("docker.io/library/counter:latest", "counter"),
+            ("localhost:5000/a/b:1", "b"),
+            ("registry/x@sha256:00", "x"),
+            ("x", "x"),
+        ] {
+            assert_eq!(module_name(reference), name);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Serves a wasi:http component at the pod's address: a fresh instance for every request, within bounds.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wasmtime::{Engine, PoolConcurrencyLimitError};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::command::outcome_of;
+use super::container::{Control, Outcome, describe};
+use super::cpu::{CpuAccount, Metered};
+use super::guest::{ComponentState, GuestSetup};
+use super::http_body::{AbortOnDrop, ResponseBody};
+use super::http_limits::HttpLimits;
+use super::memory::OomKilled;
+use super::ticker::Ticker;
+use crate::runtime::Stream;
+
+/// While an endpoint is being withdrawn its clients still come: after being asked to end, the listeners stay open
+/// until nobody came for this long,
+const QUIET: Duration = Duration::from_millis(100);
+/// or for this long (and never for more than half of the grace).
+const LAME_DUCK_MAX: Duration = Duration::from_secs(2);
+/// How long the answers to the requests that a dying container fails may take to leave.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// An idle or half-open connection is closed after this long without a request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Pause after a failed accept (out of file descriptors, most likely), so that it does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// What a server is made of.
+pub(super) struct HttpServer {
+    pub engine: Engine,
+    pub pre: ProxyPre<ComponentState>,
+    pub setup: Arc<GuestSetup>,
+    pub control: Arc<Control>,
+    pub cpu: Arc<CpuAccount>,
+    pub ticker: Arc<Ticker>,
+    pub limits: HttpLimits,
+    /// The container's requests in progress.
+    pub slots: Arc<Semaphore>,
+    /// The node's.
+    pub node_slots: Arc<Semaphore>,
+    pub state: ServerState,
+}
+
+pub(super) struct ServerState {
+    waiting: AtomicUsize,
+    accepted: AtomicU64,
+    connections: TaskTracker,
+    guests: TaskTracker,
+    /// Connections end after the request they are at.
+    closing: CancellationToken,
+    /// Guests are dropped where they are.
+    abort: CancellationToken,
+    out_of_memory: watch::Sender<Option<OomKilled>>,
+}
+
+impl ServerState {
+    pub fn new() -> Self {
+        ServerState {
+            waiting: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            connections: TaskTracker::new(),
+            guests: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            out_of_memory: watch::channel(None).0,
+        }
+    }
+
+    /// Drops what is left and waits until it is gone.
+    pub async fn clear(&self) {
+        self.abort.cancel();
+        self.closing.cancel();
+        self.guests.close();
+        self.connections.close();
+        self.guests.wait().await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.connections.wait()).await;
+    }
+}
+
+/// Why a request was not let in.
+enum Busy {
+    QueueFull,
+    WaitedTooLong,
+}
+
+impl HttpServer {
+    /// Until the container is asked to end and its requests are done, or it runs out of memory.
+    pub async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>) -> Outcome {
+        let mut acceptors = JoinSet::new();
+        for listener in listeners {
+            acceptors.spawn(self.clone().accept(listener));
+        }
+        let mut out_of_memory = self.state.out_of_memory.subscribe();
+        let oom = tokio::select! {
+            oom = async { out_of_memory.wait_for(Option::is_some).await.ok().and_then(|oom| *oom) } => {
+                Some(oom.unwrap_or_else(|| self.setup.memory.oom()))
+            }
+            () = self.control.terminate.cancelled() => None,
+        };
+        if let Some(oom) = oom {
+            drop(acceptors);
+            self.state.clear().await;
+            return Outcome::OutOfMemory(oom);
+        }
+        self.lame_duck().await;
+        drop(acceptors);
+        self.state.closing.cancel();
+        self.state.connections.close();
+        self.state.connections.wait().await;
+        self.state.guests.close();
+        self.state.guests.wait().await;
+        Outcome::Exited(0)
+    }
+
+    async fn lame_duck(&self) {
+        let deadline = tokio::time::Instant::now() + LAME_DUCK_MAX.min(self.control.grace() / 2);
+        loop {
+            let before = self.state.accepted.load(Ordering::Relaxed);
+            let quiet = tokio::time::Instant::now() + QUIET;
+            tokio::time::sleep_until(quiet.min(deadline)).await;
+            if self.state.accepted.load(Ordering::Relaxed) == before
+                || tokio::time::Instant::now() >= deadline
+            {
+                return;
+            }
+        }
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let connections = Arc::new(Semaphore::new(self.limits.connections_max));
+        loop {
+            let Ok(permit) = connections.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _peer)) => {
+                    self.state.accepted.fetch_add(1, Ordering::Relaxed);
+                    let server = self.clone();
+                    self.state.connections.spawn(async move {
+                        server.connection(stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "accept for a pod failed");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(self.limits.streams_max());
+        let server = self.clone();
+        let service = service_fn(move |request| {
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.handle(request).await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::trace!(%error, "connection to a pod ended");
+                    }
+                    return;
+                }
+                () = self.state.closing.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        let version = request.version();
+        let mut response = match self.admit().await {
+            Ok(permits) => self.clone().answer(request, permits).await,
+            Err(busy) => refuse(&busy),
+        };
+        if self.control.terminate.is_cancelled() && version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn admit(&self) -> Result<[OwnedSemaphorePermit; 2], Busy> {
+        if let (Ok(own), Ok(node)) =
+            (self.slots.clone().try_acquire_owned(), self.node_slots.clone().try_acquire_owned())
+        {
+            return Ok([own, node]);
+        }
+        // The count is held by a guard: a client that gives up while it waits must leave the queue.
+        let _place = QueuePlace::take(&self.state.waiting, self.limits.queue_max).ok_or(Busy::QueueFull)?;
+        let permits = async {
+            let own = self.slots.clone().acquire_owned().await.ok()?;
+            let node = self.node_slots.clone().acquire_owned().await.ok()?;
+            Some([own, node])
+        };
+        match tokio::time::timeout(self.limits.queue_timeout, permits).await {
+            Ok(Some(permits)) => Ok(permits),
+            Ok(None) | Err(_) => Err(Busy::WaitedTooLong),
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        permits: [OwnedSemaphorePermit; 2],
+    ) -> Response<ResponseBody> {
+        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
+            return plain(StatusCode::BAD_REQUEST, "missing Host header\n");
+        }
+        let (sender, receiver) = oneshot::channel();
+        let server = self.clone();
+        let guest = self.state.guests.spawn(async move {
+            let status = server.guest(request, sender).await;
+            drop(permits);
+            status
+        });
+        let guest = AbortOnDrop::new(guest);
+        match receiver.await {
+            Ok(Ok(response)) => response.map(|body| ResponseBody::guest(body, guest)).into_response(),
+            Ok(Err(code)) => {
+                tracing::debug!(?code, "guest answered with an error");
+                plain(StatusCode::BAD_GATEWAY, "the guest reported an error\n")
+            }
+            Err(_) => match guest.join().await {
+                Some(StatusCode::GATEWAY_TIMEOUT) => {
+                    plain(StatusCode::GATEWAY_TIMEOUT, "request timed out\n")
+                }
+                Some(StatusCode::SERVICE_UNAVAILABLE) => refuse(&Busy::QueueFull),
+                _ => plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n"),
+            },
+        }
+    }
+
+    /// One request in an instance of its own. The status is what to answer when the guest did not.
+    async fn guest(&self, request: Request<Incoming>, sender: ResponseSender) -> StatusCode {
+        let what = (request.method().clone(), request.uri().clone());
+        let run = Metered::new(self.run(request, sender), self.cpu.clone(), self.ticker.clone());
+        let result = tokio::select! {
+            biased;
+            () = self.state.abort.cancelled() => return StatusCode::INTERNAL_SERVER_ERROR,
+            result = with_timeout(self.limits.request_timeout, run) => result,
+        };
+        let Some(result) = result else {
+            self.log(&what, "timed out");
+            return StatusCode::GATEWAY_TIMEOUT;
+        };
+        let Err(error) = result else { return StatusCode::INTERNAL_SERVER_ERROR };
+        if error.is::<PoolConcurrencyLimitError>() {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        match outcome_of(error, &self.setup.memory) {
+            Outcome::OutOfMemory(oom) => {
+                self.log(&what, &oom.to_string());
+                self.state.out_of_memory.send_replace(Some(oom));
+            }
+            Outcome::Failed(error) => self.log(&what, &describe(&error)),
+            Outcome::Exited(code) => self.log(&what, &format!("exited with code {code}")),
+            Outcome::Terminated | Outcome::Killed | Outcome::Panicked => {}
+        }
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+
+    async fn run(&self, request: Request<Incoming>, sender: ResponseSender) -> wasmtime::Result<()> {
+        let mut store = self.setup.component_store(&self.engine)?;
+        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+        let response = store.data_mut().http().new_response_outparam(sender)?;
+        let proxy = self.pre.instantiate_async(&mut store).await?;
+        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, response).await
+    }
+
+    fn log(&self, (method, uri): &(http::Method, http::Uri), text: &str) {
+        let line = format!("{method} {}: {text}\n", uri.path());
+        self.setup.log.write(Stream::Stderr, line.as_bytes());
+    }
+}
+
+type ResponseSender = oneshot::Sender<Result<Response<HyperOutgoingBody>, ErrorCode>>;
+
+trait IntoResponse {
+    fn into_response(self) -> Response<ResponseBody>;
+}
+
+impl IntoResponse for Response<ResponseBody> {
+    fn into_response(mut self) -> Response<ResponseBody> {
+        let length = self
+            .headers()
+            .get(http::header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        self.body_mut().expect_length(length);
+        self
+    }
+}
+
+async fn with_timeout<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn refuse(busy: &Busy) -> Response<ResponseBody> {
+    let text = match busy {
+        Busy::QueueFull => "too many requests are waiting\n",
+        Busy::WaitedTooLong => "waited too long for an instance\n",
+    };
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::text(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+struct QueuePlace<'a>(&'a AtomicUsize);
+
+impl<'a> QueuePlace<'a> {
+    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let place = QueuePlace(waiting);
+        // On refusal the guard's drop takes the count back.
+        (waiting.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    }
+}
+
+impl Drop for QueuePlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Listens without a runtime, so that the caller learns of a taken port before the container counts as started.
+pub(super) fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

@@ -1,0 +1,257 @@
+//! The Wasm runtime: one wasmtime engine for the node, every container a store (or a server of stores) in this process.
+
+mod command;
+mod container;
+mod cpu;
+mod engine;
+mod guest;
+mod http;
+mod http_body;
+mod http_limits;
+mod logs;
+mod memory;
+mod modules;
+mod outgoing;
+mod sockets;
+mod ticker;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+pub use engine::{Allocation, Capacity, Demand, EngineError, Machine};
+pub use http_limits::{
+    ANNOTATION_HTTP_CONCURRENCY, ANNOTATION_HTTP_PORT, ANNOTATION_HTTP_QUEUE, ANNOTATION_HTTP_TIMEOUT,
+    HTTP_PORT_DEFAULT,
+};
+
+use super::{Container, ContainerSpec, PrepareError, Protocol, Runtime, StartError};
+use crate::images::LocalImage;
+use crate::images::compiled::CompiledCache;
+use container::{Control, WasmContainer};
+use cpu::{CpuAccount, Metered};
+use guest::GuestSetup;
+use http::{HttpServer, ServerState};
+use http_limits::HttpLimits;
+use memory::MemoryAccount;
+use modules::{Modules, Prepared};
+use ticker::Ticker;
+
+/// What the node gives its guests.
+pub struct Options {
+    pub demand: Demand,
+    /// Threads for guests; None: one per CPU.
+    pub worker_threads: Option<usize>,
+    pub cache: CompiledCache,
+}
+
+/// RuntimeClass handler `wasmtime`. Must not be dropped on one of its own guests' threads (nobody else has them).
+pub struct WasmRuntime {
+    engine: wasmtime::Engine,
+    capacity: Capacity,
+    ticker: Arc<Ticker>,
+    modules: Arc<Modules>,
+    /// One permit per command container.
+    instances: Arc<Semaphore>,
+    /// One permit per http request in progress.
+    requests: Arc<Semaphore>,
+    threads: GuestThreads,
+}
+
+/// Blocking file operations of all guests together.
+const BLOCKING_THREADS_MAX: usize = 64;
+/// Tasks a thread polls before it looks at sockets and timers again: a spinner's poll takes a whole tick.
+const EVENT_INTERVAL: u32 = 11;
+
+impl WasmRuntime {
+    /// Sizes the engine by what the machine allows (see [`Self::capacity`]) and starts the guests' threads.
+    pub fn new(options: Options) -> Result<Self, EngineError> {
+        Machine::raise_open_files();
+        let (engine, capacity) = engine::build(Machine::probe().capacity(options.demand))?;
+        let ticker = Ticker::start(&engine).map_err(EngineError::Ticker)?;
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        threads
+            .thread_name("wasm-guest")
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .event_interval(EVENT_INTERVAL)
+            .enable_all();
+        if let Some(workers) = options.worker_threads {
+            threads.worker_threads(workers.max(1));
+        }
+        let threads = GuestThreads(Some(threads.build().map_err(EngineError::Threads)?));
+        let modules = Modules::new(&engine, options.cache)?;
+        if let Some(bound) = &capacity.limited_by {
+            tracing::warn!(instances = capacity.instances_max, requests = capacity.requests_max, %bound,
+                "this machine holds fewer Wasm instances than asked for");
+        }
+        Ok(WasmRuntime {
+            ticker,
+            modules: Arc::new(modules),
+            instances: permits(capacity.instances_max),
+            requests: permits(capacity.requests_max),
+            engine,
+            capacity,
+            threads,
+        })
+    }
+
+    /// How much this node can hold, from what was probed: the node's pod capacity must not exceed `instances_max`.
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// Forgets an image that was removed from the store. Containers that run it keep it.
+    pub fn forget(&self, wasm_digest: &str) {
+        self.modules.forget(wasm_digest);
+    }
+
+    async fn prepared(&self, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
+        if let Some(prepared) = self.modules.get(&image.wasm_digest) {
+            return Ok(prepared);
+        }
+        let (modules, image) = (self.modules.clone(), image.clone());
+        let reference = image.reference.clone();
+        // In a task of its own: a caller that goes away must not undo the work for those who come after it.
+        let work = self.threads.handle().spawn(async move { modules.prepare(&image).await });
+        work.await.unwrap_or_else(|error| {
+            Err(PrepareError::Compile { reference, reason: format!("the compiler failed: {error}") })
+        })
+    }
+
+    fn start_command(
+        &self,
+        prepared: &Prepared,
+        setup: GuestSetup,
+        container: &WasmContainer,
+    ) -> Result<(), StartError> {
+        let permit = self.instances.clone().try_acquire_owned().map_err(|_| {
+            StartError::NodeFull(format!("{} instances are running", self.capacity.instances_max))
+        })?;
+        let (control, net) = (container.control.clone(), container.net.clone());
+        let (cpu, ticker, engine) = (container.cpu.clone(), self.ticker.clone(), self.engine.clone());
+        let run = match prepared {
+            Prepared::Module(pre) => {
+                let pre = pre.clone();
+                futures::future::Either::Left(async move { command::run_module(engine, pre, &setup).await })
+            }
+            Prepared::Command(pre) => {
+                let pre = pre.clone();
+                futures::future::Either::Right(
+                    async move { command::run_component(engine, pre, &setup).await },
+                )
+            }
+            Prepared::Http(_) => return Err(StartError::Config("an http component is not a command".into())),
+        };
+        let run = Metered::new(run, cpu, ticker);
+        self.threads.handle().spawn(async move {
+            let cleanup = async {
+                net.forget_sockets();
+                drop(permit);
+            };
+            control.supervise(run, cleanup).await;
+        });
+        Ok(())
+    }
+
+    fn start_http(
+        &self,
+        pre: &modules::HttpPre,
+        setup: GuestSetup,
+        spec: &ContainerSpec,
+        container: &WasmContainer,
+    ) -> Result<(), StartError> {
+        let limits = HttpLimits::from_annotations(&spec.annotations)?;
+        let mut bound = Vec::new();
+        for address in http_limits::addresses(spec)? {
+            let failed = |source| StartError::Listen { address, source };
+            let listener = http::listen(address).map_err(failed)?;
+            let _guests = self.threads.handle().enter();
+            bound.push((address, TcpListener::from_std(listener).map_err(failed)?));
+        }
+        let (addresses, listeners): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
+        let pod = spec.network.clone();
+        for address in &addresses {
+            pod.note_bound(Protocol::Tcp, *address, true);
+        }
+        let control = container.control.clone();
+        let server = Arc::new(HttpServer {
+            engine: self.engine.clone(),
+            pre: pre.clone(),
+            setup: Arc::new(setup),
+            control: control.clone(),
+            cpu: container.cpu.clone(),
+            ticker: self.ticker.clone(),
+            limits,
+            slots: Arc::new(Semaphore::new(limits.concurrency_max)),
+            node_slots: self.requests.clone(),
+            state: ServerState::new(),
+        });
+        self.threads.handle().spawn(async move {
+            let serving = server.clone().serve(listeners);
+            let cleanup = async {
+                for address in addresses {
+                    pod.note_unbound(Protocol::Tcp, address);
+                }
+                server.state.clear().await;
+            };
+            control.supervise(serving, cleanup).await;
+        });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Runtime for WasmRuntime {
+    fn name(&self) -> &'static str {
+        "wasmtime"
+    }
+
+    async fn prepare(&self, image: &LocalImage) -> Result<(), PrepareError> {
+        self.prepared(image).await.map(|_| ())
+    }
+
+    async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
+        let prepared = self.prepared(&spec.image).await?;
+        let memory = Arc::new(MemoryAccount::new(spec.memory_limit_bytes.filter(|limit| *limit > 0)));
+        let setup = GuestSetup::new(&spec, memory.clone())?;
+        let container = Arc::new(WasmContainer {
+            control: Arc::new(Control::new(spec.log.clone())),
+            cpu: Arc::new(CpuAccount::new(spec.cpu_limit_millis.filter(|limit| *limit > 0))),
+            memory,
+            net: setup.net.clone(),
+            serves_http: matches!(*prepared, Prepared::Http(_)),
+        });
+        match &*prepared {
+            Prepared::Http(pre) => self.start_http(pre, setup, &spec, &container)?,
+            command => self.start_command(command, setup, &container)?,
+        }
+        Ok(container)
+    }
+}
+
+fn permits(count: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((count as usize).min(Semaphore::MAX_PERMITS)))
+}
+
+/// The guests' own tokio runtime. It is dropped without waiting: a guest in a blocking file operation must not hold
+/// up the node's end.
+struct GuestThreads(Option<tokio::runtime::Runtime>);
+
+impl GuestThreads {
+    fn handle(&self) -> &tokio::runtime::Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("taken by drop only"),
+        }
+    }
+}
+
+impl Drop for GuestThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! From an image to something that can be instantiated: detected, compiled once, mapped, linked, kept.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, Semaphore};
+use wasmtime::component::{Component, Linker as ComponentLinker};
+use wasmtime::{Engine, InstancePre, Linker, Module};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use super::engine::{EngineError, compatibility};
+use super::guest::{ComponentState, ModuleState};
+use super::sockets;
+use crate::images::compiled::{CompiledCache, CompiledKey};
+use crate::images::inspect::{Kind, inspect};
+use crate::images::{LocalImage, digest};
+use crate::runtime::PrepareError;
+
+pub(super) type HttpPre = ProxyPre<ComponentState>;
+
+/// A module with its imports resolved: an instance is 2 us away.
+pub(super) enum Prepared {
+    Module(InstancePre<ModuleState>),
+    Command(CommandPre<ComponentState>),
+    Http(HttpPre),
+}
+
+/// Prepared modules that no container uses are kept up to this many: they are mapped files, and a restart is quick.
+const KEPT_MAX: usize = 64;
+/// Compilations at once. Each uses every CPU it is given, at low priority.
+const COMPILING_MAX: usize = 2;
+/// nice(1) of the compiling threads.
+const COMPILER_NICE: i32 = 10;
+
+pub(super) struct Modules {
+    engine: Engine,
+    compatibility: String,
+    cache: CompiledCache,
+    module_linker: Linker<ModuleState>,
+    component_linker: ComponentLinker<ComponentState>,
+    known: Mutex<Known>,
+    compiling: Semaphore,
+}
+
+/// One cell per digest: whoever asks while it is being filled waits for it.
+#[derive(Default)]
+struct Known {
+    cells: HashMap<String, Entry>,
+    clock: u64,
+}
+
+struct Entry {
+    cell: Arc<OnceCell<Arc<Prepared>>>,
+    used: u64,
+}
+
+impl Known {
+    fn cell(&mut self, digest: &str) -> Arc<OnceCell<Arc<Prepared>>> {
+        self.clock += 1;
+        let used = self.clock;
+        let entry = self
+            .cells
+            .entry(digest.to_owned())
+            .or_insert_with(|| Entry { cell: Arc::new(OnceCell::new()), used });
+        entry.used = used;
+        let cell = entry.cell.clone();
+        if self.cells.len() > KEPT_MAX {
+            let oldest = self
+                .cells
+                .iter()
+                .filter(|(_, entry)| entry.cell.initialized())
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(digest, _)| digest.clone());
+            if let Some(oldest) = oldest {
+                self.cells.remove(&oldest);
+            }
+        }
+        cell
+    }
+}
+
+impl Modules {
+    pub fn new(engine: &Engine, cache: CompiledCache) -> Result<Self, EngineError> {
+        let mut module_linker = Linker::new(engine);
+        wasmtime_wasi::p1::add_to_linker_async(&mut module_linker, |state: &mut ModuleState| &mut state.wasi)
+            .map_err(EngineError::Linker)?;
+        let mut component_linker = ComponentLinker::new(engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut component_linker).map_err(EngineError::Linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component_linker)
+            .map_err(EngineError::Linker)?;
+        sockets::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        Ok(Modules {
+            engine: engine.clone(),
+            compatibility: compatibility(engine),
+            cache,
+            module_linker,
+            component_linker,
+            known: Mutex::new(Known::default()),
+            compiling: Semaphore::new(COMPILING_MAX),
+        })
+    }
+
+    /// What is ready without any work.
+    pub fn get(&self, wasm_digest: &str) -> Option<Arc<Prepared>> {
+        let mut known = self.known.lock();
+        known.clock += 1;
+        let now = known.clock;
+        let entry = known.cells.get_mut(wasm_digest)?;
+        entry.used = now;
+        entry.cell.get().cloned()
+    }
+
+    pub fn forget(&self, wasm_digest: &str) {
+        self.known.lock().cells.remove(wasm_digest);
+    }
+
+    pub async fn prepare(self: Arc<Self>, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
+        let cell = self.known.lock().cell(&image.wasm_digest);
+        let prepared = cell
+            .get_or_try_init(|| async {
+                let io = |step, reason: String| PrepareError::Io {
+                    reference: image.reference.clone(),
+                    step,
+                    reason,
+                };
+                let _permit =
+                    self.compiling.acquire().await.map_err(|error| io("compile", error.to_string()))?;
+                let (modules, image) = (self.clone(), image.clone());
+                let reference = image.reference.clone();
+                let work = tokio::task::spawn_blocking(move || modules.prepare_blocking(&image));
+                work.await.unwrap_or_else(|error| {
+                    Err(PrepareError::Compile { reference, reason: format!("the compiler failed: {error}") })
+                })
+            })
+            .await?;
+        Ok(prepared.clone())
+    }
+
+    fn prepare_blocking(&self, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
+        let reference = || image.reference.clone();
+        let bytes = std::fs::read(&image.wasm_path).map_err(|error| PrepareError::Io {
+            reference: reference(),
+            step: "read the module",
+            reason: error.to_string(),
+        })?;
+        // Flash forgets: what is compiled is what was pulled, or nothing is.
+        let found = digest::of_bytes(&bytes);
+        if found != image.wasm_digest {
+            return Err(PrepareError::Damaged {
+                reference: reference(),
+                reason: format!("expected {}, found {found}", image.wasm_digest),
+            });
+        }
+        let inspection = inspect(&bytes)
+            .map_err(|error| PrepareError::Invalid { reference: reference(), reason: error.to_string() })?;
+        if let Kind::Unsupported(reason) = inspection.kind {
+            return Err(PrepareError::UnsupportedWorld { reference: reference(), reason });
+        }
+        let code = self.machine_code(image, &bytes, &inspection.kind)?;
+        self.link(image, &code, &inspection.kind).map(Arc::new)
+    }
+
+    /// The compiled module's file: from the cache, or compiled now and kept there.
+    fn machine_code(&self, image: &LocalImage, bytes: &[u8], kind: &Kind) -> Result<File, PrepareError> {
+        let key =
+            CompiledKey { wasm_digest: image.wasm_digest.clone(), compatibility: self.compatibility.clone() };
+        if let Some(file) = self.cache.load(&key) {
+            return Ok(file);
+        }
+        let started = std::time::Instant::now();
+        let code = self.compile(bytes, kind).map_err(|error| PrepareError::Compile {
+            reference: image.reference.clone(),
+            reason: format!("{error:#}"),
+        })?;
+        tracing::debug!(image = %image.reference, took = ?started.elapsed(), bytes = code.len(), "compiled");
+        self.cache.store(&key, &code).map_err(|error| PrepareError::Io {
+            reference: image.reference.clone(),
+            step: "keep the compiled module",
+            reason: error.to_string(),
+        })
+    }
+
+    fn compile(&self, bytes: &[u8], kind: &Kind) -> wasmtime::Result<Vec<u8>> {
+        // A pool for this compilation: its threads are gone, and their memory with them, when it is done.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .thread_name(|index| format!("wasm-compile-{index}"))
+            .start_handler(|_| lower_priority())
+            .build()
+            .map_err(wasmtime::Error::new)?;
+        let code = pool.install(|| match kind {
+            Kind::Module => self.engine.precompile_module(bytes),
+            _ => self.engine.precompile_component(bytes),
+        });
+        drop(pool);
+        give_memory_back();
+        code
+    }
+
+    fn link(&self, image: &LocalImage, code: &File, kind: &Kind) -> Result<Prepared, PrepareError> {
+        let reference = || image.reference.clone();
+        let load = |error: wasmtime::Error| PrepareError::Compile {
+            reference: reference(),
+            reason: format!("load the compiled module: {error:#}"),
+        };
+        let unmet = |error: wasmtime::Error| PrepareError::UnmetImport {
+            reference: reference(),
+            reason: format!("{error:#}"),
+        };
+        match kind {
+            Kind::Module => {
+                let file = code.try_clone().map_err(|error| load(error.into()))?;
+                // SAFETY: the file was written by this node from `precompile_module`, and its checksum was verified
+                // on this very descriptor, so a rename under its path changes nothing.
+                let module = unsafe { Module::deserialize_open_file(&self.engine, file) }.map_err(load)?;
+                let pre = self.module_linker.instantiate_pre(&module).map_err(unmet)?;
+                Ok(Prepared::Module(pre))
+            }
+            Kind::Command | Kind::Http => {
+                let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+                // SAFETY: as above; components are loaded by path only, and this path is the verified descriptor.
+                let component = unsafe { Component::deserialize_file(&self.engine, path) }.map_err(load)?;
+                let pre = self.component_linker.instantiate_pre(&component).map_err(unmet)?;
+                let world = |error: wasmtime::Error| PrepareError::UnsupportedWorld {
+                    reference: reference(),
+                    reason: format!("{error:#}"),
+                };
+                if matches!(kind, Kind::Http) {
+                    ProxyPre::new(pre).map(Prepared::Http).map_err(world)
+                } else {
+                    CommandPre::new(pre).map(Prepared::Command).map_err(world)
+                }
+            }
+            Kind::Unsupported(reason) => {
+                Err(PrepareError::UnsupportedWorld { reference: reference(), reason: reason.clone() })
+            }
+        }
+    }
+}
+
+/// Compiling must not delay what is being served.
+fn lower_priority() {
+    // SAFETY: plain syscall; on Linux, who = 0 is the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, COMPILER_NICE);
+    }
+}
+
+/// A compilation frees some tens of megabytes that glibc would keep for the life of the node.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no precondition.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
