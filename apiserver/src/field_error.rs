@@ -1,8 +1,66 @@
 //! Field validation errors with upstream's reasons and wording (`k8s.io/apimachinery/pkg/util/validation/field`).
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use coracle_client::status::Cause;
+
+/// The path of a field, built on the stack; it becomes text only when there is something to complain about.
+#[derive(Clone, Copy)]
+pub struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    part: Part<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Name(&'a str),
+    Index(usize),
+    Key(&'a str),
+}
+
+impl<'a> Path<'a> {
+    pub const fn new(name: &'a str) -> Self {
+        Self { parent: None, part: Part::Name(name) }
+    }
+
+    pub const fn child(&'a self, name: &'a str) -> Path<'a> {
+        Path { parent: Some(self), part: Part::Name(name) }
+    }
+
+    pub const fn index(&'a self, index: usize) -> Path<'a> {
+        Path { parent: Some(self), part: Part::Index(index) }
+    }
+
+    pub const fn key(&'a self, key: &'a str) -> Path<'a> {
+        Path { parent: Some(self), part: Part::Key(key) }
+    }
+}
+
+impl Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.part {
+            Part::Name(name) if self.parent.is_some() => write!(f, ".{name}"),
+            Part::Name(name) => f.write_str(name),
+            Part::Index(index) => write!(f, "[{index}]"),
+            Part::Key(key) => write!(f, "[{key}]"),
+        }
+    }
+}
+
+impl From<&Path<'_>> for String {
+    fn from(path: &Path<'_>) -> Self {
+        path.to_string()
+    }
+}
+
+impl From<Path<'_>> for String {
+    fn from(path: Path<'_>) -> Self {
+        path.to_string()
+    }
+}
 
 /// Collects what is wrong with an object; empty means valid.
 #[derive(Debug, Default)]
@@ -25,6 +83,18 @@ impl Errors {
         self.push("FieldValueInvalid", field, format!("Invalid value: {value}: {detail}"));
     }
 
+    /// Records what a format check of [`crate::validation`] says of a value.
+    pub fn check<'v>(
+        &mut self,
+        field: impl Into<String>,
+        value: &'v str,
+        format: impl FnOnce(&'v str) -> Result<(), String>,
+    ) {
+        if let Err(detail) = format(value) {
+            self.invalid(field, value, detail);
+        }
+    }
+
     pub fn duplicate(&mut self, field: impl Into<String>, value: impl serde::Serialize) {
         let value = serde_json::to_string(&value).unwrap_or_default();
         self.push("FieldValueDuplicate", field, format!("Duplicate value: {value}"));
@@ -34,6 +104,15 @@ impl Errors {
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let message = format!("Unsupported value: {value:?}: supported values: {}", list.join(", "));
         self.push("FieldValueNotSupported", field, message);
+    }
+
+    /// A value that must be one of a set, and must be there.
+    pub fn one_of(&mut self, field: impl Into<String>, value: Option<&str>, supported: &[&str]) {
+        match value.unwrap_or_default() {
+            "" => self.required(field, ""),
+            value if supported.contains(&value) => {}
+            value => self.not_supported(field, value, supported),
+        }
     }
 
     pub fn forbidden(&mut self, field: impl Into<String>, detail: &str) {
@@ -52,6 +131,13 @@ impl Errors {
         self.push("FieldValueTooMany", field, format!("Too many: {actual}: must have at most {limit} items"));
     }
 
+    /// `value` changed although it may not.
+    pub fn immutable<T: serde::Serialize + PartialEq>(&mut self, field: impl Into<String>, new: &T, old: &T) {
+        if new != old {
+            self.invalid(field, new, "field is immutable");
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.causes.is_empty()
     }
@@ -63,4 +149,26 @@ impl Errors {
 
 fn with_detail(what: &str, detail: &str) -> String {
     if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_as_upstream() {
+        let spec = Path::new("spec");
+        let containers = spec.child("containers");
+        let first = containers.index(0);
+        for (path, want) in [
+            (spec.child("nodeName").to_string(), "spec.nodeName"),
+            (first.child("name").to_string(), "spec.containers[0].name"),
+            (
+                first.child("resources").child("limits").key("cpu").to_string(),
+                "spec.containers[0].resources.limits[cpu]",
+            ),
+        ] {
+            assert_eq!(path, want);
+        }
+    }
 }

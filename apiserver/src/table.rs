@@ -1,12 +1,16 @@
 //! Printer columns: what `kubectl get` shows, and the ages and counts in it.
 
+use std::collections::BTreeMap;
+
+use coracle_client::selector::Selector;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use crate::kinds::Column;
 
-const NAME: Column = Column {
+pub const NAME: Column = Column {
     name: "Name",
     type_: "string",
     format: "name",
@@ -14,7 +18,7 @@ const NAME: Column = Column {
     priority: 0,
 };
 
-const AGE: Column = Column {
+pub const AGE: Column = Column {
     name: "Age",
     type_: "string",
     format: "",
@@ -30,19 +34,22 @@ pub fn name_and_age_cells(meta: &ObjectMeta, now: Timestamp) -> Vec<Value> {
     vec![json!(meta.name), json!(age(meta.creation_timestamp.as_ref(), now))]
 }
 
-/// Name, the given (name, type, priority) columns, and Age after those of priority 0, before the wide ones.
-pub fn columns(middle: &[(&'static str, &'static str, i32)]) -> Vec<Column> {
-    let column = |&(name, type_, priority): &(&'static str, &'static str, i32)| Column {
-        name,
-        type_,
-        format: "",
-        description: name,
-        priority,
-    };
+/// A column that `kubectl get` shows.
+pub const fn narrow(name: &'static str, type_: &'static str, description: &'static str) -> Column {
+    Column { name, type_, format: "", description, priority: 0 }
+}
+
+/// A column that only `kubectl get -o wide` shows.
+pub const fn wide(name: &'static str, type_: &'static str, description: &'static str) -> Column {
+    Column { name, type_, format: "", description, priority: 1 }
+}
+
+/// Name, the narrow ones of the given columns, Age, and the wide ones.
+pub fn columns(middle: &[Column]) -> Vec<Column> {
     let mut all = vec![NAME];
-    all.extend(middle.iter().filter(|c| c.2 == 0).map(column));
+    all.extend(middle.iter().filter(|c| c.priority == 0));
     all.push(AGE);
-    all.extend(middle.iter().filter(|c| c.2 != 0).map(column));
+    all.extend(middle.iter().filter(|c| c.priority != 0));
     all
 }
 
@@ -58,6 +65,30 @@ pub fn wide_cells(meta: &ObjectMeta, now: Timestamp, narrow: Vec<Value>, wide: V
     all.push(json!(age(meta.creation_timestamp.as_ref(), now)));
     all.extend(wide);
     all
+}
+
+/// What upstream prints for a text that is not there.
+pub fn or_none(text: Option<&str>) -> &str {
+    text.filter(|t| !t.is_empty()).unwrap_or("<none>")
+}
+
+/// `a=b,c=d`, or `<none>`.
+pub fn labels(labels: Option<&BTreeMap<String, String>>) -> String {
+    let pairs: Vec<String> = labels.into_iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    if pairs.is_empty() { "<none>".into() } else { pairs.join(",") }
+}
+
+/// A label selector as text, or `<none>`.
+pub fn selector(selector: Option<&LabelSelector>) -> String {
+    let text = Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default();
+    if text.is_empty() { "<none>".into() } else { text }
+}
+
+/// Container names and images, each joined by commas.
+pub fn containers_and_images(containers: &[Container]) -> (String, String) {
+    let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    let images: Vec<&str> = containers.iter().map(|c| c.image.as_deref().unwrap_or_default()).collect();
+    (names.join(","), images.join(","))
 }
 
 /// `5d`, `3h12m`, … since a time, or `<unknown>`.

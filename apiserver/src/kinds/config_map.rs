@@ -55,7 +55,11 @@ impl BuiltIn for ConfigMap {
     }
 
     fn columns() -> Vec<Column> {
-        table::columns(&[("Data", "string", 0)])
+        table::columns(&[table::narrow(
+            "Data",
+            "string",
+            "How many keys the map holds, binary ones included.",
+        )])
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -18,7 +18,7 @@ pub fn all() -> Vec<KindDef> {
 }
 
 /// One printer column of a Table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
     pub name: &'static str,
     /// `string`, `integer`, `date`, …
@@ -60,6 +60,16 @@ pub trait BuiltIn: Kind + Clone {
     /// Upstream's PrepareForUpdate of `status`: spec and metadata come from `old`; done for `HAS_STATUS` kinds by the
     /// verb (everything but status and the metadata upstream lets through is taken from `old`); more can be done here.
     fn prepare_status_update(&mut self, _old: &Self) {}
+    /// Called when a delete first marks the object (namespaces become Terminating).
+    fn prepare_deletion(&mut self) {}
+    /// Something beyond `metadata.finalizers` holds a deleted object back (a namespace's `spec.finalizers`).
+    fn held_back(&self) -> bool {
+        false
+    }
+    /// This kind is another form of a stored one; see [`Alias`].
+    fn alias() -> Option<Alias> {
+        None
+    }
     /// Name validation; the default is a DNS subdomain.
     fn validate_name(name: &str) -> Result<(), String> {
         crate::validation::dns_subdomain(name)
@@ -79,6 +89,21 @@ pub trait BuiltIn: Kind + Clone {
     }
 }
 
+/// A kind that is not stored, but shows the objects of another resource in its own form (`events.k8s.io/v1` over the
+/// core group's events). Requests in its form are converted to the stored kind after decoding and defaulting, and from
+/// then on the stored kind's definition rules (validation, TTL, storage key, watch cache); a patch is applied to the
+/// converted form; answers, list items and watch events are converted on their way out.
+pub struct Alias {
+    /// The resource whose objects are stored.
+    pub stored: Resource,
+    /// This kind's object as the stored kind's.
+    pub to_stored: fn(&dyn ApiObject) -> Option<Box<dyn ApiObject>>,
+    /// The stored kind's object as this kind's.
+    pub from_stored: fn(&dyn ApiObject) -> Option<Box<dyn ApiObject>>,
+    /// Field selector paths of this kind and the stored kind's paths that answer them.
+    pub fields: &'static [(&'static str, &'static str)],
+}
+
 /// A kind as the generic machinery sees it: a [`BuiltIn`] behind functions on [`ApiObject`].
 pub struct KindDef {
     pub resource: Resource,
@@ -96,6 +121,9 @@ pub struct KindDef {
     pub decode: fn(&[u8]) -> Result<Box<dyn ApiObject>, serde_json::Error>,
     pub decode_value: fn(Value) -> Result<Box<dyn ApiObject>, serde_json::Error>,
     pub deletion_grace_seconds: fn(&dyn ApiObject) -> Option<i64>,
+    pub prepare_deletion: fn(&mut dyn ApiObject),
+    pub held_back: fn(&dyn ApiObject) -> bool,
+    pub alias: Option<Alias>,
     pub set_defaults: fn(&mut dyn ApiObject),
     pub prepare_create: fn(&mut dyn ApiObject),
     pub prepare_update: fn(&mut dyn ApiObject, &dyn ApiObject),
@@ -136,6 +164,13 @@ impl KindDef {
             decode: |json| Ok(Box::new(serde_json::from_slice::<K>(json)?)),
             decode_value: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
             deletion_grace_seconds: |o| typed::<K>(o).and_then(K::deletion_grace_seconds),
+            prepare_deletion: |o| {
+                if let Some(o) = typed_mut::<K>(o) {
+                    o.prepare_deletion();
+                }
+            },
+            held_back: |o| typed::<K>(o).is_some_and(K::held_back),
+            alias: K::alias(),
             set_defaults: |o| {
                 if let Some(o) = typed_mut::<K>(o) {
                     o.set_defaults();
