@@ -106,14 +106,20 @@ impl Log {
         Ok(Placed { segment, offset })
     }
 
+    /// Takes a frame back that did not fit. Synced at once: the next frame may go to a new segment, and this one must
+    /// not come back from a power loss with the piece at its end.
     fn undo(segment: &Segment, offset: u64, error: io::Error) -> Failure {
         let full = is_full(&error);
-        let failure = Error::io("append to", &segment.path, error);
-        if full && segment.file.set_length(offset).is_ok() {
-            Failure::Refused(failure)
-        } else {
-            Failure::Fatal(failure)
-        }
+        let error = Error::io("append to", &segment.path, error);
+        let undone = full && segment.file.set_length(offset).and_then(|()| segment.file.sync()).is_ok();
+        if undone { Failure::Refused(error) } else { Failure::Fatal(error) }
+    }
+
+    /// A full disk leaves what is there as it was; any other failure leaves it unknown.
+    fn classify(step: &'static str, path: PathBuf, error: io::Error) -> Failure {
+        let full = is_full(&error);
+        let error = Error::io(step, path, error);
+        if full { Failure::Refused(error) } else { Failure::Fatal(error) }
     }
 
     fn write_mark(&self) -> io::Result<()> {
@@ -130,7 +136,9 @@ impl Log {
 
     fn roll(&mut self) -> Result<(), Failure> {
         // A sealed segment must be provably whole even if the new one is lost with its directory entry.
-        self.sync_mark().map_err(Failure::Fatal)?;
+        let mark = || self.disk.path(MARK_NAME);
+        self.write_mark().map_err(|e| Self::classify("write", mark(), e))?;
+        self.mark.sync().map_err(|e| Failure::Fatal(Error::io("sync", mark(), e)))?;
         let number = self.active.segment.number + 1;
         match create_segment(&*self.disk, self.identity, number, self.next_sequence) {
             Ok(next) => {
@@ -181,11 +189,7 @@ pub(super) fn create_segment(
     let name = segment_name(number);
     let path = disk.path(&name);
     let header = SegmentHeader { identity, number, first_sequence }.encode();
-    let failed = |error: io::Error| {
-        let full = is_full(&error);
-        let error = Error::io("create", &path, error);
-        if full { Failure::Refused(error) } else { Failure::Fatal(error) }
-    };
+    let failed = |error| Log::classify("create", path.clone(), error);
     let file = disk.create(&name).map_err(failed)?;
     file.write_all_at(&header, 0).map_err(failed)?;
     file.sync()

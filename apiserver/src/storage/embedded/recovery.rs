@@ -109,7 +109,11 @@ pub(super) fn open(
             what: "the file is missing, and later ones still need it".into(),
         });
     }
-    rewrite_last(last_frame)?;
+    rewrite(&last.segment, 0, SEGMENT_HEADER_BYTES as u64)?;
+    if let Some((segment, start, end)) = last_frame {
+        rewrite(&segment, start, end)?;
+    }
+    disk.sync_directory().map_err(|e| Error::io("sync", disk.path(""), e))?;
     remove_released(&*disk, &mut segments, oldest)?;
 
     let mut sealed: VecDeque<Extent> = segments;
@@ -306,10 +310,9 @@ fn drop_tail(
         .map_err(|e| Error::io("drop the torn tail of", &segment.path, e))
 }
 
-/// The last frame may be in the page cache only (the process was killed between write and sync, or the sync failed and
-/// its pages count as clean): it is about to be served, so it is written again and synced.
-fn rewrite_last(last: Option<(Arc<Segment>, u64, u64)>) -> Result<(), Error> {
-    let Some((segment, start, end)) = last else { return Ok(()) };
+/// The last frame and the last segment's header may be in the page cache only (the process was killed between write and
+/// sync, or the sync failed and their pages count as clean). They are about to be relied on: written again and synced.
+fn rewrite(segment: &Segment, start: u64, end: u64) -> Result<(), Error> {
     let mut bytes = vec![0; (end - start) as usize];
     segment
         .file

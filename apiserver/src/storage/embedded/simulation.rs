@@ -1,1 +1,0 @@
-//! Power loss on a simulated disk (being written).
