@@ -5,6 +5,8 @@ pub mod client;
 pub mod controller;
 pub mod election;
 pub mod events;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fake;
 pub mod http;
 pub mod informer;
 pub mod object;
