@@ -286,8 +286,14 @@ impl DiskFile for SimulatedFile {
             inode.pending.clear();
             return Err(io::Error::other("input/output error"));
         }
-        inode.durable = inode.seen.clone();
-        inode.pending.clear();
+        inode.durable.resize(inode.seen.len(), 0);
+        for (start, bytes) in std::mem::take(&mut inode.pending) {
+            // What a set_length cut off since is not brought back.
+            let end = (start + bytes.len()).min(inode.durable.len());
+            if let Some(place) = inode.durable.get_mut(start..end) {
+                place.copy_from_slice(&bytes[..place.len()]);
+            }
+        }
         Ok(())
     }
 }

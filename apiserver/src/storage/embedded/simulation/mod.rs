@@ -326,7 +326,7 @@ fn any_damage_to_acknowledged_data_is_noticed() {
 fn damage_before_the_last_write_is_noticed_without_the_mark() {
     let (disk, model) = filled(6, true);
     let mut logs: Vec<_> = disk.files().into_iter().filter(|(name, _)| name.ends_with(".log")).collect();
-    let last = logs.pop().unwrap();
+    logs.pop();
     disk.lose_file("mark");
     for (name, length) in logs {
         for start in (0..length).step_by(SECTOR) {
@@ -339,9 +339,24 @@ fn damage_before_the_last_write_is_noticed_without_the_mark() {
         }
     }
     // In the last segment everything but the last frame is covered by its successors.
-    let damaged = disk.after_kill();
-    damaged.damage(&last.0, |bytes| bytes[48 + 48 + 10] ^= 1);
-    assert!(must_notice(&damaged, &model, "the last segment's first frame"));
+    let disk = SimulatedDisk::default();
+    let clock = Clock { now: Instant::now(), wall_ms: 1_000_000 };
+    let mut committer = Committer::open(disk.arc(), 1 << 20, Identity([3; 16]), clock).unwrap();
+    let mut model = Model { revision: 1, contents: Contents::new() };
+    let mut random = Random::new(8);
+    let mut last_frame = 0;
+    for _ in 0..20 {
+        last_frame = disk.files()[0].1;
+        model = step(&mut committer, &model, &mut random).0;
+    }
+    disk.lose_file("mark");
+    for start in (0..last_frame).step_by(SECTOR) {
+        let damaged = disk.after_kill();
+        damaged.damage("00000000000000000001.log", |bytes| {
+            bytes[start..last_frame.min(start + SECTOR)].fill(0);
+        });
+        assert!(must_notice(&damaged, &model, &format!("a covered frame at {start}")));
+    }
 }
 
 #[test]
