@@ -41,6 +41,13 @@ impl Cluster {
         Cluster::start_with(ClusterOptions::default())
     }
 
+    /// A rootless cluster whose node has every sample's image.
+    pub fn start_with_samples() -> Cluster {
+        let cluster = Cluster::start();
+        cluster.import_samples();
+        cluster
+    }
+
     /// A rootful cluster. The proof of a namespace keeps it away from the machine's own network.
     pub fn start_in(_namespace: &super::Namespace) -> Cluster {
         Cluster::start_with(ClusterOptions { rootful: true, ..ClusterOptions::default() })

@@ -8,16 +8,20 @@
 mod cluster;
 mod https;
 mod kubectl;
+mod machine;
 mod namespace;
 mod process;
 mod requests;
+mod shared;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use https::{Https, Response};
 pub use kubectl::{KUBECTL_MINORS, Kubectl, Output, python};
-pub use namespace::{Namespace, is_root, need_root, run};
+pub use machine::{Machine, Network};
+pub use namespace::{MACHINE_ADDRESS, Namespace, is_root, need_root, run};
 pub use process::{Process, coracle};
-pub use requests::{http_get, tcp_connect};
+pub use requests::{echo, http_get, tcp_connect};
+pub use shared::{Shared, shared};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -25,3 +25,12 @@ pub fn http_get(address: &str, path: &str) -> Result<(u16, String), String> {
     let response = super::https::parse(&answer)?;
     Ok((response.status, response.text()))
 }
+
+/// Sends a line to an echo server and reads it back.
+pub fn echo(address: &str, line: &[u8]) -> Result<(), String> {
+    let mut stream = tcp_connect(address)?;
+    stream.write_all(line).map_err(|error| error.to_string())?;
+    let mut back = vec![0; line.len()];
+    stream.read_exact(&mut back).map_err(|error| error.to_string())?;
+    if back == line { Ok(()) } else { Err(format!("sent {line:?}, got {back:?}")) }
+}
