@@ -9,3 +9,6 @@ pub mod pki;
 pub mod storage;
 pub mod table;
 pub mod validation;
+pub mod chain;
+pub mod request_info;
+pub mod server;

@@ -1,0 +1,217 @@
+//! What a request is about, read from its method, path and query, as upstream's RequestInfo.
+
+use http::Method;
+
+use crate::authz::Attributes;
+
+/// A parsed request line. `resource` is empty for paths that are no resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; the lower-case method for
+    /// other paths.
+    pub verb: &'static str,
+    pub group: String,
+    pub version: String,
+    pub namespace: String,
+    pub resource: String,
+    pub subresource: String,
+    /// What follows the subresource (`proxy/some/path`).
+    pub rest: String,
+    pub name: String,
+    pub path: String,
+    pub label_selector: String,
+    pub field_selector: String,
+}
+
+impl RequestInfo {
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Self {
+        let mut info = Self { verb: lower_case(method), path: path.to_owned(), ..Self::default() };
+        let parts: Vec<String> =
+            path.split('/').filter(|part| !part.is_empty()).map(percent_decoded).collect();
+        let mut parts = parts.into_iter().peekable();
+        match parts.next().as_deref() {
+            Some("api") => {}
+            Some("apis") => match parts.next() {
+                Some(group) => info.group = group,
+                None => return info,
+            },
+            _ => return info,
+        }
+        let Some(version) = parts.next() else {
+            info.group.clear();
+            return info;
+        };
+        info.version = version;
+        // The old form of a watch: /api/v1/watch/pods.
+        let watch_prefix = parts.next_if(|part| part == "watch").is_some();
+        let mut rest: Vec<String> = parts.collect();
+        if rest.first().is_some_and(|part| part == "namespaces") && rest.len() > 1 {
+            info.namespace = rest[1].clone();
+            let on_namespace = rest.len() == 2 || matches!(rest[2].as_str(), "status" | "finalize");
+            if !on_namespace {
+                rest.drain(..2);
+            }
+        }
+        let mut rest = rest.into_iter();
+        let Some(resource) = rest.next() else {
+            info.version.clear();
+            info.group.clear();
+            return info;
+        };
+        info.resource = resource;
+        info.name = rest.next().unwrap_or_default();
+        info.subresource = rest.next().unwrap_or_default();
+        info.rest = rest.collect::<Vec<_>>().join("/");
+
+        let query: Vec<(String, String)> =
+            query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(pair).collect();
+        let value = |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        info.label_selector = value("labelSelector").unwrap_or_default().to_owned();
+        info.field_selector = value("fieldSelector").unwrap_or_default().to_owned();
+        info.verb = match *method {
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if info.name.is_empty() => "deletecollection",
+            Method::DELETE => "delete",
+            _ if watch_prefix => "watch",
+            _ if info.name.is_empty() => {
+                if value("watch").is_some_and(is_true) {
+                    "watch"
+                } else {
+                    "list"
+                }
+            }
+            _ => "get",
+        };
+        info
+    }
+
+    pub fn is_resource(&self) -> bool {
+        !self.resource.is_empty()
+    }
+
+    /// Long-running requests are not counted against the limit of requests in flight, nor timed out.
+    pub fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    }
+
+    pub fn attributes(&self) -> Attributes {
+        Attributes {
+            verb: self.verb.to_owned(),
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.resource.clone(),
+            subresource: self.subresource.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            path: self.path.clone(),
+            field_selector: self.field_selector.clone(),
+        }
+    }
+}
+
+fn lower_case(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "other",
+    }
+}
+
+/// Go's `strconv.ParseBool`, where an empty value of a flag that is there counts as true.
+pub fn is_true(value: &str) -> bool {
+    matches!(value, "" | "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+fn pair(text: &str) -> (String, String) {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    (percent_decoded(&name.replace('+', " ")), percent_decoded(&value.replace('+', " ")))
+}
+
+/// `%41` -> `A`; what is no valid escape stays.
+pub fn percent_decoded(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = (byte == b'%')
+            .then(|| bytes.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match escaped {
+            Some(value) => {
+                out.push(value);
+                at += 3;
+            }
+            None => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_read_as_upstream() {
+        for (method, path, query, want) in [
+            (Method::GET, "/api/v1/namespaces/ns/pods", "", "list  v1 ns pods - -"),
+            (Method::GET, "/api/v1/namespaces/ns/pods/", "", "list  v1 ns pods - -"),
+            (Method::GET, "/api/v1/pods", "watch=1", "watch  v1  pods - -"),
+            (Method::GET, "/api/v1/pods", "watch=false", "list  v1  pods - -"),
+            (Method::GET, "/api/v1/watch/namespaces/ns/pods", "", "watch  v1 ns pods - -"),
+            (Method::GET, "/api/v1/namespaces", "", "list  v1  namespaces - -"),
+            (Method::GET, "/api/v1/namespaces/ns", "", "get  v1 ns namespaces ns -"),
+            (Method::PUT, "/api/v1/namespaces/ns/finalize", "", "update  v1 ns namespaces ns finalize"),
+            (Method::POST, "/api/v1/namespaces/ns/pods/p/binding", "", "create  v1 ns pods p binding"),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/ns/deployments",
+                "",
+                "deletecollection apps v1 ns deployments - -",
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/ns/deployments/d/scale",
+                "",
+                "patch apps v1 ns deployments d scale",
+            ),
+            (Method::GET, "/healthz", "", "get    - -"),
+            (Method::GET, "/apis/apps/v1", "", "get    - -"),
+            (Method::GET, "/apis/apps", "", "get    - -"),
+            (Method::GET, "/api", "", "get    - -"),
+        ] {
+            let i = RequestInfo::parse(&method, path, Some(query));
+            let dash = |s: &str| if s.is_empty() { "-".to_owned() } else { s.to_owned() };
+            let got = format!(
+                "{} {} {} {} {}{}{} {}",
+                i.verb,
+                i.group,
+                i.version,
+                i.namespace,
+                i.resource,
+                if i.resource.is_empty() { "" } else { " " },
+                dash(&i.name),
+                dash(&i.subresource)
+            );
+            assert_eq!(got, want, "{method} {path}?{query}");
+        }
+        let i = RequestInfo::parse(&Method::GET, "/api/v1/pods", Some("fieldSelector=spec.nodeName%3Dn1&x"));
+        assert_eq!(i.field_selector, "spec.nodeName=n1");
+    }
+}
