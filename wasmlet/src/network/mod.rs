@@ -132,6 +132,11 @@ impl Network {
         Ok(network)
     }
 
+    /// The pod that has an address.
+    pub fn find(&self, ip: Ipv4Addr) -> Option<Arc<PodNetwork>> {
+        self.pods.lock().networks.values().find(|network| network.ip() == ip).cloned()
+    }
+
     /// Closes the pod's network and frees its address. Call when its last container has ended.
     pub fn release(&self, pod_uid: &str) {
         let mut pods = self.pods.lock();

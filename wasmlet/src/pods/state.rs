@@ -22,7 +22,8 @@ pub struct PodState {
     /// Gone from the API (or about to be): end it without saying so to anyone.
     pub vanished: bool,
     pub conditions: Vec<Condition>,
-    pub initialized_once: bool,
+    /// `name_namespace(uid)`, as back-off messages name the pod.
+    pub label: Box<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +128,7 @@ impl Waiting {
 }
 
 impl PodState {
-    pub fn new(spec: &Spec) -> Self {
+    pub fn new(spec: &Spec, label: &str) -> Self {
         let waiting = if spec.init_count > 0 { "PodInitializing" } else { "ContainerCreating" };
         PodState {
             containers: (0..spec.containers.len())
@@ -144,7 +145,7 @@ impl PodState {
             ip: None,
             vanished: false,
             conditions: Vec::new(),
-            initialized_once: false,
+            label: label.into(),
         }
     }
 

@@ -15,6 +15,9 @@ mod outgoing;
 mod sockets;
 mod ticker;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
