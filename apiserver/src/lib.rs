@@ -2,9 +2,11 @@
 
 pub mod authn;
 pub mod authz;
+pub mod decode;
 pub mod field_error;
 pub mod kinds;
 pub mod object;
+pub mod patch;
 pub mod pki;
 pub mod storage;
 pub mod table;

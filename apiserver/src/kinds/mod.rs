@@ -120,6 +120,8 @@ pub struct KindDef {
     /// Decodes JSON into the type, without defaults; the error is serde's, with line and column.
     pub decode: fn(&[u8]) -> Result<Box<dyn ApiObject>, serde_json::Error>,
     pub decode_value: fn(Value) -> Result<Box<dyn ApiObject>, serde_json::Error>,
+    /// Decodes a request's JSON; unknown and duplicate fields and wrong types go into the report.
+    pub decode_checked: fn(&[u8], &crate::decode::Report) -> Result<Box<dyn ApiObject>, serde_json::Error>,
     pub deletion_grace_seconds: fn(&dyn ApiObject) -> Option<i64>,
     pub prepare_deletion: fn(&mut dyn ApiObject),
     pub held_back: fn(&dyn ApiObject) -> bool,
@@ -163,6 +165,7 @@ impl KindDef {
             subresources: K::SUBRESOURCES,
             decode: |json| Ok(Box::new(serde_json::from_slice::<K>(json)?)),
             decode_value: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
+            decode_checked: |json, report| Ok(Box::new(crate::decode::read::<K>(json, report)?)),
             deletion_grace_seconds: |o| typed::<K>(o).and_then(K::deletion_grace_seconds),
             prepare_deletion: |o| {
                 if let Some(o) = typed_mut::<K>(o) {

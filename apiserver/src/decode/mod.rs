@@ -1,0 +1,161 @@
+//! Request bodies to typed objects: JSON, YAML and protobuf, with upstream's strictness and words for what is wrong.
+
+mod ask;
+mod checked;
+mod faults;
+mod quirks;
+mod report;
+mod scan;
+mod yaml;
+
+use std::borrow::Cow;
+
+use coracle_client::ApiError;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::kinds::KindDef;
+use crate::object::ApiObject;
+
+pub use checked::read;
+pub use report::Report;
+pub use scan::fault as json_fault;
+
+/// The query parameter `fieldValidation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    Strict,
+    #[default]
+    Warn,
+    Ignore,
+}
+
+impl FieldValidation {
+    /// The parameter's value; absent or empty is upstream's default.
+    pub fn parse(parameter: Option<&str>) -> Result<Self, ApiError> {
+        match parameter {
+            None | Some("" | "Warn") => Ok(Self::Warn),
+            Some("Strict") => Ok(Self::Strict),
+            Some("Ignore") => Ok(Self::Ignore),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}
+
+/// An object as the client sent it, before defaults.
+pub struct Decoded {
+    pub object: Box<dyn ApiObject>,
+    /// Go out as `Warning: 299 - "…"` headers.
+    pub warnings: Vec<String>,
+}
+
+/// The body of a create or update of `kind`. What the body leaves out of apiVersion and kind the URL says.
+pub fn body(
+    kind: &KindDef,
+    content_type: Option<&str>,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
+    let expected = faults::Expected::of(kind);
+    let text = to_json(content_type, body, &expected)?;
+    let report = Report::new(validation != FieldValidation::Ignore, text.yaml);
+    let result = (kind.decode_checked)(&text.json, &report);
+    let (mut issues, failure) = report.into_parts();
+    let object = match result {
+        Ok(object) => object,
+        Err(error) => return Err(expected.explain(&text.json, body, failure, &error)),
+    };
+    issues.splice(0..0, text.issues);
+    let warnings = settle(issues, validation, |strict| expected.unhandled(None, &strict))?;
+    Ok(Decoded { object, warnings })
+}
+
+/// The body of a subresource or of a delete: any type, under the name the API gives it.
+pub fn document<T: DeserializeOwned>(
+    api_version: &str,
+    kind: &str,
+    content_type: Option<&str>,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<(T, Vec<String>), ApiError> {
+    let expected = faults::Expected::new(api_version, kind);
+    let text = to_json(content_type, body, &expected)?;
+    let report = Report::new(validation != FieldValidation::Ignore, text.yaml);
+    let result = read::<T>(&text.json, &report);
+    let (mut issues, failure) = report.into_parts();
+    let value = match result {
+        Ok(value) => value,
+        Err(error) => return Err(expected.explain(&text.json, body, failure, &error)),
+    };
+    issues.splice(0..0, text.issues);
+    let warnings = settle(issues, validation, |strict| expected.unhandled(None, &strict))?;
+    Ok((value, warnings))
+}
+
+/// The result of a patch, typed, before defaults; what is wrong with it is 422, as upstream.
+pub fn patched(kind: &KindDef, value: &Value, validation: FieldValidation) -> Result<Decoded, ApiError> {
+    let json = serde_json::to_vec(value).map_err(ApiError::internal)?;
+    let report = Report::new(validation != FieldValidation::Ignore, false);
+    let result = (kind.decode_checked)(&json, &report);
+    let (issues, failure) = report.into_parts();
+    let object = result.map_err(|error| {
+        let expected = faults::Expected::of(kind);
+        faults::invalid_patch(&json, &expected.what_failed(&json, failure, &error))
+    })?;
+    let warnings = settle(issues, validation, |strict| faults::invalid_patch(&json, &strict))?;
+    Ok(Decoded { object, warnings })
+}
+
+/// Unknown fields of a patch's result: an error when strict, warnings otherwise.
+pub fn check_fields(
+    kind: &KindDef,
+    value: &Value,
+    validation: FieldValidation,
+) -> Result<Vec<String>, ApiError> {
+    patched(kind, value, validation).map(|decoded| decoded.warnings)
+}
+
+/// Issues become warnings, or the error that `refuse` makes of them when the client asked for strictness.
+fn settle(
+    issues: Vec<String>,
+    validation: FieldValidation,
+    refuse: impl FnOnce(String) -> ApiError,
+) -> Result<Vec<String>, ApiError> {
+    match validation {
+        FieldValidation::Strict if !issues.is_empty() => {
+            Err(refuse(format!("strict decoding error: {}", issues.join(", "))))
+        }
+        FieldValidation::Ignore => Ok(Vec::new()),
+        _ => Ok(issues),
+    }
+}
+
+/// A body as JSON text.
+struct Text<'a> {
+    json: Cow<'a, [u8]>,
+    yaml: bool,
+    /// Duplicate keys that only the original text shows.
+    issues: Vec<String>,
+}
+
+fn to_json<'a>(
+    content_type: Option<&str>,
+    body: &'a [u8],
+    expected: &faults::Expected<'_>,
+) -> Result<Text<'a>, ApiError> {
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    match media_type.to_ascii_lowercase().as_str() {
+        "" | "application/json" => Ok(Text { json: Cow::Borrowed(body), yaml: false, issues: Vec::new() }),
+        "application/yaml" => {
+            let (value, issues) = yaml::to_json(body).map_err(|error| expected.unrecognized(&error, body))?;
+            let json = serde_json::to_vec(&value).map_err(ApiError::internal)?;
+            Ok(Text { json: Cow::Owned(json), yaml: true, issues })
+        }
+        other => Err(faults::unsupported_media_type(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

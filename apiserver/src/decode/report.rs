@@ -1,0 +1,221 @@
+//! What a checked decode finds: unknown and duplicate fields by path, and the first value of a wrong type.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write;
+
+/// Unknown and duplicate fields that one answer tells of, as upstream.
+const ISSUES_MAX: usize = 100;
+
+/// Where in a document the decoder stands; a list on the stack.
+pub struct Path<'a> {
+    pub parent: Option<&'a Path<'a>>,
+    pub step: Step<'a>,
+}
+
+pub enum Step<'a> {
+    Root,
+    /// A field of the struct `owner`.
+    Field {
+        owner: &'static str,
+        name: &'a str,
+    },
+    Key(&'a str),
+    Index(usize),
+}
+
+impl Path<'_> {
+    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+
+    /// `spec.containers[0].ports`, with `last` appended.
+    pub fn with(&self, last: &str) -> String {
+        let mut out = String::new();
+        self.write(&mut out, true);
+        if !out.is_empty() {
+            out.push('.');
+        }
+        out.push_str(last);
+        out
+    }
+
+    /// Go's decoder names fields only, neither indices nor map keys, and the struct of the last one.
+    fn go(&self) -> (Option<&'static str>, String) {
+        let mut fields = String::new();
+        self.write(&mut fields, false);
+        let mut node = Some(self);
+        let owner = loop {
+            match node {
+                Some(Path { step: Step::Field { owner, .. }, .. }) => break Some(*owner),
+                Some(path) => node = path.parent,
+                None => break None,
+            }
+        };
+        (owner, fields)
+    }
+
+    fn write(&self, out: &mut String, everything: bool) {
+        if let Some(parent) = self.parent {
+            parent.write(out, everything);
+        }
+        let name = match self.step {
+            Step::Field { name, .. } => name,
+            Step::Key(name) if everything => name,
+            Step::Index(index) if everything => {
+                let _ = write!(out, "[{index}]");
+                return;
+            }
+            _ => return,
+        };
+        if !out.is_empty() {
+            out.push('.');
+        }
+        out.push_str(name);
+    }
+}
+
+/// Collects while one document is decoded.
+#[derive(Default)]
+pub struct Report {
+    /// Look for unknown and duplicate fields at all.
+    pub strict: bool,
+    /// The document was YAML: plain scalars of YAML 1.1 (`yes`, `0644`) are booleans and numbers where those belong.
+    pub yaml: bool,
+    issues: RefCell<Vec<String>>,
+    failure: RefCell<Option<String>>,
+    failed: Cell<bool>,
+}
+
+impl Report {
+    pub fn new(strict: bool, yaml: bool) -> Self {
+        Self { strict, yaml, ..Self::default() }
+    }
+
+    pub fn unknown(&self, at: &Path<'_>, name: &str) {
+        self.issue("unknown", at, name);
+    }
+
+    pub fn duplicate(&self, at: &Path<'_>, name: &str) {
+        self.issue("duplicate", at, name);
+    }
+
+    fn issue(&self, what: &str, at: &Path<'_>, name: &str) {
+        let mut issues = self.issues.borrow_mut();
+        if issues.len() >= ISSUES_MAX {
+            return;
+        }
+        let issue = format!("{what} field {:?}", at.with(name));
+        if !issues.contains(&issue) {
+            issues.push(issue);
+        }
+    }
+
+    pub fn into_parts(self) -> (Vec<String>, Option<String>) {
+        (self.issues.into_inner(), self.failure.into_inner())
+    }
+
+    /// Keeps the innermost error of a decode: the first that is noted. `type_name` is the Rust type wanted there.
+    pub fn wrong(&self, at: &Path<'_>, error: &dyn std::fmt::Display, type_name: &str) {
+        if self.failed.replace(true) {
+            return;
+        }
+        let error = error.to_string();
+        let message = match go_value(&error) {
+            Some(value) => match at.go() {
+                (Some(owner), fields) => format!(
+                    "json: cannot unmarshal {value} into Go struct field {owner}.{fields} of type {}",
+                    go_type(type_name)
+                ),
+                (None, _) => {
+                    format!("json: cannot unmarshal {value} into Go value of type {}", go_type(type_name))
+                }
+            },
+            None if type_name.contains("ByteString") => {
+                let offset: String = error
+                    .split("offset ")
+                    .nth(1)
+                    .unwrap_or("0")
+                    .chars()
+                    .take_while(char::is_ascii_digit)
+                    .collect();
+                format!("illegal base64 data at input byte {}", if offset.is_empty() { "0" } else { &offset })
+            }
+            None => without_position(&error).to_owned(),
+        };
+        *self.failure.borrow_mut() = Some(message);
+    }
+
+    /// An error whose text is already upstream's.
+    pub fn verbatim(&self, message: String) {
+        if !self.failed.replace(true) {
+            *self.failure.borrow_mut() = Some(message);
+        }
+    }
+}
+
+/// serde_json appends where it stood; upstream does not.
+fn without_position(error: &str) -> &str {
+    error.rfind(" at line ").map_or(error, |end| &error[..end])
+}
+
+/// The kind of the value that was found, in Go's words, from serde's `invalid type: …` and `invalid value: …`.
+fn go_value(error: &str) -> Option<String> {
+    let found = error.strip_prefix("invalid type: ").or_else(|| error.strip_prefix("invalid value: "))?;
+    let range = error.starts_with("invalid value: ");
+    let number = || found.split('`').nth(1).unwrap_or_default();
+    Some(match found.split([' ', ',']).next()? {
+        "string" => "string".to_owned(),
+        "boolean" => "bool".to_owned(),
+        "map" => "object".to_owned(),
+        "sequence" => "array".to_owned(),
+        "null" => "null".to_owned(),
+        "integer" if range => format!("number {}", number()),
+        "floating" if error.contains("expected i") || error.contains("expected u") => {
+            format!("number {}", number())
+        }
+        "integer" | "floating" => "number".to_owned(),
+        _ => return None,
+    })
+}
+
+/// The Go name of a Rust type, from `std::any::type_name`: only error messages depend on it.
+fn go_type(name: &str) -> String {
+    let name = name.trim();
+    if let Some(inner) = generic(name, "Option").or_else(|| generic(name, "Box")) {
+        return go_type(inner);
+    }
+    if let Some(inner) = generic(name, "Vec") {
+        return format!("[]{}", go_type(inner));
+    }
+    if let Some(inner) = generic(name, "BTreeMap") {
+        let value = inner.split_once(',').map_or(inner, |(_, value)| value);
+        return format!("map[string]{}", go_type(value));
+    }
+    let last = name.rsplit("::").next().unwrap_or(name);
+    match last {
+        "String" | "str" => "string".to_owned(),
+        "i32" | "i64" => format!("int{}", &last[1..]),
+        "f64" => "float64".to_owned(),
+        "ByteString" => "[]uint8".to_owned(),
+        "Quantity" => "resource.Quantity".to_owned(),
+        "IntOrString" => "intstr.IntOrString".to_owned(),
+        "RawExtension" => "runtime.RawExtension".to_owned(),
+        "bool" => "bool".to_owned(),
+        other => {
+            // …::api::core::v1::container_port::ContainerPort -> v1.ContainerPort
+            let version = name.rsplit("::").find(|part| {
+                part.strip_prefix('v')
+                    .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.contains('_'))
+            });
+            match version {
+                Some(version) => format!("{version}.{other}"),
+                None => other.to_owned(),
+            }
+        }
+    }
+}
+
+/// The argument of `path::Wrapper<argument>`.
+fn generic<'a>(name: &'a str, wrapper: &str) -> Option<&'a str> {
+    let (path, rest) = name.split_once('<')?;
+    let argument = rest.strip_suffix('>')?;
+    (path.rsplit("::").next() == Some(wrapper)).then_some(argument)
+}

@@ -1,0 +1,41 @@
+//! Patches of an object's JSON: JSON patch, merge patch and strategic merge patch.
+
+mod json;
+mod merge;
+
+use coracle_client::{ApiError, PatchType};
+use serde_json::Value;
+
+use crate::kinds::KindDef;
+
+/// The object with the patch in it; nothing is checked beyond the patch itself, see `decode::patched`.
+pub fn apply(
+    kind: &KindDef,
+    patch_type: PatchType,
+    current: &Value,
+    patch: &[u8],
+) -> Result<Value, ApiError> {
+    match patch_type {
+        PatchType::Json => json::apply(current, patch),
+        PatchType::Merge => merge::apply(current, patch),
+        PatchType::Strategic => merge::apply(current, patch),
+        PatchType::Apply => Err(unsupported(kind)),
+    }
+}
+
+fn unsupported(_kind: &KindDef) -> ApiError {
+    ApiError::new(
+        415,
+        "UnsupportedMediaType",
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+    )
+}
+
+/// The patch as JSON; upstream's words when it is not.
+fn parse(patch: &[u8]) -> Result<Value, ApiError> {
+    if let Some(fault) = crate::decode::json_fault(patch) {
+        return Err(ApiError::bad_request(format!("error decoding patch: {fault}")));
+    }
+    serde_json::from_slice(patch).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+}
