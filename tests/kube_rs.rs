@@ -50,10 +50,10 @@ async fn pods_are_created_watched_listed_patched_and_deleted() {
     let mut events = pods.watch(&WatchParams::default().labels("app=kube-rs"), &start).await.unwrap().boxed();
     let running = async {
         while let Some(event) = events.try_next().await.unwrap() {
-            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
-                if pod.status.and_then(|status| status.phase).as_deref() == Some("Running") {
-                    return;
-                }
+            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
+                && pod.status.and_then(|status| status.phase).as_deref() == Some("Running")
+            {
+                return;
             }
         }
         panic!("the watch ended before the pod ran");
