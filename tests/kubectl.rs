@@ -32,11 +32,13 @@ fn kubectl_1_35() {
     session(35);
 }
 
+type Part = fn(&Cluster, &Kubectl);
+
 /// Every part runs even when one before it failed: a report of all faults is worth more than the first of them.
 fn session(minor: u32) {
     let cluster = Cluster::start_with_samples();
     let kubectl = cluster.kubectl_version(minor);
-    let parts: [(&str, fn(&Cluster, &Kubectl)); 13] = [
+    let parts: [(&str, Part); 13] = [
         ("about the cluster", about_the_cluster),
         ("discovery and explain", discovery_and_explain),
         ("create", create),
