@@ -4,7 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     time::Instant,
 };
@@ -64,10 +64,7 @@ pub(super) fn run(mut committer: Committer, requests: &Receiver<Request>) {
                 }
             }
             if writes.len() < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX {
-                next = match requests.try_recv() {
-                    Ok(request) => Some(request),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = requests.try_recv().ok();
             }
         }
         shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -46,7 +46,7 @@ impl Server {
     async fn connect(&self, tls: Option<Tls>) -> Etcd {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            match Etcd::connect(&[self.endpoint.clone()], tls.clone(), None).await {
+            match Etcd::connect(std::slice::from_ref(&self.endpoint), tls.clone(), None).await {
                 Ok(store) => return store,
                 Err(error) => assert!(Instant::now() < deadline, "etcd does not answer: {error}"),
             }
@@ -198,7 +198,7 @@ async fn over_tls_with_client_certificates() {
     written(&store, put("/k/a", Expected::Absent, "1")).await;
     assert_eq!(store.load("/k/").await.unwrap().entries.len(), 1);
     let anonymous = Some(Tls { ca: Some(ca.into_bytes()), identity: None });
-    let refused = Etcd::connect(&[server.endpoint.clone()], anonymous, None).await.err().unwrap();
+    let refused = Etcd::connect(std::slice::from_ref(&server.endpoint), anonymous, None).await.err().unwrap();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused}");
 }
 
