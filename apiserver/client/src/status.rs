@@ -21,6 +21,16 @@ pub struct Status {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
+    #[serde(default)]
+    pub metadata: ListMeta,
+}
+
+/// Only an expired `continue` token says something here: how to go on inconsistently.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListMeta {
+    #[serde(rename = "continue", skip_serializing_if = "String::is_empty")]
+    pub continue_token: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,7 +63,12 @@ pub struct Cause {
 
 impl ApiError {
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self(Box::new(Status { code, reason: reason.into(), message: message.into(), details: None }))
+        Self(Box::new(Status {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            ..Status::default()
+        }))
     }
 
     pub fn from_status(status: Status) -> Self {
@@ -232,7 +247,7 @@ impl ApiError {
         struct Wire<'a> {
             kind: &'static str,
             api_version: &'static str,
-            metadata: serde_json::Map<String, serde_json::Value>,
+            metadata: &'a ListMeta,
             status: &'static str,
             message: &'a str,
             #[serde(skip_serializing_if = "str::is_empty")]
@@ -244,7 +259,7 @@ impl ApiError {
         serde_json::to_vec(&Wire {
             kind: "Status",
             api_version: "v1",
-            metadata: serde_json::Map::new(),
+            metadata: &self.0.metadata,
             status: "Failure",
             message: &self.0.message,
             reason: &self.0.reason,

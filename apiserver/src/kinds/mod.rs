@@ -51,6 +51,8 @@ pub trait BuiltIn: Kind + Clone {
     fn deletion_grace_seconds(&self) -> Option<i64> {
         None
     }
+    /// A delete that removed the object answers with it, not with a Status.
+    const RETURNS_DELETED: bool = false;
     /// Sets what the client left out, as upstream's defaulting. Runs on every decode of a body and of a patch result.
     fn set_defaults(&mut self) {}
     /// Upstream's PrepareForCreate: drops what clients may not set (status), normalises.
@@ -126,6 +128,7 @@ pub struct KindDef {
     pub prepare_deletion: fn(&mut dyn ApiObject),
     pub held_back: fn(&dyn ApiObject) -> bool,
     pub alias: Option<Alias>,
+    pub returns_deleted: bool,
     pub set_defaults: fn(&mut dyn ApiObject),
     pub prepare_create: fn(&mut dyn ApiObject),
     pub prepare_update: fn(&mut dyn ApiObject, &dyn ApiObject),
@@ -174,6 +177,7 @@ impl KindDef {
             },
             held_back: |o| typed::<K>(o).is_some_and(K::held_back),
             alias: K::alias(),
+            returns_deleted: K::RETURNS_DELETED,
             set_defaults: |o| {
                 if let Some(o) = typed_mut::<K>(o) {
                     o.set_defaults();

@@ -1,0 +1,246 @@
+//! From a request line to a verb: the table of kinds decides, no kind is named here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use coracle_client::{ApiError, ListOptions, PatchType, Verb};
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jiff::Timestamp;
+
+use crate::api::{Api, Served};
+use crate::authn::Identity;
+use crate::negotiation::negotiate;
+use crate::request_info::RequestInfo;
+use crate::shape::View;
+use crate::verbs::modify::Part;
+use crate::verbs::options::Query;
+use crate::verbs::{self, Answer, Call, delete};
+use crate::{health, response, subresources};
+
+/// As upstream's request limit.
+pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// The API over HTTP. The filters in front of it leave the sender's [`Identity`] in the request's extensions.
+pub fn router(api: Arc<Api>) -> Router {
+    Router::new().fallback(handle).with_state(api)
+}
+
+async fn handle(State(api): State<Arc<Api>>, mut request: Request) -> Response {
+    let started = Instant::now();
+    let info = request
+        .extensions_mut()
+        .remove::<RequestInfo>()
+        .unwrap_or_else(|| RequestInfo::parse(request.method(), request.uri().path(), request.uri().query()));
+    let _in_flight = api.metrics.in_flight(&info);
+    let response = match serve(&api, &info, request).await {
+        Ok(response) => response,
+        Err(error) => response::error(&error),
+    };
+    api.metrics.answered(&info, response.status().as_u16(), started.elapsed());
+    response
+}
+
+async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<Response, ApiError> {
+    if !info.is_resource() {
+        return other(api, info, &request.into_parts().0).await;
+    }
+    let api_version = match info.group.as_str() {
+        "" => info.version.clone(),
+        group => format!("{group}/{}", info.version),
+    };
+    let (mut parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let identity = parts.extensions.remove::<Identity>().unwrap_or_else(Identity::anonymous);
+    let Some(kind) = api.kind_at(&api_version, &info.resource) else {
+        let body = read(body).await?;
+        let review =
+            subresources::Review { api, info, identity, content_type: content_type(&parts.headers), body };
+        return match subresources::review(&api_version, review).await {
+            Some(answer) => answer.map(|answer| response::json(answer.code, answer.json)),
+            None => Ok(response::page_not_found()),
+        };
+    };
+    if !placed(kind, info) {
+        return Ok(response::page_not_found());
+    }
+    let call = Call {
+        api: api.clone(),
+        kind: kind.clone(),
+        identity,
+        namespace: Some(info.namespace.clone()).filter(|n| kind.resource().namespaced() && !n.is_empty()),
+        name: Some(info.name.clone()).filter(|n| !n.is_empty()),
+        subresource: Some(info.subresource.clone()).filter(|s| !s.is_empty()),
+        options: query.write_options(options_kind(&parts.method))?,
+        content_type: content_type(&parts.headers).map(str::to_owned),
+        body: if parts.method == Method::GET { Bytes::new() } else { read(body).await? },
+    };
+    let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    let accepted = negotiate(accept, info.verb == "watch")?;
+    let view = View::new(accepted, &query, Timestamp::now())?;
+    resource(call, info, &parts.method, &query, &view).await
+}
+
+/// Whether the path has the resource where it lives: in a namespace or not.
+fn placed(kind: &Served, info: &RequestInfo) -> bool {
+    if kind.resource().namespaced() {
+        info.name.is_empty() || !info.namespace.is_empty()
+    } else {
+        // `/api/v1/namespaces/x` is parsed as the namespace x within itself.
+        info.namespace.is_empty() || info.namespace == info.name
+    }
+}
+
+async fn resource(
+    call: Call,
+    info: &RequestInfo,
+    method: &Method,
+    query: &Query,
+    view: &View,
+) -> Result<Response, ApiError> {
+    let kind = call.kind.clone();
+    let verb = match info.verb {
+        "watch" => {
+            let mut options = verbs::watch::options(query)?;
+            if let Some(name) = &call.name {
+                // The old form `/watch/…/name`.
+                options.field_selector = Some(format!("metadata.name={name}"));
+            }
+            let signals = verbs::watch::watch(&call.api, &kind, call.namespace.as_deref(), options).await?;
+            let watching = call.api.metrics.watching(kind.resource());
+            let signals = futures::StreamExt::map(signals, move |signal| {
+                let _held = &watching;
+                signal
+            });
+            return Ok(response::watch(signals, kind, *view));
+        }
+        "list" if call.subresource.is_none() => {
+            if query.contains("sendInitialEvents") {
+                let mut errors = crate::field_error::Errors::default();
+                errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+                return Err(verbs::options::invalid("ListOptions", errors.into_causes()));
+            }
+            let listed =
+                verbs::list::list(&call.api, &kind, call.namespace.as_deref(), query.list_options()?).await?;
+            return response::document(200, view.accepted.encoding, view.list(&kind, &listed)?);
+        }
+        "get" | "list" => Verb::Get,
+        "create" => Verb::Create,
+        "update" => Verb::Update,
+        "patch" => Verb::Patch(patch_type(call.content_type.as_deref())?),
+        "delete" => Verb::Delete,
+        "deletecollection" => Verb::DeleteCollection,
+        _ => return Err(not_allowed()),
+    };
+    if let Some(stream) = subresources::stream(&call, verb, info, query, method).await {
+        return stream;
+    }
+    let selection = query.list_options()?;
+    response::answer(perform(&call, verb, query, selection).await?, &kind, view)
+}
+
+/// Any verb that takes one document and answers one, on an object, a collection or a subresource.
+pub async fn perform(
+    call: &Call,
+    verb: Verb,
+    query: &Query,
+    selection: ListOptions,
+) -> Result<Answer, ApiError> {
+    let def = &call.kind.def;
+    match (call.subresource.as_deref(), verb) {
+        (None, verb) => main(call, verb, query, selection).await,
+        (Some("status"), verb) if def.has_status => match verb {
+            Verb::Get => get(call, query).await,
+            Verb::Update => verbs::update::update(call, Part::Status).await,
+            Verb::Patch(patch) => verbs::patch::patch(call, patch, Part::Status).await,
+            _ => Err(not_allowed()),
+        },
+        (Some(name), verb) if def.subresources.contains(&name) => {
+            subresources::perform(call, name, verb).await
+        }
+        (Some(_), _) => {
+            Err(ApiError::new(404, "NotFound", "the server could not find the requested resource"))
+        }
+    }
+}
+
+async fn main(call: &Call, verb: Verb, query: &Query, selection: ListOptions) -> Result<Answer, ApiError> {
+    let namespace_missing = call.kind.resource().namespaced() && call.namespace.is_none();
+    match (verb, call.name.is_some()) {
+        (Verb::Get, true) => get(call, query).await,
+        (Verb::Create, false) if !namespace_missing => verbs::create::create(call).await,
+        (Verb::Update, true) => verbs::update::update(call, Part::Main).await,
+        (Verb::Patch(patch), true) => verbs::patch::patch(call, patch, Part::Main).await,
+        (Verb::Delete, true) => delete::delete(call, &delete::Options::read(call, query)?).await,
+        (Verb::DeleteCollection, false) if !namespace_missing => {
+            let options = delete::Options::read(call, query)?;
+            verbs::delete_collection::delete_collection(call, &options, selection).await
+        }
+        _ => Err(not_allowed()),
+    }
+}
+
+async fn get(call: &Call, query: &Query) -> Result<Answer, ApiError> {
+    let object = verbs::get::get(call, query.get("resourceVersion")).await?;
+    Ok(Answer::ok(object.json.clone()))
+}
+
+fn not_allowed() -> ApiError {
+    ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+fn options_kind(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "CreateOptions",
+        Method::PATCH => "PatchOptions",
+        Method::DELETE => "DeleteOptions",
+        _ => "UpdateOptions",
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok())
+}
+
+fn patch_type(content_type: Option<&str>) -> Result<PatchType, ApiError> {
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let known = [PatchType::Json, PatchType::Merge, PatchType::Strategic, PatchType::Apply];
+    known.into_iter().find(|t| t.media_type() == media_type).ok_or_else(|| {
+        ApiError::new(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+        )
+    })
+}
+
+async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(BODY_BYTES_MAX)),
+        Err(error) => Err(ApiError::bad_request(format!("reading the body: {error}"))),
+    }
+}
+
+/// Paths that are no resources.
+async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Response, ApiError> {
+    let path = match info.path.trim_end_matches('/') {
+        "" => "/",
+        path => path,
+    };
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        return Ok(response::page_not_found());
+    }
+    if let Some(answer) = health::answer(api, path, request.uri.query().unwrap_or_default()).await {
+        return Ok(answer);
+    }
+    if path == "/metrics" {
+        return Ok(response::text(200, api.metrics.encode(api)?));
+    }
+    api.discovery.answer(api, path, &request.headers)
+}

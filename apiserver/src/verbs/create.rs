@@ -1,0 +1,96 @@
+//! POST on a collection.
+
+use coracle_client::ApiError;
+
+use super::commit::{Committed, encode};
+use super::metadata::{self, generate_name};
+use super::{Answer, Call};
+use crate::admission::{self, Operation};
+use crate::decode;
+use crate::field_error::Errors;
+use crate::object::ApiObject;
+use crate::storage::Expected;
+use crate::watch_cache::key_of;
+
+/// How often a generated name that is taken is made up anew, as upstream.
+const NAME_TRIES_MAX: usize = 8;
+
+pub async fn create(call: &Call) -> Result<Answer, ApiError> {
+    let decoded = decode::body(&call.kind.def, call.content_type.as_deref(), &call.body, call.validation())?;
+    store(call, decoded.object, decoded.warnings).await
+}
+
+/// Creates a decoded object; also what a PUT does where the kind allows it.
+pub(super) async fn store(
+    call: &Call,
+    mut object: Box<dyn ApiObject>,
+    warnings: Vec<String>,
+) -> Result<Answer, ApiError> {
+    let def = &call.kind.def;
+    metadata::place(def, object.meta_mut(), call.namespace.as_deref())?;
+    if !matches!(object.meta().resource_version.as_deref().unwrap_or_default(), "" | "0") {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let base = object.meta().generate_name.clone().unwrap_or_default();
+    (def.set_defaults)(&mut *object);
+    if !object.meta().name.as_deref().unwrap_or_default().is_empty() || base.is_empty() {
+        let name = object.meta().name.clone().unwrap_or_default();
+        return match create_once(call, object).await? {
+            Some(answer) => Ok(answer.warning(warnings)),
+            None => Err(taken(call, &name)),
+        };
+    }
+    for _ in 0..NAME_TRIES_MAX {
+        let mut attempt = object.clone_box();
+        attempt.meta_mut().name = Some(generate_name(&base));
+        if let Some(answer) = create_once(call, attempt).await? {
+            return Ok(answer.warning(warnings));
+        }
+    }
+    let mut error = ApiError::already_exists(call.kind.resource(), &base);
+    error.details_mut().retry_after_seconds = Some(1);
+    Err(error)
+}
+
+fn taken(call: &Call, name: &str) -> ApiError {
+    let error = ApiError::already_exists(call.kind.resource(), name);
+    let key = key_of(call.namespace.as_deref(), name);
+    if !call.kind.cache.get(&key).is_some_and(|o| o.head.deleting) {
+        return error;
+    }
+    let mut status = error.status().clone();
+    status.message = format!("object is being deleted: {}", status.message);
+    ApiError::from_status(status)
+}
+
+/// None: the name is taken.
+async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Option<Answer>, ApiError> {
+    let def = &call.kind.def;
+    let name = object.meta().name.clone().unwrap_or_default();
+    let call = &call.on(call.namespace.as_deref(), &name);
+    admission::admit(call, Operation::Create, Some(&mut *object), None).await?;
+    let meta = object.meta_mut();
+    meta.uid = Some(uuid::Uuid::new_v4().to_string());
+    meta.creation_timestamp = Some(metadata::now());
+    meta.deletion_timestamp = None;
+    meta.deletion_grace_period_seconds = None;
+    meta.self_link = None;
+    meta.generation = def.has_generation.then_some(1);
+    (def.prepare_create)(&mut *object);
+    let mut errors = Errors::default();
+    metadata::validate(def, object.meta(), &mut errors);
+    (def.validate)(&*object, &mut errors);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));
+    }
+    admission::validate(call, Operation::Create, Some(&*object), None).await?;
+    let key = key_of(call.namespace.as_deref(), &name);
+    let encoded = encode(&mut *object)?;
+    if call.options.dry_run {
+        return Ok(call.kind.cache.get(&key).is_none().then(|| Answer::created(encoded)));
+    }
+    match call.put(&key, Expected::Absent, encoded).await? {
+        Committed::Written(json) => Ok(Some(Answer::created(json))),
+        Committed::Conflict => Ok(None),
+    }
+}

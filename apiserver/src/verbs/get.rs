@@ -1,0 +1,23 @@
+//! GET of one object.
+
+use std::sync::Arc;
+
+use coracle_client::{ApiError, Object};
+
+use super::Call;
+
+/// `version`: what the query asked for. Unset: the newest state; "0": what is at hand; N: not older than N.
+pub async fn get(call: &Call, version: Option<&str>) -> Result<Arc<Object>, ApiError> {
+    let api = &call.api;
+    match super::list::parse_version(version)? {
+        None => api.cache.catch_up(&*api.store).await?,
+        Some(0) => {}
+        Some(revision) => api.cache.wait_for(revision).await?,
+    }
+    let object = call
+        .kind
+        .cache
+        .get(&call.key())
+        .ok_or_else(|| ApiError::not_found(call.kind.resource(), call.name()))?;
+    call.kind.shown(&object)
+}

@@ -1,0 +1,317 @@
+//! GET of a collection: selectors, pages at one revision, and which revision a client may ask for.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, Bytes, BytesMut};
+use coracle_client::selector::{FieldSelector, Selector};
+use coracle_client::{ApiError, ListOptions, Object, Resource};
+use serde::{Deserialize, Serialize};
+
+use super::options;
+use crate::api::{Api, Served};
+use crate::field_error::Errors;
+use crate::watch_cache::{Filter, Page, TooOld};
+
+/// A list, or a page of one.
+#[derive(Debug, Default)]
+pub struct Listed {
+    pub objects: Vec<Arc<Object>>,
+    pub revision: u64,
+    pub continue_token: Option<String>,
+    pub remaining: Option<usize>,
+}
+
+/// Which state a list shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Newest,
+    AtHand,
+    NotOlderThan(u64),
+    Exactly(u64),
+}
+
+pub async fn list(
+    api: &Api,
+    kind: &Served,
+    namespace: Option<&str>,
+    options: ListOptions,
+) -> Result<Listed, ApiError> {
+    let filter = filter(
+        kind.resource(),
+        namespace,
+        options.label_selector.as_deref(),
+        options.field_selector.as_deref(),
+    )?;
+    let token = options.continue_token.as_deref().filter(|t| !t.is_empty()).map(Token::parse).transpose()?;
+    let wanted = match &token {
+        None => wanted(&options)?,
+        Some(token) => {
+            forbid_with_continue(&options)?;
+            if token.rv > 0 { Wanted::Exactly(token.rv as u64) } else { Wanted::Newest }
+        }
+    };
+    let at = match wanted {
+        Wanted::Newest => {
+            api.cache.catch_up(&*api.store).await?;
+            None
+        }
+        Wanted::AtHand => None,
+        Wanted::NotOlderThan(revision) => {
+            api.cache.wait_for(revision).await?;
+            None
+        }
+        Wanted::Exactly(revision) => {
+            api.cache.wait_for(revision).await?;
+            Some(revision)
+        }
+    };
+    let start = token.as_ref().map(|t| t.start.as_str());
+    let limit = options.limit.filter(|l| *l > 0).map(|l| usize::try_from(l).unwrap_or(usize::MAX));
+    let page = kind.cache.list(&filter, start, limit, at, api.cache.revision());
+    let page = page.map_err(|TooOld { oldest }| match (&token, at) {
+        (Some(token), _) => token.expired(),
+        (None, at) => ApiError::expired(format!(
+            "The resourceVersion for the provided list is too old: {} ({oldest})",
+            at.unwrap_or(0)
+        )),
+    })?;
+    let Page { objects, revision, last_key, remaining } = page;
+    let continue_token = last_key.map(|key| Token::new(revision, &key).encode());
+    Ok(Listed {
+        objects: objects.iter().map(|o| kind.shown(o)).collect::<Result<_, _>>()?,
+        revision,
+        remaining: continue_token.as_ref().filter(|_| filter.is_plain()).map(|_| remaining),
+        continue_token,
+    })
+}
+
+/// Selectors as the cache applies them; a field that cannot be selected is 400.
+pub fn filter(
+    resource: &Resource,
+    namespace: Option<&str>,
+    labels: Option<&str>,
+    fields: Option<&str>,
+) -> Result<Filter, ApiError> {
+    let unreadable =
+        |error: coracle_client::selector::SelectorError| ApiError::bad_request(error.to_string());
+    let labels = Selector::parse(labels.unwrap_or_default()).map_err(|e| {
+        ApiError::bad_request(format!("unable to parse requirement: {}", bare(&e.to_string())))
+    })?;
+    let fields = FieldSelector::parse(fields.unwrap_or_default()).map_err(unreadable)?;
+    for term in &fields.terms {
+        let path = term.path.as_str();
+        let known = path == "metadata.name"
+            || (path == "metadata.namespace" && resource.namespaced())
+            || resource.selectable_fields().contains(&path);
+        if !known {
+            return Err(ApiError::bad_request(match resource.selectable_fields() {
+                [] => format!(
+                    "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                ),
+                _ => format!("field label not supported: {path}"),
+            }));
+        }
+    }
+    // A name or namespace outside the URL's selects nothing, which the terms themselves see to.
+    Ok(Filter { namespace: namespace.map(str::to_owned), labels, fields })
+}
+
+fn bare(message: &str) -> &str {
+    message.strip_prefix("unable to parse requirement: ").unwrap_or(message)
+}
+
+/// A resourceVersion of a query; None where it is unset.
+pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, ApiError> {
+    match text.unwrap_or_default() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!(
+                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
+        }),
+    }
+}
+
+fn wanted(options: &ListOptions) -> Result<Wanted, ApiError> {
+    let version = parse_version(options.resource_version.as_deref())?;
+    let rule = options.resource_version_match.as_deref().unwrap_or_default();
+    let mut errors = Errors::default();
+    if !rule.is_empty() && version.is_none() {
+        errors.forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        );
+    }
+    if !matches!(rule, "" | "Exact" | "NotOlderThan") {
+        errors.not_supported("resourceVersionMatch", rule, &["Exact", "NotOlderThan", ""]);
+    }
+    if rule == "Exact" && version == Some(0) {
+        errors.forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        );
+    }
+    if !errors.is_empty() {
+        return Err(options::invalid("ListOptions", errors.into_causes()));
+    }
+    Ok(match (version, rule) {
+        (None, _) => Wanted::Newest,
+        (Some(0), _) => Wanted::AtHand,
+        (Some(version), "Exact") => Wanted::Exactly(version),
+        // As upstream's legacy rule: a limited list at a version is a list of exactly that version.
+        (Some(version), "") if options.limit.is_some_and(|l| l > 0) => Wanted::Exactly(version),
+        (Some(version), _) => Wanted::NotOlderThan(version),
+    })
+}
+
+fn forbid_with_continue(options: &ListOptions) -> Result<(), ApiError> {
+    if options.resource_version_match.as_deref().is_some_and(|m| !m.is_empty()) {
+        let mut errors = Errors::default();
+        errors
+            .forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        return Err(options::invalid("ListOptions", errors.into_causes()));
+    }
+    if !matches!(options.resource_version.as_deref().unwrap_or_default(), "" | "0") {
+        return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    Ok(())
+}
+
+/// What a continue token says. Opaque to clients, and in upstream's form.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Token {
+    v: String,
+    /// -1: the rest of the newest state, whatever that is.
+    rv: i64,
+    start: String,
+}
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
+impl Token {
+    fn new(revision: u64, last_key: &str) -> Self {
+        Self { v: TOKEN_VERSION.into(), rv: i64::try_from(revision).unwrap_or(-1), start: last_key.into() }
+    }
+
+    fn encode(&self) -> String {
+        // A struct of strings and numbers always encodes.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Result<Self, ApiError> {
+        let invalid = |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let json =
+            URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(error.to_string()))?;
+        let token: Self = serde_json::from_slice(&json).map_err(|error| invalid(error.to_string()))?;
+        if token.v != TOKEN_VERSION {
+            return Err(invalid(format!("server does not recognize this encoded version {:?}", token.v)));
+        }
+        if token.rv == 0 || token.start.is_empty() {
+            return Err(invalid("incorrect encoded start resourceVersion".into()));
+        }
+        Ok(token)
+    }
+
+    /// 410, with a token for who would rather go on inconsistently than begin anew.
+    fn expired(&self) -> ApiError {
+        let mut status = ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+        )
+        .status()
+        .clone();
+        let onward = Self { v: self.v.clone(), rv: -1, start: self.start.clone() };
+        status.metadata.continue_token = onward.encode();
+        ApiError::from_status(status)
+    }
+}
+
+/// How a list document begins, up to the first item.
+pub fn head(kind: &str, api_version: &str, listed: &Listed) -> String {
+    let mut metadata = format!("\"resourceVersion\":\"{}\"", listed.revision);
+    if let Some(token) = &listed.continue_token {
+        metadata.push_str(&format!(",\"continue\":\"{token}\""));
+    }
+    if let Some(remaining) = listed.remaining {
+        metadata.push_str(&format!(",\"remainingItemCount\":{remaining}"));
+    }
+    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{{metadata}}},")
+}
+
+/// The list document: the objects' own bytes, one after the other.
+pub fn encode(kind: &Served, listed: &Listed) -> Bytes {
+    let head = head(&kind.def.list_kind, &kind.resource().api_version(), listed);
+    let size = head.len() + 16 + listed.objects.iter().map(|o| o.json.len() + 1).sum::<usize>();
+    let mut out = BytesMut::with_capacity(size);
+    out.put_slice(head.as_bytes());
+    out.put_slice(b"\"items\":[");
+    for (i, object) in listed.objects.iter().enumerate() {
+        if i > 0 {
+            out.put_u8(b',');
+        }
+        out.put_slice(&object.json);
+    }
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_a_list_shows() {
+        let ask = |version: &str, rule: &str, limit: Option<u64>| {
+            wanted(&ListOptions {
+                resource_version: Some(version.into()),
+                resource_version_match: Some(rule.into()),
+                limit,
+                ..ListOptions::default()
+            })
+        };
+        for (version, rule, limit, want) in [
+            ("", "", None, Wanted::Newest),
+            ("", "", Some(5), Wanted::Newest),
+            ("0", "", None, Wanted::AtHand),
+            ("0", "NotOlderThan", Some(1), Wanted::AtHand),
+            ("7", "", None, Wanted::NotOlderThan(7)),
+            ("7", "", Some(0), Wanted::NotOlderThan(7)),
+            ("7", "", Some(5), Wanted::Exactly(7)),
+            ("7", "NotOlderThan", Some(5), Wanted::NotOlderThan(7)),
+            ("7", "Exact", None, Wanted::Exactly(7)),
+        ] {
+            assert_eq!(ask(version, rule, limit).unwrap(), want, "{version} {rule} {limit:?}");
+        }
+        for (version, rule, message) in [
+            (
+                "",
+                "Exact",
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ),
+            (
+                "0",
+                "Exact",
+                "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            ),
+            ("1", "Some", "resourceVersionMatch: Unsupported value: \"Some\""),
+            ("x", "", "resourceVersion: Invalid value: \"x\""),
+        ] {
+            let error = ask(version, rule, None).unwrap_err();
+            assert!(error.message().contains(message), "{}", error.message());
+        }
+    }
+
+    #[test]
+    fn tokens_survive_the_journey_and_nothing_else_is_one() {
+        let token = Token::new(42, "ns/name");
+        assert_eq!(Token::parse(&token.encode()).unwrap(), token);
+        for bad in ["", "x", "e30", "!!", &URL_SAFE_NO_PAD.encode(r#"{"v":"v9","rv":1,"start":"a"}"#)] {
+            assert_eq!(Token::parse(bad).unwrap_err().code(), 400, "{bad}");
+        }
+        let error = token.expired();
+        assert_eq!(error.code(), 410);
+        let onward = Token::parse(&error.status().metadata.continue_token).unwrap();
+        assert_eq!((onward.rv, onward.start.as_str()), (-1, "ns/name"));
+    }
+}

@@ -1,0 +1,104 @@
+//! The generic verbs, one file each. None of them names a kind.
+
+mod commit;
+pub mod create;
+pub mod delete;
+pub mod delete_collection;
+pub mod get;
+pub mod list;
+pub mod metadata;
+pub mod modify;
+pub mod options;
+pub mod patch;
+pub mod update;
+pub mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coracle_client::{ApiError, Object, WriteOptions};
+
+use crate::api::{Api, Served};
+use crate::authn::Identity;
+use crate::decode::FieldValidation;
+use crate::watch_cache::key_of;
+
+/// A request on one object or collection, whichever transport brought it.
+pub struct Call {
+    pub api: Arc<Api>,
+    pub kind: Arc<Served>,
+    pub identity: Identity,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub subresource: Option<String>,
+    pub options: WriteOptions,
+    pub content_type: Option<String>,
+    pub body: Bytes,
+}
+
+/// What a call answers: one JSON document.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    pub json: Bytes,
+    pub warnings: Vec<String>,
+}
+
+impl Answer {
+    pub fn ok(json: Bytes) -> Self {
+        Self { code: 200, json, warnings: Vec::new() }
+    }
+
+    pub fn created(json: Bytes) -> Self {
+        Self { code: 201, json, warnings: Vec::new() }
+    }
+
+    pub fn warning(mut self, warnings: Vec<String>) -> Self {
+        self.warnings = warnings;
+        self
+    }
+}
+
+impl Call {
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// The key of the object that the URL names.
+    pub fn key(&self) -> String {
+        key_of(self.namespace.as_deref(), self.name())
+    }
+
+    pub fn validation(&self) -> FieldValidation {
+        match self.options.field_validation.as_deref() {
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
+            _ => FieldValidation::Warn,
+        }
+    }
+
+    /// The object as it is now. Only when the cache has none is the store asked how far it is.
+    pub async fn current(&self) -> Result<Arc<Object>, ApiError> {
+        let key = self.key();
+        if let Some(object) = self.kind.cache.get(&key) {
+            return Ok(object);
+        }
+        self.api.cache.catch_up(&*self.api.store).await?;
+        self.kind.cache.get(&key).ok_or_else(|| ApiError::not_found(self.kind.resource(), self.name()))
+    }
+
+    /// The same identity and options on another object of the same kind.
+    pub fn on(&self, namespace: Option<&str>, name: &str) -> Self {
+        Self {
+            api: self.api.clone(),
+            kind: self.kind.clone(),
+            identity: self.identity.clone(),
+            namespace: namespace.map(str::to_owned),
+            name: Some(name.to_owned()),
+            subresource: self.subresource.clone(),
+            options: self.options.clone(),
+            content_type: self.content_type.clone(),
+            body: self.body.clone(),
+        }
+    }
+}

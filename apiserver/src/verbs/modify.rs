@@ -1,0 +1,230 @@
+//! What every change of an existing object has in common: optimistic concurrency, what clients may not touch,
+//! generation, validation, no-op detection, and the real deletion when the last finalizer goes.
+
+use std::sync::Arc;
+
+use coracle_client::status::MODIFIED;
+use coracle_client::{ApiError, Object};
+use serde_json::Value;
+
+use super::commit::{Committed, encode};
+use super::{Answer, Call, metadata};
+use crate::admission::{self, Operation};
+use crate::field_error::Errors;
+use crate::kinds::KindDef;
+use crate::object::ApiObject;
+use crate::storage::{self, Expected};
+use crate::watch_cache::with_revision;
+
+/// How often a change is made again on newer state before the client is told of the conflict, as upstream.
+const TRIES_MAX: usize = 5;
+
+/// Which part of the object a request may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but status, where the kind has a status subresource.
+    Main,
+    Status,
+    /// What the subresource itself takes over; status included.
+    Whole,
+}
+
+/// The state that a change starts from.
+pub struct Current {
+    pub object: Arc<Object>,
+    pub typed: Box<dyn ApiObject>,
+}
+
+/// Changes the object that the URL names; `change` makes the new object out of the current one, and runs again when
+/// somebody else wrote in between. A resourceVersion left in the new object's metadata is what the client requires.
+pub async fn modify(
+    call: &Call,
+    part: Part,
+    mut change: impl FnMut(&Current) -> Result<Box<dyn ApiObject>, ApiError> + Send,
+) -> Result<Answer, ApiError> {
+    for _ in 0..TRIES_MAX {
+        let object = call.current().await?;
+        let typed = call.kind.def.decode_stored(&object.json)?;
+        let current = Current { object, typed };
+        let new = change(&current)?;
+        if let Some(answer) = attempt(call, part, &current, new).await? {
+            return Ok(answer);
+        }
+    }
+    Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED))
+}
+
+/// None: the object changed meanwhile and the client did not pin a version.
+async fn attempt(
+    call: &Call,
+    part: Part,
+    current: &Current,
+    mut new: Box<dyn ApiObject>,
+) -> Result<Option<Answer>, ApiError> {
+    let def = &call.kind.def;
+    let (old, revision) = (&*current.typed, current.object.head.resource_version);
+    let pinned = required_version(call, new.meta().resource_version.as_deref(), revision)?;
+    if pinned.is_some_and(|version| version != revision) {
+        // Another apiserver may have written what the client saw.
+        if pinned > Some(revision) && call.api.cache.revision() < pinned.unwrap_or(0) {
+            call.api.cache.catch_up(&*call.api.store).await?;
+            if call.kind.cache.get(&call.key()).is_some_and(|o| o.head.resource_version != revision) {
+                return Ok(None);
+            }
+        }
+        return Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED));
+    }
+    check_uid(call, new.meta().uid.as_deref(), &current.object.head.uid)?;
+    metadata::inherit(new.meta_mut(), old.meta());
+    let mut new = confine(call, part, new, old)?;
+    (def.set_defaults)(&mut *new);
+    match part {
+        Part::Status => (def.prepare_status_update)(&mut *new, old),
+        Part::Main | Part::Whole => (def.prepare_update)(&mut *new, old),
+    }
+    if part != Part::Status && def.has_generation && spec_differs(&*new, old)? {
+        new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
+    }
+    admission::admit(call, Operation::Update, Some(&mut *new), Some(old)).await?;
+    let mut errors = Errors::default();
+    metadata::validate(def, new.meta(), &mut errors);
+    metadata::validate_update(new.meta(), old.meta(), &mut errors);
+    match part {
+        Part::Status => (def.validate_status_update)(&*new, old, &mut errors),
+        Part::Main | Part::Whole => {
+            (def.validate)(&*new, &mut errors);
+            (def.validate_update)(&*new, old, &mut errors);
+        }
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()));
+    }
+    admission::validate(call, Operation::Update, Some(&*new), Some(old)).await?;
+    write(call, current, new, revision, pinned).await
+}
+
+async fn write(
+    call: &Call,
+    current: &Current,
+    mut new: Box<dyn ApiObject>,
+    revision: u64,
+    pinned: Option<u64>,
+) -> Result<Option<Answer>, ApiError> {
+    let deletes = gone(&call.kind.def, &*new);
+    let encoded = encode(&mut *new)?;
+    let unchanged = with_revision(&encoded, revision);
+    if call.options.dry_run || (!deletes && unchanged == current.object.json) {
+        return Ok(Some(Answer::ok(unchanged)));
+    }
+    let (key, expected) = (call.key(), Expected::Revision(revision));
+    let committed = if deletes {
+        match call.write(&key, expected, storage::Operation::Delete).await? {
+            Ok(revision) => Committed::Written(with_revision(&encoded, revision)),
+            Err(_) => Committed::Conflict,
+        }
+    } else {
+        call.put(&key, expected, encoded).await?
+    };
+    match committed {
+        Committed::Written(json) => Ok(Some(Answer::ok(json))),
+        Committed::Conflict if pinned.is_some() => {
+            Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED))
+        }
+        Committed::Conflict => Ok(None),
+    }
+}
+
+/// The version the client insists on, if any.
+fn required_version(call: &Call, given: Option<&str>, current: u64) -> Result<Option<u64>, ApiError> {
+    let mut errors = Errors::default();
+    let pinned = match given.unwrap_or_default() {
+        "" | "0" if call.kind.def.unconditional_update => None,
+        "" | "0" => {
+            errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
+            None
+        }
+        text => match text.parse() {
+            Ok(version) => Some(version),
+            Err(_) => {
+                errors.invalid("metadata.resourceVersion", text, "must be a number");
+                Some(current)
+            }
+        },
+    };
+    if errors.is_empty() {
+        return Ok(pinned);
+    }
+    Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()))
+}
+
+fn check_uid(call: &Call, given: Option<&str>, current: &str) -> Result<(), ApiError> {
+    match given {
+        Some(uid) if !uid.is_empty() && uid != current => Err(ApiError::conflict(
+            call.kind.resource(),
+            call.name(),
+            &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Takes what the request may not change from the old object.
+fn confine(
+    call: &Call,
+    part: Part,
+    new: Box<dyn ApiObject>,
+    old: &dyn ApiObject,
+) -> Result<Box<dyn ApiObject>, ApiError> {
+    let def = &call.kind.def;
+    if part == Part::Whole || !def.has_status {
+        return Ok(new);
+    }
+    let (mut new, mut old) = (new.to_value()?, old.to_value()?);
+    let merged = match part {
+        Part::Main => {
+            move_member(&mut old, &mut new, "status");
+            new
+        }
+        _ => {
+            move_member(&mut new, &mut old, "status");
+            if let (Some(from), Some(to)) = (new.get_mut("metadata"), old.get_mut("metadata")) {
+                for member in ["labels", "annotations", "finalizers"] {
+                    move_member(from, to, member);
+                }
+            }
+            old
+        }
+    };
+    (def.decode_value)(merged).map_err(ApiError::internal)
+}
+
+fn move_member(from: &mut Value, to: &mut Value, name: &str) {
+    let (Some(from), Some(to)) = (from.as_object_mut(), to.as_object_mut()) else { return };
+    match from.remove(name) {
+        Some(value) => to.insert(name.to_owned(), value),
+        None => to.remove(name),
+    };
+}
+
+/// Whether anything but metadata and status differs.
+fn spec_differs(new: &dyn ApiObject, old: &dyn ApiObject) -> Result<bool, ApiError> {
+    let bare = |object: &dyn ApiObject| {
+        object.to_value().map(|mut value| {
+            if let Some(members) = value.as_object_mut() {
+                members.remove("metadata");
+                members.remove("status");
+            }
+            value
+        })
+    };
+    Ok(bare(new)? != bare(old)?)
+}
+
+/// Whether nothing holds a deleted object any more.
+fn gone(def: &KindDef, object: &dyn ApiObject) -> bool {
+    let meta = object.meta();
+    let held = meta.finalizers.as_ref().is_some_and(|f| !f.is_empty())
+        || meta.deletion_grace_period_seconds.unwrap_or(0) > 0
+        || (def.held_back)(object);
+    meta.deletion_timestamp.is_some() && !held
+}

@@ -1,0 +1,48 @@
+//! PUT of one object, or of its status.
+
+use coracle_client::ApiError;
+
+use super::modify::{Part, modify};
+use super::{Answer, Call, create};
+use crate::decode;
+
+pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
+    let def = &call.kind.def;
+    let decoded = decode::body(def, call.content_type.as_deref(), &call.body, call.validation())?;
+    let mut object = decoded.object;
+    check_name(call, object.meta().name.as_deref(), object.meta().namespace.as_deref())?;
+    if def.resource.namespaced() {
+        object.meta_mut().namespace.clone_from(&call.namespace);
+    }
+    let answer = match modify(call, part, |_| Ok(object.clone_box())).await {
+        Err(error) if error.is_not_found() && def.create_on_update && part == Part::Main => {
+            return create::store(call, object, decoded.warnings).await;
+        }
+        answer => answer?,
+    };
+    Ok(answer.warning(decoded.warnings))
+}
+
+/// What the body calls itself must be what the URL names.
+pub(super) fn check_name(call: &Call, name: Option<&str>, namespace: Option<&str>) -> Result<(), ApiError> {
+    let wanted = call.name();
+    let name = name.unwrap_or_default();
+    if name.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if name != wanted {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )));
+    }
+    let namespace = namespace.unwrap_or_default();
+    let wanted = call.namespace.as_deref().unwrap_or_default();
+    if !namespace.is_empty() && namespace != wanted {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}

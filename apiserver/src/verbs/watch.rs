@@ -1,0 +1,178 @@
+//! GET of a collection's changes: where a watch starts, its bookmarks, and when it ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::{ApiError, WatchOptions};
+use futures::Stream;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::list::{filter, parse_version};
+use super::options::{self, Query};
+use crate::api::{Api, Served};
+use crate::field_error::Errors;
+use crate::watch_cache::{Delivery, From, Subscription, TooOld};
+
+/// How often a watcher that wants to know hears how far the store is.
+const BOOKMARK: Duration = Duration::from_secs(60);
+/// A watch that says nothing of its end lasts this long and up to twice as long, as upstream.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+
+/// What a watcher gets.
+#[derive(Debug)]
+pub enum Signal {
+    Event(Delivery),
+    Bookmark { revision: u64, initial_events_end: bool },
+}
+
+/// The options of a watch as a query has them.
+pub fn options(query: &Query) -> Result<WatchOptions, ApiError> {
+    let text = |key| query.get(key).map(str::to_owned);
+    let rule = query.get("resourceVersionMatch").unwrap_or_default();
+    let initial = query.contains("sendInitialEvents");
+    let mut errors = Errors::default();
+    if initial && rule != "NotOlderThan" {
+        errors.forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
+    }
+    if !initial && !rule.is_empty() {
+        errors.forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
+    }
+    if !errors.is_empty() {
+        return Err(options::invalid("ListOptions", errors.into_causes()));
+    }
+    let asked = query.number::<i64>("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    let timeout = asked.map_or_else(|| TIMEOUT_MIN.mul_f64(1.0 + rand::random::<f64>()), Duration::from_secs);
+    Ok(WatchOptions {
+        label_selector: text("labelSelector"),
+        field_selector: text("fieldSelector"),
+        resource_version: text("resourceVersion"),
+        allow_bookmarks: query.flag("allowWatchBookmarks"),
+        send_initial_events: query.flag("sendInitialEvents"),
+        timeout: Some(timeout),
+    })
+}
+
+/// Opens a watch; the error is known before anything is sent.
+pub async fn watch(
+    api: &Arc<Api>,
+    kind: &Served,
+    namespace: Option<&str>,
+    options: WatchOptions,
+) -> Result<impl Stream<Item = Signal> + Send + use<>, ApiError> {
+    let filter = filter(
+        kind.resource(),
+        namespace,
+        options.label_selector.as_deref(),
+        options.field_selector.as_deref(),
+    )?;
+    let version = parse_version(options.resource_version.as_deref())?;
+    let from = match version {
+        None => {
+            api.cache.catch_up(&*api.store).await?;
+            From::Now
+        }
+        Some(revision) if options.send_initial_events => {
+            api.cache.wait_for(revision).await?;
+            From::Now
+        }
+        Some(0) => From::Now,
+        Some(revision) => From::After(revision),
+    };
+    let mut subscription =
+        kind.cache.watch(filter, from, api.cache.revision()).map_err(|TooOld { oldest }| {
+            ApiError::expired(format!("too old resource version: {} ({oldest})", version.unwrap_or(0)))
+        })?;
+    let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK, BOOKMARK);
+    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let open = Open {
+        api: api.clone(),
+        initial: std::mem::take(&mut subscription.initial).into(),
+        initial_end: options.send_initial_events && options.allow_bookmarks,
+        subscription,
+        allow_bookmarks: options.allow_bookmarks,
+        bookmarks,
+        bookmark_due: None,
+        deadline: options.timeout.map(|timeout| Instant::now() + timeout),
+        last: false,
+    };
+    Ok(futures::stream::unfold(open, |mut open| async move { Some((open.next().await?, open)) }))
+}
+
+struct Open {
+    api: Arc<Api>,
+    subscription: Subscription,
+    initial: VecDeque<Delivery>,
+    /// The bookmark after the initial events is still to come.
+    initial_end: bool,
+    allow_bookmarks: bool,
+    bookmarks: Interval,
+    /// To be sent once everything before it has been.
+    bookmark_due: Option<u64>,
+    deadline: Option<Instant>,
+    /// Nothing comes after the bookmark that is due.
+    last: bool,
+}
+
+impl Open {
+    async fn next(&mut self) -> Option<Signal> {
+        loop {
+            if let Some(delivery) = self.initial.pop_front() {
+                return Some(Signal::Event(delivery));
+            }
+            if std::mem::take(&mut self.initial_end) {
+                return Some(Signal::Bookmark {
+                    revision: self.subscription.revision,
+                    initial_events_end: true,
+                });
+            }
+            if let Some(revision) = self.bookmark_due {
+                // The revision was read before this look, so an empty queue means that all before it is delivered.
+                match self.subscription.receiver.try_recv() {
+                    Ok(delivery) => return Some(Signal::Event(delivery)),
+                    Err(TryRecvError::Disconnected) => return None,
+                    Err(TryRecvError::Empty) => {
+                        self.bookmark_due = None;
+                        return Some(Signal::Bookmark { revision, initial_events_end: false });
+                    }
+                }
+            }
+            if self.last {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                delivery = self.subscription.receiver.recv() => return delivery.map(Signal::Event),
+                () = until(self.deadline) => {
+                    self.last = true;
+                    if self.allow_bookmarks {
+                        self.bookmark_due = Some(self.reached());
+                    }
+                }
+                _ = self.bookmarks.tick(), if self.allow_bookmarks => {
+                    self.bookmark_due = Some(self.reached());
+                }
+                () = self.api.shutdown.cancelled() => return None,
+            }
+        }
+    }
+
+    /// A watch that starts in the future must not be told to begin earlier.
+    fn reached(&self) -> u64 {
+        self.api.cache.revision().max(self.subscription.revision)
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

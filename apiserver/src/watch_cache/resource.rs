@@ -1,0 +1,430 @@
+//! The current objects of one resource, its recent changes and its watchers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use coracle_client::{Object, Resource, WatchEventKind};
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::event::{Delivery, Event, FRAME_END, Filter, frame_start};
+use super::ring::Ring;
+use super::splice;
+
+/// What one watcher may leave unread before it is ended.
+pub const WATCHER_EVENTS_MAX: usize = 16 * 1024;
+
+/// Objects looked at under one hold of the lock, so that a long list does not hold up writers.
+const SCAN_OBJECTS_MAX: usize = 4 * 1024;
+
+/// The selectable field that lists and watches are indexed by, where the resource has it: one node of thousands
+/// must not cost a look at every object and every watcher.
+const INDEXED_FIELD: &str = "spec.nodeName";
+
+/// The cache no longer knows the revision asked for; `oldest` is the oldest it could have served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooOld {
+    pub oldest: u64,
+}
+
+pub struct ResourceCache {
+    resource: Resource,
+    indexed: bool,
+    state: RwLock<State>,
+    next_watcher: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    by_field: HashMap<Box<str>, BTreeSet<Arc<str>>>,
+    ring: Ring,
+    /// Watchers of one value of the indexed field, and those of no particular one.
+    narrow: HashMap<Box<str>, BTreeMap<u64, Watcher>>,
+    broad: BTreeMap<u64, Watcher>,
+}
+
+struct Watcher {
+    filter: Filter,
+    sender: mpsc::Sender<Delivery>,
+}
+
+/// Where a watch starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// With an ADDED for each present object.
+    Now,
+    /// With the changes after a revision.
+    After(u64),
+}
+
+/// An open watch: what was to be seen when it began, then what comes.
+pub struct Subscription {
+    pub initial: Vec<Delivery>,
+    /// The revision that `initial` brings the watcher to.
+    pub revision: u64,
+    pub receiver: mpsc::Receiver<Delivery>,
+    cache: Arc<ResourceCache>,
+    id: u64,
+    pinned: Option<Box<str>>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.cache.state.write();
+        match &self.pinned {
+            None => {
+                state.broad.remove(&self.id);
+            }
+            Some(value) => {
+                if let Some(watchers) = state.narrow.get_mut(value) {
+                    watchers.remove(&self.id);
+                    if watchers.is_empty() {
+                        state.narrow.remove(value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub objects: Vec<Arc<Object>>,
+    /// The revision the page shows.
+    pub revision: u64,
+    /// The key of the last object, where more follow.
+    pub last_key: Option<Arc<str>>,
+    /// How many objects follow, selected or not.
+    pub remaining: usize,
+}
+
+/// The key of an object within its resource.
+pub fn key_of(namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    }
+}
+
+impl ResourceCache {
+    pub fn new(resource: Resource) -> Self {
+        let indexed = resource.selectable_fields().contains(&INDEXED_FIELD);
+        Self { resource, indexed, state: RwLock::default(), next_watcher: AtomicU64::new(0) }
+    }
+
+    pub fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.state.read().objects.get(key).cloned()
+    }
+
+    /// Takes over the whole present state. History before `revision` is unknown, so watches end.
+    pub(super) fn replace(&self, entries: Vec<(Arc<str>, u64, Bytes)>, revision: u64) {
+        let mut fresh = State { ring: Ring::starting_at(revision), ..State::default() };
+        for (key, revision, stored) in entries {
+            if let Some((_, object)) = self.parse(b"", &key, revision, &stored, b"") {
+                self.index(&mut fresh, &key, None, Some(&object));
+                fresh.objects.insert(key, object);
+            }
+        }
+        *self.state.write() = fresh;
+    }
+
+    fn parse(
+        &self,
+        start: &[u8],
+        key: &str,
+        revision: u64,
+        stored: &Bytes,
+        end: &[u8],
+    ) -> Option<(Bytes, Arc<Object>)> {
+        let Some((frame, json)) = splice::framed(start, stored, revision, end) else {
+            warn!(resource = %self.resource, key, "a stored value is no API object; it is left out");
+            return None;
+        };
+        match Object::parse(json, self.resource.selectable_fields()) {
+            Ok(object) => Some((frame, object)),
+            Err(error) => {
+                warn!(resource = %self.resource, key, %error, "a stored object does not decode; it is left out");
+                None
+            }
+        }
+    }
+
+    fn indexed_value<'a>(&self, object: &'a Object) -> Option<&'a str> {
+        object.head.field(INDEXED_FIELD).filter(|value| self.indexed && !value.is_empty())
+    }
+
+    fn index(&self, state: &mut State, key: &Arc<str>, old: Option<&Object>, new: Option<&Object>) {
+        if !self.indexed {
+            return;
+        }
+        let (old, new) = (old.and_then(|o| self.indexed_value(o)), new.and_then(|o| self.indexed_value(o)));
+        if old == new {
+            return;
+        }
+        if let Some(value) = old
+            && let Some(keys) = state.by_field.get_mut(value)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                state.by_field.remove(value);
+            }
+        }
+        if let Some(value) = new {
+            state.by_field.entry(value.into()).or_default().insert(key.clone());
+        }
+    }
+
+    /// Applies one change of the store and tells the watchers.
+    pub(super) fn apply(&self, key: &str, revision: u64, stored: Option<&Bytes>) {
+        let known = self.state.read().objects.contains_key(key);
+        let kind = if known { WatchEventKind::Modified } else { WatchEventKind::Added };
+        // Parsing happens outside the lock: this is the only writer, so `known` stays true.
+        let parsed = match stored {
+            Some(stored) => match self.parse(frame_start(kind), key, revision, stored, FRAME_END) {
+                Some(parsed) => Some(parsed),
+                None => return,
+            },
+            None => None,
+        };
+        let (frame, object) = parsed.unzip();
+        let mut state = self.state.write();
+        let (key, previous) = match state.objects.get_key_value(key) {
+            Some((key, previous)) => (key.clone(), Some(previous.clone())),
+            None if object.is_none() => return,
+            None => (Arc::from(key), None),
+        };
+        self.index(&mut state, &key, previous.as_deref(), object.as_deref());
+        match &object {
+            Some(object) => state.objects.insert(key.clone(), object.clone()),
+            None => state.objects.remove(&key),
+        };
+        let event = Arc::new(Event::new(revision, key, object, previous, frame));
+        self.dispatch(&mut state, &event);
+        state.ring.push(event);
+    }
+
+    fn dispatch(&self, state: &mut State, event: &Event) {
+        if state.broad.is_empty() && state.narrow.is_empty() {
+            return;
+        }
+        let resource = &self.resource;
+        let deliver = |watcher: &mut Watcher| -> bool {
+            let Some(delivery) = event.seen_through(&watcher.filter) else { return true };
+            match watcher.sender.try_send(delivery) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    warn!(%resource, "a watcher that reads too slowly is ended");
+                    false
+                }
+            }
+        };
+        state.broad.retain(|_, watcher| deliver(watcher));
+        let now = event.object.as_deref().and_then(|o| self.indexed_value(o));
+        let before = event.previous.as_deref().and_then(|o| self.indexed_value(o));
+        for value in [now, before.filter(|b| now != Some(*b))].into_iter().flatten() {
+            if let Some(watchers) = state.narrow.get_mut(value) {
+                watchers.retain(|_, watcher| deliver(watcher));
+            }
+        }
+    }
+
+    pub(super) fn trim(&self, now: Instant) {
+        self.state.write().ring.trim(now);
+    }
+
+    /// Watches what the filter lets through. `progress`: how far the whole cache has got.
+    pub fn watch(
+        self: &Arc<Self>,
+        filter: Filter,
+        from: From,
+        progress: u64,
+    ) -> Result<Subscription, TooOld> {
+        let (sender, receiver) = mpsc::channel(WATCHER_EVENTS_MAX);
+        let pinned: Option<Box<str>> =
+            filter.fields.pinned(INDEXED_FIELD).filter(|v| self.indexed && !v.is_empty()).map(Into::into);
+        let id = self.next_watcher.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state.write();
+        let (initial, revision) = match from {
+            From::Now => {
+                let added = |object: &Arc<Object>| Delivery {
+                    kind: WatchEventKind::Added,
+                    object: object.clone(),
+                    frame: None,
+                };
+                let initial = state.select(&filter, pinned.as_deref()).map(added).collect();
+                (initial, progress.max(state.ring.last()))
+            }
+            From::After(revision) => {
+                let Some(events) = state.ring.after(revision) else {
+                    return Err(TooOld { oldest: state.ring.floor() });
+                };
+                let initial = events.filter_map(|event| event.seen_through(&filter)).collect();
+                (initial, revision)
+            }
+        };
+        // A watch from the future is told nothing about what happens until then.
+        let watcher = Watcher { filter, sender };
+        match &pinned {
+            None => state.broad.insert(id, watcher),
+            Some(value) => state.narrow.entry(value.clone()).or_default().insert(id, watcher),
+        };
+        drop(state);
+        Ok(Subscription { initial, revision, receiver, cache: self.clone(), id, pinned })
+    }
+
+    /// Lists what the filter lets through, after the key `start`, at most `limit` objects. `at`: exactly as of that
+    /// revision; otherwise the present. `progress`: how far the whole cache has got.
+    pub fn list(
+        &self,
+        filter: &Filter,
+        start: Option<&str>,
+        limit: Option<usize>,
+        at: Option<u64>,
+        progress: u64,
+    ) -> Result<Page, TooOld> {
+        let pinned = filter.fields.pinned(INDEXED_FIELD).filter(|v| self.indexed && !v.is_empty());
+        if let (Some(value), None, None, None) = (pinned, start, limit, at) {
+            let state = self.state.read();
+            let objects = state.select(filter, Some(value)).cloned().collect();
+            return Ok(Page { objects, revision: progress.max(state.ring.last()), ..Page::default() });
+        }
+        let mut page = Page::default();
+        let mut at = at;
+        let mut cursor: Option<Arc<str>> = start.map(Arc::from);
+        loop {
+            let state = self.state.read();
+            let revision = *at.get_or_insert(progress.max(state.ring.last()));
+            page.revision = revision;
+            let overlay = state.overlay(revision)?;
+            let mut scanned = 0;
+            let mut more = false;
+            let from = cursor.take();
+            let mut found = state.range(filter, from.as_deref(), &overlay);
+            for (key, object) in found.by_ref() {
+                scanned += 1;
+                cursor = Some(key.clone());
+                if filter.selects(&object.head) {
+                    page.objects.push(object.clone());
+                    page.last_key = Some(key.clone());
+                }
+                more = scanned >= SCAN_OBJECTS_MAX || limit.is_some_and(|l| page.objects.len() >= l);
+                if more {
+                    break;
+                }
+            }
+            if limit.is_some_and(|l| page.objects.len() >= l) {
+                page.remaining = found.count();
+                if page.remaining == 0 {
+                    page.last_key = None;
+                }
+                return Ok(page);
+            }
+            if !more {
+                page.last_key = None;
+                return Ok(page);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn watchers(&self) -> usize {
+        let state = self.state.read();
+        state.broad.len() + state.narrow.values().map(BTreeMap::len).sum::<usize>()
+    }
+}
+
+/// What keys held at an earlier revision, for those that changed since; None: nothing.
+type Overlay = BTreeMap<Arc<str>, Option<Arc<Object>>>;
+
+impl State {
+    fn overlay(&self, at: u64) -> Result<Overlay, TooOld> {
+        let events = self.ring.after(at).ok_or(TooOld { oldest: self.ring.floor() })?;
+        let mut overlay = Overlay::new();
+        for event in events {
+            overlay.entry(event.key.clone()).or_insert_with(|| event.previous.clone());
+        }
+        Ok(overlay)
+    }
+
+    /// Objects in the filter's namespace after `start`, as the overlay shows them, in key order.
+    fn range<'a>(
+        &'a self,
+        filter: &Filter,
+        start: Option<&str>,
+        overlay: &'a Overlay,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Object>)> {
+        let prefix = filter.namespace.as_ref().map(|n| format!("{n}/"));
+        let low = match (start, &prefix) {
+            (Some(start), Some(prefix)) if start >= prefix.as_str() => Bound::Excluded(start.to_owned()),
+            (_, Some(prefix)) => Bound::Included(prefix.clone()),
+            (Some(start), None) => Bound::Excluded(start.to_owned()),
+            (None, None) => Bound::Unbounded,
+        };
+        let low = low.as_ref().map(String::as_str);
+        let mut present = self.objects.range::<str, _>((low, Bound::Unbounded)).peekable();
+        let mut past = overlay.range::<str, _>((low, Bound::Unbounded)).peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let from_past = match (present.peek(), past.peek()) {
+                    (_, None) => return present.next(),
+                    (None, Some(_)) => true,
+                    (Some((now, _)), Some((then, _))) => then <= now,
+                };
+                if !from_past {
+                    return present.next();
+                }
+                let (key, object) = past.next()?;
+                if present.peek().is_some_and(|(now, _)| *now == key) {
+                    present.next();
+                }
+                if let Some(object) = object {
+                    return Some((key, object));
+                }
+            }
+        })
+        .take_while(move |(key, _)| prefix.as_ref().is_none_or(|p| key.starts_with(p.as_str())))
+    }
+
+    /// The present objects that a filter lets through, by the index where a value is pinned.
+    fn select<'a>(
+        &'a self,
+        filter: &'a Filter,
+        pinned: Option<&str>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+        match pinned {
+            Some(value) => Box::new(
+                self.by_field
+                    .get(value)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|key| self.objects.get(key))
+                    .filter(|o| filter.matches(&o.head)),
+            ),
+            None => Box::new(
+                self.range(filter, None, const { &Overlay::new() })
+                    .map(|(_, object)| object)
+                    .filter(|o| filter.selects(&o.head)),
+            ),
+        }
+    }
+}
