@@ -33,20 +33,12 @@ pub fn apply(current: &Value, patch: &[u8]) -> Result<Value, ApiError> {
         {
             copied += weight(from);
             if copied > COPIED_BYTES_MAX {
-                return Err(rejected());
+                return Err(super::rejected());
             }
         }
-        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|_| rejected())?;
+        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|_| super::rejected())?;
     }
     Ok(patched)
-}
-
-/// Upstream tells nothing of which operation failed.
-fn rejected() -> ApiError {
-    let mut error =
-        ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
-    error.details_mut();
-    error
 }
 
 /// About the bytes of a value's JSON.

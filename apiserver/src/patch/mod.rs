@@ -2,11 +2,16 @@
 
 mod json;
 mod merge;
+mod order;
+mod strategic;
+#[cfg(test)]
+mod tests;
 
 use coracle_client::{ApiError, PatchType};
 use serde_json::Value;
 
 use crate::kinds::KindDef;
+use crate::schema;
 
 /// The object with the patch in it; nothing is checked beyond the patch itself, see `decode::patched`.
 pub fn apply(
@@ -18,7 +23,10 @@ pub fn apply(
     match patch_type {
         PatchType::Json => json::apply(current, patch),
         PatchType::Merge => merge::apply(current, patch),
-        PatchType::Strategic => merge::apply(current, patch),
+        PatchType::Strategic => {
+            let types = schema::types();
+            strategic::apply(types, types.of(kind), current, patch)
+        }
         PatchType::Apply => Err(unsupported(kind)),
     }
 }
@@ -38,4 +46,12 @@ fn parse(patch: &[u8]) -> Result<Value, ApiError> {
         return Err(ApiError::bad_request(format!("error decoding patch: {fault}")));
     }
     serde_json::from_slice(patch).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+}
+
+/// A patch that is well formed but cannot be carried out; upstream tells no more than this.
+fn rejected() -> ApiError {
+    let mut error =
+        ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+    error.details_mut();
+    error
 }
