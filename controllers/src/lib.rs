@@ -1,1 +1,201 @@
-//! stub
+//! The controllers: each watches the API and moves what is towards what was asked for.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use coracle_client::Client;
+use tokio_util::sync::CancellationToken;
+
+pub mod manager;
+
+mod deployment;
+mod endpoints;
+mod namespace;
+mod replicaset;
+mod service_account;
+
+mod context;
+mod expectations;
+mod ownership;
+mod pods;
+mod resources;
+#[cfg(test)]
+mod testing;
+
+pub use namespace::defaults::ensure as ensure_default_namespaces;
+
+/// How the controllers run. The defaults are kube-controller-manager's.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Work only while holding the lease kube-system/kube-controller-manager
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+
+    /// How long a node may be silent before it counts as lost
+    #[arg(long, default_value = "50s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+
+    /// Nodes per second of one zone whose pods may be evicted, when the zone is healthy
+    #[arg(long, default_value_t = 0.1)]
+    pub node_eviction_rate: f64,
+
+    /// The range that nodes' pod ranges are taken from; one of each IP family at most
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Vec<Cidr>,
+
+    /// The prefix length of a node's IPv4 pod range
+    #[arg(long, default_value_t = 24)]
+    pub node_cidr_mask_size: u8,
+
+    /// The prefix length of a node's IPv6 pod range
+    #[arg(long, default_value_t = 64)]
+    pub node_cidr_mask_size_ipv6: u8,
+
+    /// Finished pods that may stay before the oldest are deleted; 0: all may
+    #[arg(long, default_value_t = 12500)]
+    pub terminated_pod_gc_threshold: usize,
+
+    /// The CA certificate (PEM) that signs certificates for nodes and clients
+    #[arg(long, requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+
+    /// The key (PEM) of that CA
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+
+    /// The longest a certificate signed here is valid
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
+
+    /// Objects of one controller worked on at a time
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_syncs: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            leader_elect: true,
+            node_monitor_grace_period: Duration::from_secs(50),
+            node_eviction_rate: 0.1,
+            cluster_cidr: vec![Cidr { address: IpAddr::from([10, 244, 0, 0]), prefix: 16 }],
+            node_cidr_mask_size: 24,
+            node_cidr_mask_size_ipv6: 64,
+            terminated_pod_gc_threshold: 12500,
+            cluster_signing_cert_file: None,
+            cluster_signing_key_file: None,
+            cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),
+            concurrent_syncs: 5,
+        }
+    }
+}
+
+/// An address range, e.g. `10.244.0.0/16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// The address length of the family, in bits.
+    pub fn bits(self) -> u8 {
+        if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The first address, as a number.
+    pub(crate) fn start(self) -> u128 {
+        let address = match self.address {
+            IpAddr::V4(a) => u128::from(u32::from(a)),
+            IpAddr::V6(a) => u128::from(a),
+        };
+        let host = u32::from(self.bits().saturating_sub(self.prefix));
+        address.checked_shr(host).map_or(0, |n| n.checked_shl(host).unwrap_or(0))
+    }
+
+    pub fn contains(self, other: Self) -> bool {
+        self.bits() == other.bits()
+            && self.prefix <= other.prefix
+            && Self { prefix: self.prefix, ..other }.start() == self.start()
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("invalid CIDR address: {text}");
+        let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+        let cidr =
+            Self { address: address.parse().map_err(|_| bad())?, prefix: prefix.parse().map_err(|_| bad())? };
+        if cidr.prefix > cidr.bits() { Err(bad()) } else { Ok(cidr) }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("time: invalid duration {text:?}");
+    let at = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(bad)?;
+    let (number, unit) = text.split_at(at);
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(bad()),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())
+}
+
+/// Why the controllers could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("--cluster-cidr: {0}")]
+    ClusterCidr(String),
+    #[error("reading {path}: {source}")]
+    ReadSigner {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs every controller until `shutdown`; behind leader election where the options say so.
+/// The default namespaces are made before anything else, leader or not.
+pub async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    manager::run(options, client, shutdown).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_and_durations_parse() {
+        for (text, fine) in [
+            ("10.244.0.0/16", true),
+            ("fd00::/48", true),
+            ("10.0.0.0/33", false),
+            ("10.0.0.0", false),
+            ("x/8", false),
+        ] {
+            assert_eq!(text.parse::<Cidr>().is_ok(), fine, "{text}");
+        }
+        let wide: Cidr = "10.244.0.0/16".parse().unwrap();
+        assert!(wide.contains("10.244.7.0/24".parse().unwrap()));
+        assert!(!wide.contains("10.245.7.0/24".parse().unwrap()));
+        assert!(!wide.contains("10.0.0.0/8".parse().unwrap()));
+        for (text, want) in
+            [("50s", Some(50.0)), ("1.5m", Some(90.0)), ("10ms", Some(0.01)), ("5", None), ("x", None)]
+        {
+            assert_eq!(duration(text).ok().map(|d| d.as_secs_f64()), want, "{text}");
+        }
+    }
+}

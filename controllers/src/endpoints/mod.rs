@@ -1,0 +1,47 @@
+//! Where a Service's traffic goes: EndpointSlices, and Endpoints for clients that still read those.
+
+pub mod classic;
+pub mod slices;
+
+mod backends;
+mod own_writes;
+mod selection;
+mod slice_plan;
+
+use coracle_client::{Change, Informers, Key, WorkQueue};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use std::sync::Arc;
+
+use selection::Selections;
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// Queues the services that a change of a service, a pod or a node's zone concerns.
+fn watch(informers: &Informers, queue: &WorkQueue<Key>) {
+    let selections = Arc::new(Selections::default());
+    let services = informers.of::<Service>();
+    let (known, added) = (selections.clone(), queue.clone());
+    services.on_change(move |change: &Change| {
+        known.observe(change);
+        added.add(change.key());
+    });
+    let (known, added) = (selections, queue.clone());
+    informers.of::<Pod>().on_change(move |change: &Change| {
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && old.head.labels != new.head.labels
+        {
+            known.selecting(&old.head).into_iter().for_each(|key| added.add(key));
+        }
+        known.selecting(&change.object().head).into_iter().for_each(|key| added.add(key));
+    });
+    let added = queue.clone();
+    informers.of::<Node>().on_change(move |change: &Change| {
+        let zone = |o: &Option<Arc<coracle_client::Object>>| {
+            o.as_ref().and_then(|o| o.head.label(ZONE).map(str::to_owned))
+        };
+        if zone(&change.old) != zone(&change.new) {
+            services.list().iter().for_each(|service| added.add(service.key()));
+        }
+    });
+}

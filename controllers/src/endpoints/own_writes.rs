@@ -1,0 +1,54 @@
+//! Which slices of a service were just written, until the informer shows it: deciding on an older state of
+//! them would create slices twice.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use coracle_client::{Informer, Key};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How long to wait for what may never show, e.g. a slice that someone deleted at once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// The slice has this resourceVersion or a later one.
+    Stored(u64),
+    /// The slice of this uid is gone.
+    Deleted(Box<str>),
+}
+
+#[derive(Default)]
+pub struct OwnWrites {
+    open: Mutex<HashMap<Key, HashMap<Key, (Write, Instant)>>>,
+}
+
+impl OwnWrites {
+    pub fn note(&self, service: &Key, slice: Key, write: Write) {
+        self.open.lock().entry(service.clone()).or_default().insert(slice, (write, Instant::now()));
+    }
+
+    /// Whether the informer still lacks a write for this service.
+    pub fn pending(&self, service: &Key, slices: &Informer) -> bool {
+        let mut open = self.open.lock();
+        let Some(writes) = open.get_mut(service) else { return false };
+        writes.retain(|key, (write, at)| {
+            let shown = slices.get_key(key);
+            let seen = match write {
+                Write::Stored(version) => shown.is_some_and(|o| o.head.resource_version >= *version),
+                Write::Deleted(uid) => shown.is_none_or(|o| o.head.uid != *uid),
+            };
+            !seen && at.elapsed() < PATIENCE
+        });
+        let pending = !writes.is_empty();
+        if !pending {
+            open.remove(service);
+        }
+        pending
+    }
+
+    pub fn forget(&self, service: &Key) {
+        self.open.lock().remove(service);
+    }
+}

@@ -1,0 +1,217 @@
+//! EndpointSlice controller: keeps each Service's slices.
+
+use coracle_client::controller::{Outcome, Reconciler};
+use coracle_client::events::{EventRecorder, EventType};
+use coracle_client::selector::Selector;
+use coracle_client::{ApiError, Change, Client, DeleteOptions, Informer, Key, Object, WorkQueue};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::own_writes::{OwnWrites, PATIENCE, Write};
+use super::slice_plan::{self, Action, MANAGED_BY, MANAGER, SERVICE_NAME};
+use super::{ZONE, backends};
+use crate::context::Context;
+
+const BY_SERVICE: &str = "endpointslice.service";
+
+pub async fn run(context: Context) {
+    let queue = WorkQueue::new();
+    let controller = Controller {
+        client: context.client.clone(),
+        services: context.informers.of::<Service>(),
+        pods: context.informers.of::<Pod>(),
+        nodes: context.informers.of::<Node>(),
+        slices: context.informers.of::<EndpointSlice>(),
+        events: context.recorder("endpoint-slice-controller"),
+        own: OwnWrites::default(),
+    };
+    controller.slices.add_index(BY_SERVICE, |slice| service_of(slice).into_iter().collect());
+    super::watch(&context.informers, &queue);
+    let touched = queue.clone();
+    controller.slices.on_change(move |change: &Change| {
+        for slice in [&change.old, &change.new].into_iter().flatten() {
+            if ours(slice)
+                && let Some(service) = slice.head.label(SERVICE_NAME)
+            {
+                touched.add(Key::new(&slice.head.namespace, service));
+            }
+        }
+    });
+    context.work(controller, queue).await;
+}
+
+fn ours(slice: &Object) -> bool {
+    slice.head.label(MANAGED_BY) == Some(MANAGER)
+}
+
+fn service_of(slice: &Object) -> Option<Box<str>> {
+    let name = slice.head.label(SERVICE_NAME).filter(|_| ours(slice))?;
+    Some(format!("{}/{name}", slice.head.namespace).into())
+}
+
+struct Controller {
+    client: Client,
+    services: Informer,
+    pods: Informer,
+    nodes: Informer,
+    slices: Informer,
+    events: EventRecorder,
+    own: OwnWrites,
+}
+
+impl Reconciler for Controller {
+    type Key = Key;
+    type Error = ApiError;
+
+    fn name(&self) -> &'static str {
+        "endpointslice-controller"
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Outcome, ApiError> {
+        let Some(object) = self.services.get_key(key) else {
+            // Its slices go with it, by the garbage collector.
+            self.own.forget(key);
+            return Ok(Outcome::Done);
+        };
+        if self.own.pending(key, &self.slices) {
+            // The slice's event comes; the wait is for the case that it never does.
+            return Ok(Outcome::After(PATIENCE));
+        }
+        let service: Service = object.decode()?;
+        let Some(spec) = &service.spec else { return Ok(Outcome::Done) };
+        let Some(selector) = spec.selector.as_ref().filter(|s| !s.is_empty()) else {
+            return Ok(Outcome::Done);
+        };
+        if spec.type_.as_deref() == Some("ExternalName") || service.metadata.deletion_timestamp.is_some() {
+            return Ok(Outcome::Done);
+        }
+        let mut behind = Vec::new();
+        for pod in self.pods.select(&key.namespace, &Selector::from_map(selector)) {
+            behind.extend(backends::backend(&service, &pod)?);
+        }
+        let mut existing = Vec::new();
+        for slice in self.slices.by_index(BY_SERVICE, &key.to_string()) {
+            if !slice.head.deleting {
+                existing.push(slice.decode::<EndpointSlice>()?);
+            }
+        }
+        let zone = |node: &str| Some(self.nodes.get("", node)?.head.label(ZONE)?.to_owned());
+        let families =
+            spec.ip_families.clone().filter(|f| !f.is_empty()).unwrap_or_else(|| vec!["IPv4".into()]);
+        let mut actions = Vec::new();
+        for family in &families {
+            let wanted = slice_plan::wanted(&service, &behind, family == "IPv6", zone);
+            let (of_family, rest) = existing.into_iter().partition(|slice| slice.address_type == *family);
+            existing = rest;
+            actions.extend(slice_plan::plan(&service, family, of_family, wanted));
+        }
+        actions.extend(existing.into_iter().map(Action::Delete));
+        for action in actions {
+            if let Err(error) = self.execute(key, action).await {
+                if error.is_namespace_terminating() {
+                    return Ok(Outcome::Done);
+                }
+                let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
+                self.events.event(&service, EventType::Warning, "FailedToUpdateEndpointSlices", message);
+                return Err(error);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Controller {
+    async fn execute(&self, service: &Key, action: Action) -> Result<(), ApiError> {
+        let written = match action {
+            Action::Create(slice) => self.client.create(&slice).await?,
+            Action::Update(slice) => self.client.update(&slice).await?,
+            Action::Delete(slice) => {
+                let (name, uid) =
+                    (slice.metadata.name.unwrap_or_default(), slice.metadata.uid.unwrap_or_default());
+                let options = DeleteOptions::default().uid(&uid);
+                match self.client.delete::<EndpointSlice>(&service.namespace, &name, options).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
+                }
+                let write = Write::Deleted(uid.into());
+                self.own.note(service, Key::new(&service.namespace, &name), write);
+                return Ok(());
+            }
+        };
+        let stored = Object::parse(written.json, &[])?;
+        self.own.note(service, stored.key(), Write::Stored(stored.head.resource_version));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Cluster, from, template};
+
+    fn pod(n: usize) -> Pod {
+        let mut pod: Pod = from(template("a"));
+        pod.metadata = from(json!({"namespace": "ns", "name": format!("p{n:03}"), "labels": {"app": "web"}}));
+        pod
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slices_follow_the_pods_without_duplicates() {
+        let cluster = Cluster::new();
+        cluster.start(|c| Box::pin(super::run(c)));
+        cluster.start(|c| Box::pin(crate::endpoints::classic::run(c)));
+        cluster.kubelet("n1", |_| true);
+        let service: Service = from(json!({"metadata": {"namespace": "ns", "name": "web"},
+            "spec": {"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}}));
+        let client = &cluster.context.client;
+        client.create(&service).await.unwrap();
+        cluster.until("a placeholder", |f| f.list::<EndpointSlice>("ns").len() == 1).await;
+        for n in 0..150 {
+            client.create(&pod(n)).await.unwrap();
+        }
+        let addresses = |f: &coracle_client::fake::Fake| {
+            let all: Vec<String> = f
+                .list::<EndpointSlice>("ns")
+                .into_iter()
+                .flat_map(|s| s.endpoints.unwrap_or_default())
+                .flat_map(|e| e.addresses)
+                .collect();
+            let distinct: BTreeSet<String> = all.iter().cloned().collect();
+            assert_eq!(all.len(), distinct.len(), "no address twice");
+            distinct.len()
+        };
+        cluster.until("150 endpoints", |f| addresses(f) == 150).await;
+        cluster.settle().await;
+        let slices = cluster.fake.list::<EndpointSlice>("ns");
+        assert!(slices.len() <= 3, "{} slices", slices.len());
+        assert_eq!(slices[0].ports.iter().flatten().next().and_then(|p| p.port), Some(8080));
+        let subsets = |f: &coracle_client::fake::Fake| {
+            f.get::<k8s_openapi::api::core::v1::Endpoints>("ns", "web")
+                .and_then(|e| e.subsets)
+                .unwrap_or_default()
+        };
+        cluster
+            .until("Endpoints too", |f| {
+                subsets(f).iter().flat_map(|s| s.addresses.iter().flatten()).count() == 150
+            })
+            .await;
+        for n in 1..150 {
+            let name = format!("p{n:03}");
+            client.delete::<Pod>("ns", &name, DeleteOptions::default()).await.unwrap();
+        }
+        cluster.until("one endpoint", |f| addresses(f) == 1).await;
+        client.delete::<Pod>("ns", "p000", DeleteOptions::default()).await.unwrap();
+        cluster.until("none", |f| addresses(f) == 0 && subsets(f).is_empty()).await;
+        cluster.settle().await;
+        assert_eq!(cluster.fake.list::<EndpointSlice>("ns").len(), 1, "the placeholder");
+        client.delete::<Service>("ns", "web", DeleteOptions::default()).await.unwrap();
+        cluster
+            .until("Endpoints gone", |f| f.list::<k8s_openapi::api::core::v1::Endpoints>("ns").is_empty())
+            .await;
+    }
+}

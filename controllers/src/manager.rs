@@ -1,0 +1,108 @@
+//! Starts every controller of the list, behind leader election.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use coracle_client::election::{self, Candidate};
+use coracle_client::{Client, Informers};
+use futures::future::BoxFuture;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::context::Context;
+use crate::{Error, Options, namespace};
+
+/// One controller: its name, and what runs it until the context's shutdown.
+pub struct Controller {
+    pub name: &'static str,
+    pub run: fn(Context) -> BoxFuture<'static, ()>,
+}
+
+macro_rules! list {
+    ($($name:literal => $run:path,)*) => {
+        vec![$(Controller { name: $name, run: |context| Box::pin($run(context)) }),*]
+    };
+}
+
+/// Every controller there is. Adding one is a file and a line here.
+pub fn controllers() -> Vec<Controller> {
+    let all = list! {
+        "namespace-controller" => crate::namespace::run,
+        "serviceaccount-controller" => crate::service_account::run,
+        "deployment-controller" => crate::deployment::run,
+        "replicaset-controller" => crate::replicaset::run,
+        "endpoints-controller" => crate::endpoints::classic::run,
+        "endpointslice-controller" => crate::endpoints::slices::run,
+    };
+    let mut names = HashSet::new();
+    for controller in &all {
+        assert!(names.insert(controller.name), "two controllers are called {}", controller.name);
+    }
+    all
+}
+
+pub(crate) async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    // The lease itself lives in kube-system.
+    namespace::defaults::ensure(&client, &shutdown).await;
+    let options = Arc::new(options);
+    let leader_elect = options.leader_elect;
+    let lead = |term: CancellationToken| all(options.clone(), client.clone(), term);
+    if leader_elect {
+        let identity = format!("{}_{:016x}", hostname(), rand::random::<u64>());
+        let candidate = Candidate { name: "kube-controller-manager".into(), identity };
+        election::run(client.clone(), candidate, shutdown, lead).await;
+    } else {
+        lead(shutdown).await;
+    }
+    Ok(())
+}
+
+/// Every controller, until `term` ends. One that ends early is a bug: its panic is logged, the others go on.
+async fn all(options: Arc<Options>, client: Client, term: CancellationToken) {
+    let informers = Informers::new(client.clone(), term.clone());
+    let mut running = JoinSet::new();
+    for controller in controllers() {
+        let context = Context {
+            name: controller.name,
+            client: client.clone(),
+            informers: informers.clone(),
+            options: options.clone(),
+            shutdown: term.clone(),
+        };
+        let term = term.clone();
+        running.spawn(async move {
+            loop {
+                let work = tokio::spawn((controller.run)(context.clone()));
+                match work.await {
+                    Ok(()) if term.is_cancelled() => return,
+                    // A controller that has nothing to do with these options.
+                    Ok(()) => return info!(controller = controller.name, "not needed"),
+                    Err(panic) => error!(controller = controller.name, %panic, "controller died, again"),
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                    () = term.cancelled() => return,
+                }
+            }
+        });
+    }
+    while running.join_next().await.is_some() {}
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "coracle".into(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_upstreams_and_distinct() {
+        let names: Vec<_> = controllers().iter().map(|c| c.name).collect();
+        assert!(names.contains(&"deployment-controller"));
+        assert!(names.iter().all(|name| name.ends_with("-controller")));
+    }
+}

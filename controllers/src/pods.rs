@@ -1,0 +1,160 @@
+//! The few facts about a pod that controllers decide by, decoded without the rest of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::{Informer, Object};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// Index of pods without a controller, by namespace.
+pub const ORPHANS: &str = "orphans";
+/// Index of pods by the node they are bound to.
+pub const BY_NODE: &str = "spec.nodeName";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Pending,
+    Unknown,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub object: Arc<Object>,
+    pub phase: Phase,
+    pub node: Box<str>,
+    pub created: Option<Timestamp>,
+    /// Since when the pod is Ready; None: it is not.
+    pub ready_since: Option<Timestamp>,
+    pub deletion_cost: i32,
+    /// The most restarts of any of its containers.
+    pub restarts: i32,
+}
+
+#[derive(Deserialize)]
+struct View {
+    metadata: Meta,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    creation_timestamp: Option<Timestamp>,
+    annotations: Option<Annotations>,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(rename = "controller.kubernetes.io/pod-deletion-cost")]
+    deletion_cost: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    conditions: Option<Vec<Condition>>,
+    container_statuses: Option<Vec<Container>>,
+    init_container_statuses: Option<Vec<Container>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Condition {
+    r#type: String,
+    status: String,
+    last_transition_time: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    #[serde(default)]
+    restart_count: i32,
+    started: Option<bool>,
+}
+
+impl Pod {
+    pub fn parse(object: &Arc<Object>) -> Result<Self, serde_json::Error> {
+        let view: View = object.decode()?;
+        let head = &object.head;
+        let ready =
+            view.status.conditions.iter().flatten().find(|c| c.r#type == "Ready" && c.status == "True");
+        // Of the init containers only running sidecars count.
+        let sidecars =
+            view.status.init_container_statuses.iter().flatten().filter(|c| c.started == Some(true));
+        let restarts =
+            view.status.container_statuses.iter().flatten().chain(sidecars).map(|c| c.restart_count).max();
+        Ok(Self {
+            phase: match head.field("status.phase").unwrap_or_default() {
+                "" | "Pending" => Phase::Pending,
+                "Running" => Phase::Running,
+                "Succeeded" => Phase::Succeeded,
+                "Failed" => Phase::Failed,
+                _ => Phase::Unknown,
+            },
+            node: head.field("spec.nodeName").unwrap_or_default().into(),
+            created: view.metadata.creation_timestamp,
+            ready_since: ready.map(|c| c.last_transition_time.unwrap_or(Timestamp::UNIX_EPOCH)),
+            deletion_cost: view
+                .metadata
+                .annotations
+                .and_then(|a| a.deletion_cost)
+                .and_then(|cost| cost.parse().ok())
+                .unwrap_or(0),
+            restarts: restarts.unwrap_or(0),
+            object: object.clone(),
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.object.head.name
+    }
+
+    pub fn uid(&self) -> &str {
+        &self.object.head.uid
+    }
+
+    /// Neither over nor going.
+    pub fn active(&self) -> bool {
+        !self.terminal() && !self.object.head.deleting
+    }
+
+    pub fn terminal(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+
+    pub fn ready(&self) -> bool {
+        self.ready_since.is_some()
+    }
+
+    /// Ready for at least `min_ready` seconds.
+    pub fn available(&self, min_ready: i32, now: Timestamp) -> bool {
+        self.available_in(min_ready, now) == Some(Duration::ZERO)
+    }
+
+    /// How long until the pod is available if it stays ready; None: not ready.
+    pub fn available_in(&self, min_ready: i32, now: Timestamp) -> Option<Duration> {
+        let since = self.ready_since?;
+        if min_ready <= 0 {
+            return Some(Duration::ZERO);
+        }
+        let needed = Duration::from_secs(min_ready.unsigned_abs().into());
+        let been = Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO);
+        Some(needed.saturating_sub(been))
+    }
+}
+
+/// Adds the indexes that controllers look pods up by.
+pub fn index(pods: &Informer) {
+    pods.add_index(ORPHANS, |o| {
+        if o.head.controller().is_none() { vec![Box::from(&*o.head.namespace)] } else { Vec::new() }
+    });
+    pods.add_index(BY_NODE, |o| {
+        o.head.field("spec.nodeName").filter(|n| !n.is_empty()).map(Box::from).into_iter().collect()
+    });
+}
