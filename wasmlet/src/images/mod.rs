@@ -1,17 +1,38 @@
 //! Images on the node: references, the local store, pulls, imports, and the cache of compiled modules.
 
+pub mod auth;
+pub mod blobs;
 pub mod compiled;
 pub mod digest;
+pub mod error;
+mod import;
+pub mod index;
 pub mod inspect;
+pub mod manifest;
+pub mod reference;
+pub mod source;
+pub mod store;
+mod unpack;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use auth::RegistryAuth;
+pub use error::{ImportError, PullError, PullFailure, StoreError};
+pub use inspect::{Inspection, Kind};
+pub use reference::{Reference, ReferenceError};
+pub use store::{ImageStore, Listed, PullPolicy};
 
 /// An image that is complete on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalImage {
     /// Normalised: `docker.io/library/name:latest`.
     pub reference: String,
-    /// The manifest's digest, `sha256:…`: what `imageID` shows.
+    /// The manifest's (or index's) digest, `sha256:…`: what `imageID` shows.
     pub digest: String,
     /// The digest of the Wasm file itself: what compiled modules are keyed by.
     pub wasm_digest: String,
@@ -22,7 +43,8 @@ pub struct LocalImage {
 }
 
 /// What an OCI image configuration says about how to run it; empty for a bare Wasm artifact.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,

@@ -145,7 +145,7 @@ pub(super) fn describe(error: &wasmtime::Error) -> String {
         None => error.root_cause().to_string(),
     };
     if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        text.push_str("\nwasm backtrace:\n");
+        text.push('\n');
         text.push_str(&backtrace.to_string());
     }
     let mut end = text.len().min(MESSAGE_MAX);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Engine, InstancePre, Linker, Module};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -87,6 +88,13 @@ impl Modules {
     pub fn new(engine: &Engine, cache: CompiledCache) -> Result<Self, EngineError> {
         let mut module_linker = Linker::new(engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut module_linker, |state: &mut ModuleState| &mut state.wasi)
+            .map_err(EngineError::Linker)?;
+        // wasmtime's own traps on a status above 125; a process may exit with any.
+        module_linker.allow_shadowing(true);
+        module_linker
+            .func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
+                Err(wasmtime::Error::new(I32Exit(code)))
+            })
             .map_err(EngineError::Linker)?;
         let mut component_linker = ComponentLinker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component_linker).map_err(EngineError::Linker)?;

@@ -172,7 +172,7 @@ pub(super) fn p1(body: &str) -> String {
           (memory (export "memory") 1)
           (data (i32.const 1024) "file")
           (func $spin (loop $l (br $l)))
-          (func (export "_start") {body}))"#
+          (func $_start (export "_start") {body}))"#
     )
 }
 
