@@ -124,11 +124,11 @@ impl Committer {
         if self.shared.poisoned.get().is_some() { None } else { self.expiry.next() }
     }
 
-    /// Makes the log's end provable; for a clean close.
+    /// Makes the log's end exact and provable; for a clean close.
     pub(super) fn finish(&mut self) -> Result<(), Error> {
         match self.shared.poison_error() {
             Some(error) => Err(error),
-            None => self.log.sync_mark(),
+            None => self.log.trim().and_then(|()| self.log.sync_mark()),
         }
     }
 
@@ -141,9 +141,10 @@ impl Committer {
         let due = self.expiry.due(clock.now);
         let mut batch = Batch::default();
         let answers: Vec<Answer>;
-        let revision;
+        let (revision, live_bytes);
         {
             let state = self.shared.state.read();
+            live_bytes = state.live_bytes;
             batch.revision = state.revision;
             answers = writes.into_iter().map(|w| batch.decide(w, &state, &mut self.frame, clock)).collect();
             for (key, put_revision) in &due {
@@ -161,11 +162,15 @@ impl Committer {
             Ok(moved) => moved,
             Err(error) => return self.fail(Failure::Fatal(error), answers, cleaner_before, clock),
         };
-        match self.log.append(&mut self.frame, revision, moved.release) {
+        let release = moved.release;
+        match self.log.append(&mut self.frame, revision, release, live_bytes) {
             Ok(placed) => {
-                self.shared.disk_bytes.store(self.log.total_bytes(), Ordering::Relaxed);
                 self.expiry.done(due.len());
                 self.show(batch, moved, revision, &placed, clock);
+                if release {
+                    self.log.release_oldest();
+                }
+                self.shared.disk_bytes.store(self.log.total_bytes(), Ordering::Relaxed);
                 answers.into_iter().map(answer).collect()
             }
             Err(failure) => self.fail(failure, answers, cleaner_before, clock),

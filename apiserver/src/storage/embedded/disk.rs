@@ -20,7 +20,8 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations and removals durable.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes creations, removals and renames durable.
     fn sync_directory(&self) -> io::Result<()>;
 }
 
@@ -95,6 +96,10 @@ impl Disk for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -11,6 +11,14 @@ pub(super) const FRAME_HEADER_BYTES: usize = 48;
 pub(super) const RECORD_HEADER_BYTES: usize = 39;
 pub(super) const MARK_BYTES: usize = 48;
 
+/// Frames start at multiples of this, and the segment's header has the first one to itself: a page that holds
+/// acknowledged data is never written again, so a torn write cannot take it along, and a small commit is one page.
+pub(super) const ALIGNMENT: u64 = 4096;
+
+pub(super) fn align(offset: u64) -> u64 {
+    offset.next_multiple_of(ALIGNMENT)
+}
+
 /// No frame is longer: the largest batch plus one write of the largest key and value, and what cleaning adds.
 pub(super) const FRAME_PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -68,6 +76,7 @@ impl SegmentHeader {
         bytes.extend_from_slice(&self.first_sequence.to_le_bytes());
         let checksum = xxh3_64(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes.resize(ALIGNMENT as usize, 0);
         bytes
     }
 
@@ -170,6 +179,7 @@ impl FrameBuilder {
         offset as u32
     }
 
+    /// The frame, filled up to the alignment.
     pub(super) fn finish(
         &mut self,
         sequence: u64,
@@ -186,6 +196,7 @@ impl FrameBuilder {
             payload_checksum: xxh3_64_with_seed(payload, identity.seed()),
         };
         head.copy_from_slice(&header.encode(identity));
+        self.bytes.resize(align(self.bytes.len() as u64) as usize, 0);
         &self.bytes
     }
 }
@@ -297,11 +308,13 @@ mod tests {
         let bytes = builder.finish(5, 9, 2, IDENTITY).to_vec();
         let header = FrameHeader::decode(&bytes, IDENTITY).unwrap();
         assert_eq!((header.sequence, header.revision, header.oldest_segment), (5, 9, 2));
-        let payload = &bytes[FRAME_HEADER_BYTES..];
+        assert_eq!(bytes.len() as u64, ALIGNMENT);
+        let end = FRAME_HEADER_BYTES + header.payload_bytes;
+        let payload = &bytes[FRAME_HEADER_BYTES..end];
         assert!(header.matches(payload, IDENTITY));
         let (first, rest) = Record::decode(payload).unwrap();
         assert_eq!(first, record("/registry/pods/a/b", b"one"));
-        assert_eq!(rest, &bytes[second..]);
+        assert_eq!(rest, &bytes[second..end]);
         assert_eq!(Record::decode(rest).unwrap(), (record("/registry/pods/a/c", b""), &[][..]));
     }
 
@@ -310,7 +323,8 @@ mod tests {
         let mut builder = FrameBuilder::default();
         builder.clear();
         builder.push(&record("/registry/pods/a/b", b"value"));
-        let bytes = builder.finish(5, 9, 2, IDENTITY).to_vec();
+        let mut bytes = builder.finish(5, 9, 2, IDENTITY).to_vec();
+        bytes.truncate(FRAME_HEADER_BYTES + FrameHeader::decode(&bytes, IDENTITY).unwrap().payload_bytes);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -334,7 +348,7 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&header.encode()), Some(header));
         let mark = Mark { identity: IDENTITY, sequence: 4, revision: 5 };
         assert_eq!(Mark::decode(&mark.encode()), Some(mark));
-        for length in 0..MARK_BYTES {
+        for length in 0..MARK_BYTES.min(SEGMENT_HEADER_BYTES) {
             assert_eq!(Mark::decode(&mark.encode()[..length]), None);
             assert_eq!(SegmentHeader::decode(&header.encode()[..length]), None);
         }
@@ -346,7 +360,8 @@ mod tests {
         let mut builder = FrameBuilder::default();
         builder.clear();
         let offset = builder.push(&record("/a", b"xyz")) as usize;
-        let bytes = builder.finish(1, 9, 1, IDENTITY)[offset..].to_vec();
+        let end = FRAME_HEADER_BYTES + builder.payload_bytes();
+        let bytes = builder.finish(1, 9, 1, IDENTITY)[offset..end].to_vec();
         assert_eq!(value_of(bytes.clone(), "/a", 9), Some(Bytes::from_static(b"xyz")));
         assert_eq!(value_of(bytes.clone(), "/b", 9), None);
         assert_eq!(value_of(bytes, "/a", 8), None);

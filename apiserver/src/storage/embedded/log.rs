@@ -5,11 +5,19 @@ use std::{collections::VecDeque, io, path::PathBuf, sync::Arc};
 use super::{
     super::Error,
     disk::{Disk, DiskFile},
-    frame::{FRAME_HEADER_BYTES, FrameBuilder, Identity, Mark, SEGMENT_HEADER_BYTES, SegmentHeader},
+    frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameBuilder, Identity, Mark, SegmentHeader},
 };
 
 pub(super) const MARK_NAME: &str = "mark";
 const SEGMENT_SUFFIX: &str = ".log";
+
+/// A released segment that waits for its second use. Writing over allocated blocks needs no change of the file's
+/// metadata: half the bytes to the device and half the flushes of an append.
+pub(super) const SPARE_NAME: &str = "spare";
+
+/// Segments grow with what is live, so that their number, and that of open files, stays small.
+const SEGMENTS_PER_LIVE: u64 = 8;
+const SEGMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// One segment file. Readers hold it through their slots, so a removed file stays readable until the last lets go.
 pub(super) struct Segment {
@@ -43,7 +51,9 @@ pub(super) struct Log {
     pub(super) mark: Arc<dyn DiskFile>,
     pub(super) next_sequence: u64,
     pub(super) revision: u64,
+    /// The least length of a segment.
     pub(super) segment_bytes: u64,
+    pub(super) spare: bool,
 }
 
 /// Where a frame went.
@@ -70,19 +80,19 @@ impl Log {
     }
 
     /// Writes one frame and returns when it is durable. `release`: with this frame the oldest segment is no longer
-    /// needed; its file is removed afterwards.
+    /// needed, and [`Self::release_oldest`] is to follow. `live_bytes`: as of before.
     pub(super) fn append(
         &mut self,
         frame: &mut FrameBuilder,
         revision: u64,
         release: bool,
+        live_bytes: u64,
     ) -> Result<Placed, Failure> {
-        if self.active.bytes > SEGMENT_HEADER_BYTES as u64
-            && self.active.bytes + (FRAME_HEADER_BYTES + frame.payload_bytes()) as u64 > self.segment_bytes
-        {
+        let target = (live_bytes / SEGMENTS_PER_LIVE).clamp(self.segment_bytes, SEGMENT_BYTES_MAX);
+        let end = self.active.bytes + (FRAME_HEADER_BYTES + frame.payload_bytes()) as u64;
+        if self.active.bytes > ALIGNMENT && end > target {
             self.roll()?;
         }
-        let release = release && !self.sealed.is_empty();
         let oldest = self.oldest().segment.number + u64::from(release);
         let bytes = frame.finish(self.next_sequence, revision, oldest, self.identity);
         let offset = self.active.bytes;
@@ -99,9 +109,6 @@ impl Log {
         // data, so its failure is not the write's.
         if let Err(error) = self.write_mark() {
             tracing::warn!(%error, "store: cannot write the mark");
-        }
-        if release {
-            self.release_oldest();
         }
         Ok(Placed { segment, offset })
     }
@@ -128,6 +135,16 @@ impl Log {
         self.mark.write_all_at(&mark.encode(), 0)
     }
 
+    /// Cuts off what the file has beyond the log: what a segment in its second use has left of its first.
+    pub(super) fn trim(&self) -> Result<(), Error> {
+        let Extent { segment, bytes } = &self.active;
+        segment
+            .file
+            .set_length(*bytes)
+            .and_then(|()| segment.file.sync())
+            .map_err(|e| Error::io("trim", &segment.path, e))
+    }
+
     pub(super) fn sync_mark(&self) -> Result<(), Error> {
         self.write_mark()
             .and_then(|()| self.mark.sync())
@@ -139,9 +156,11 @@ impl Log {
         let mark = || self.disk.path(MARK_NAME);
         self.write_mark().map_err(|e| Self::classify("write", mark(), e))?;
         self.mark.sync().map_err(|e| Failure::Fatal(Error::io("sync", mark(), e)))?;
+        self.trim().map_err(Failure::Fatal)?;
         let number = self.active.segment.number + 1;
-        match create_segment(&*self.disk, self.identity, number, self.next_sequence) {
+        match create_segment(&*self.disk, self.identity, number, self.next_sequence, self.spare) {
             Ok(next) => {
+                self.spare = false;
                 self.sealed.push_back(std::mem::replace(&mut self.active, next));
                 Ok(())
             }
@@ -162,12 +181,18 @@ impl Log {
         }
     }
 
-    fn release_oldest(&mut self) {
-        let Some(extent) = self.sealed.pop_front() else { return };
-        let name = segment_name(extent.segment.number);
-        // A file that stays is removed by the next open, which knows from the frames that it is not needed.
-        if let Err(error) = self.disk.remove(&name).and_then(|()| self.disk.sync_directory()) {
-            tracing::warn!(path = %extent.segment.path.display(), %error, "store: cannot remove an old segment");
+    /// Lets go of the oldest segment, for which the last frame said that it is not needed. To be called when nothing
+    /// points into it any more but readers that are at it.
+    pub(super) fn release_oldest(&mut self) {
+        let Some(Extent { segment, .. }) = self.sealed.pop_front() else { return };
+        let name = segment_name(segment.number);
+        // A reader keeps the old content by holding the file, which therefore must not be written over.
+        let spare = !self.spare && Arc::try_unwrap(segment).is_ok();
+        let done = if spare { self.disk.rename(&name, SPARE_NAME) } else { self.disk.remove(&name) };
+        match done.and_then(|()| self.disk.sync_directory()) {
+            Ok(()) => self.spare |= spare,
+            // A file that stays is removed by the next open, which knows from the frames that it is not needed.
+            Err(error) => tracing::warn!(name, %error, "store: cannot remove an old segment"),
         }
     }
 }
@@ -179,22 +204,27 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Creates a segment so that it is durable, with its name, before the first frame goes into it.
+/// Creates a segment so that it is durable, with its name, before the first frame goes into it. `spare`: out of the
+/// spare file.
 pub(super) fn create_segment(
     disk: &dyn Disk,
     identity: Identity,
     number: u64,
     first_sequence: u64,
+    spare: bool,
 ) -> Result<Extent, Failure> {
     let name = segment_name(number);
     let path = disk.path(&name);
     let header = SegmentHeader { identity, number, first_sequence }.encode();
-    let failed = |error| Log::classify("create", path.clone(), error);
-    let file = disk.create(&name).map_err(failed)?;
-    file.write_all_at(&header, 0).map_err(failed)?;
-    file.sync()
-        .and_then(|()| disk.sync_directory())
-        .map_err(|e| Failure::Fatal(Error::io("sync", &path, e)))?;
+    let full_or_fatal = |error| Log::classify("create", path.clone(), error);
+    let fatal = |error| Failure::Fatal(Error::io("create", &path, error));
+    let file = if spare { disk.open(SPARE_NAME) } else { disk.create(&name) }.map_err(full_or_fatal)?;
+    file.write_all_at(&header, 0).map_err(full_or_fatal)?;
+    file.sync().map_err(fatal)?;
+    if spare {
+        disk.rename(SPARE_NAME, &name).map_err(fatal)?;
+    }
+    disk.sync_directory().map_err(fatal)?;
     Ok(Extent { segment: Arc::new(Segment { number, path, file }), bytes: header.len() as u64 })
 }
 

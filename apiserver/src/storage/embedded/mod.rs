@@ -58,13 +58,13 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Length at which a segment is sealed and the next begun; the log keeps about two more than it needs.
+    /// Least length at which a segment is sealed and the next begun; the log keeps about two more than it needs.
     pub segment_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 16 * 1024 * 1024 }
+        Self { segment_bytes: 4 * 1024 * 1024 }
     }
 }
 

@@ -15,9 +15,9 @@ use std::{collections::VecDeque, io, sync::Arc};
 use super::{
     super::Error,
     disk::{Disk, DiskFile},
-    frame::{Identity, MARK_BYTES, Mark, Record, SEGMENT_HEADER_BYTES, SegmentHeader},
-    log::{self, Extent, Log, MARK_NAME, Segment, segment_name, segment_number},
-    scan::{Scan, Step, Tail, judge_tail},
+    frame::{ALIGNMENT, Identity, MARK_BYTES, Mark, Record, SEGMENT_HEADER_BYTES, SegmentHeader},
+    log::{self, Extent, Log, MARK_NAME, SPARE_NAME, Segment, segment_name, segment_number},
+    scan::{Scan, Step, later_frame},
 };
 
 /// The first revision: that of the empty store, as in etcd.
@@ -31,6 +31,9 @@ pub(super) fn open(
     mut apply: impl FnMut(&Record<'_>, &Arc<Segment>, u32),
 ) -> Result<Log, Error> {
     let names = disk.list().map_err(|e| Error::io("list", disk.path(""), e))?;
+    if names.iter().any(|n| n == SPARE_NAME) {
+        disk.remove(SPARE_NAME).map_err(|e| Error::io("remove", disk.path(SPARE_NAME), e))?;
+    }
     let mark = read_mark(&*disk, &names)?;
     let mut segments = open_segments(&*disk, &names)?;
     let marked = names.iter().any(|n| n == MARK_NAME);
@@ -57,7 +60,7 @@ pub(super) fn open(
     let mut revision = 0;
     let mut oldest = 0;
     let mut last_frame = None;
-    let mut active_bytes = last.bytes;
+    let mut active_bytes = ALIGNMENT;
     for extent in segments.iter().skip(first) {
         let segment = &extent.segment;
         let is_last = segment.number == last.segment.number;
@@ -84,7 +87,11 @@ pub(super) fn open(
                     last_frame = Some((segment.clone(), offset, scan.offset()));
                     sequence += 1;
                 }
-                Step::End => break,
+                Step::End => {
+                    // A length that was cut inside the padding of the last frame loses nothing.
+                    active_bytes = scan.offset();
+                    break;
+                }
                 Step::Damaged { offset } if !is_last => {
                     return Err(corrupt(segment, &format!("damaged at byte {offset} (write {sequence})")));
                 }
@@ -109,9 +116,10 @@ pub(super) fn open(
             what: "the file is missing, and later ones still need it".into(),
         });
     }
-    rewrite(&last.segment, 0, SEGMENT_HEADER_BYTES as u64)?;
+    rewrite(&last.segment, 0, ALIGNMENT.min(last.bytes))?;
     if let Some((segment, start, end)) = last_frame {
-        rewrite(&segment, start, end)?;
+        let length = segment.file.length().map_err(|e| Error::io("measure", &segment.path, e))?;
+        rewrite(&segment, start, end.min(length))?;
     }
     disk.sync_directory().map_err(|e| Error::io("sync", disk.path(""), e))?;
     remove_released(&*disk, &mut segments, oldest)?;
@@ -129,6 +137,7 @@ pub(super) fn open(
         next_sequence: sequence,
         revision: revision.max(REVISION_FIRST),
         segment_bytes,
+        spare: false,
     };
     log.sync_mark()?;
     Ok(log)
@@ -156,7 +165,7 @@ fn create(
             what: "it tells of a log, but every log file is missing".into(),
         });
     }
-    let active = log::create_segment(&*disk, identity, 1, 1).map_err(log::Failure::into_error)?;
+    let active = log::create_segment(&*disk, identity, 1, 1, false).map_err(log::Failure::into_error)?;
     let mark = open_mark(&*disk, &names)?;
     let log = Log {
         disk,
@@ -167,6 +176,7 @@ fn create(
         next_sequence: 1,
         revision: REVISION_FIRST,
         segment_bytes,
+        spare: false,
     };
     log.sync_mark()?;
     Ok(log)
@@ -233,7 +243,7 @@ fn read_header(extent: &Extent) -> Result<Option<SegmentHeader>, Error> {
 /// frame is written only after the header is durable.
 fn remove_unborn(disk: &dyn Disk, segments: &mut VecDeque<Extent>, marked: bool) -> Result<(), Error> {
     let Some(last) = segments.back() else { return Ok(()) };
-    if last.bytes > SEGMENT_HEADER_BYTES as u64 || read_header(last)?.is_some() {
+    if last.bytes > ALIGNMENT || read_header(last)?.is_some() {
         return Ok(());
     }
     // The first segment of all is durable before the mark exists.
@@ -288,21 +298,13 @@ fn drop_tail(
             format!("write {expected} at byte {offset} is damaged or cut off, and it had been acknowledged");
         return Err(corrupt(segment, &what));
     }
-    match judge_tail(segment, identity, extent.bytes, offset, expected)? {
-        Tail::Torn => {}
-        Tail::Followed { sequence, offset: later } => {
-            let what = format!(
-                "damaged at byte {offset} (write {expected}); write {sequence} follows at byte {later}"
-            );
-            return Err(corrupt(segment, &what));
-        }
-        Tail::TooLong { bytes } => {
-            let what = format!("damaged at byte {offset} (write {expected}), {bytes} bytes before its end");
-            return Err(corrupt(segment, &what));
-        }
+    if let Some((sequence, later)) = later_frame(segment, identity, extent.bytes, offset, expected)? {
+        let what =
+            format!("damaged at byte {offset} (write {expected}); write {sequence} follows at byte {later}");
+        return Err(corrupt(segment, &what));
     }
-    tracing::info!(path = %segment.path.display(), offset, dropped = extent.bytes - offset,
-        "store: dropped a write that was cut off and never acknowledged");
+    let dropped = extent.bytes - offset;
+    tracing::debug!(path = %segment.path.display(), offset, dropped, "store: cut what follows the last write");
     segment
         .file
         .set_length(offset)

@@ -2,7 +2,7 @@
 
 use super::{
     super::Error,
-    frame::{FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, FrameHeader, Identity, SEGMENT_HEADER_BYTES},
+    frame::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, Identity, align},
     log::Segment,
 };
 
@@ -34,7 +34,7 @@ pub(super) enum Step<'a> {
 impl<'a> Scan<'a> {
     /// `bytes`: the length of the segment; `offset`: of a frame in it.
     pub(super) fn new(segment: &'a Segment, identity: Identity, bytes: u64, offset: u64) -> Self {
-        let offset = offset.max(SEGMENT_HEADER_BYTES as u64);
+        let offset = offset.max(ALIGNMENT);
         Self { segment, identity, bytes, offset, window: Vec::new(), window_start: 0 }
     }
 
@@ -60,7 +60,7 @@ impl<'a> Scan<'a> {
         if length as u64 > left {
             return Ok(Step::Damaged { offset });
         }
-        self.offset += length as u64;
+        self.offset = align(offset + length as u64);
         let payload = self.read(offset + FRAME_HEADER_BYTES as u64, header.payload_bytes)?;
         if !header.matches(payload, identity) {
             return Ok(Step::Damaged { offset });
@@ -86,45 +86,24 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// What lies from a damaged place to the end of the last segment.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Tail {
-    /// Nothing that was written after the frame at this place: it may be a write that was cut.
-    Torn,
-    /// A later frame stands further on, so the damaged one had been made durable.
-    Followed { sequence: u64, offset: u64 },
-    /// More bytes than one frame can have.
-    TooLong { bytes: u64 },
-}
-
-/// `expected`: the sequence number of the frame that should be at `offset`.
-pub(super) fn judge_tail(
+/// The sequence number and place of a frame after `offset` that was written later than `expected`, the one that should
+/// be at `offset`. When there is one, the frame at `offset` had been durable; when there is none, what is there may be
+/// a write that was cut, or the former content of a segment in its second use.
+pub(super) fn later_frame(
     segment: &Segment,
     identity: Identity,
     bytes: u64,
     offset: u64,
     expected: u64,
-) -> Result<Tail, Error> {
-    let left = bytes - offset;
+) -> Result<Option<(u64, u64)>, Error> {
+    let mut header = [0; FRAME_HEADER_BYTES];
     let mut position = offset;
-    let mut window = vec![0; WINDOW_BYTES];
-    while position < bytes {
-        let length = (bytes - position).min(WINDOW_BYTES as u64) as usize;
-        segment
-            .file
-            .read_exact_at(&mut window[..length], position)
-            .map_err(|e| Error::io("read", &segment.path, e))?;
-        for start in 0..length {
-            let header = FrameHeader::decode(&window[start..length], identity);
-            if let Some(header) = header.filter(|h| h.sequence > expected) {
-                return Ok(Tail::Followed { sequence: header.sequence, offset: position + start as u64 });
-            }
+    while position + FRAME_HEADER_BYTES as u64 <= bytes {
+        segment.file.read_exact_at(&mut header, position).map_err(|e| Error::io("read", &segment.path, e))?;
+        if let Some(header) = FrameHeader::decode(&header, identity).filter(|h| h.sequence > expected) {
+            return Ok(Some((header.sequence, position)));
         }
-        // Windows overlap so that a header over the edge is seen whole by the next.
-        position += if length < WINDOW_BYTES { length } else { length - FRAME_HEADER_BYTES } as u64;
+        position += ALIGNMENT;
     }
-    if left > (FRAME_HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX) as u64 {
-        return Ok(Tail::TooLong { bytes: left });
-    }
-    Ok(Tail::Torn)
+    Ok(None)
 }

@@ -1,11 +1,6 @@
 //! A disk in memory that keeps apart what was written and what is durable, and can lose power, fail and fill up.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -42,11 +37,20 @@ struct Inode {
     pending: Vec<(usize, Vec<u8>)>,
 }
 
+#[derive(Clone)]
+enum NameChange {
+    Created(String, u64),
+    Removed(String),
+    /// From, to: as a whole or not at all.
+    Renamed(String, String, u64),
+}
+
 #[derive(Clone, Default)]
 struct Platter {
     inodes: BTreeMap<u64, Inode>,
     names: BTreeMap<String, u64>,
     names_durable: BTreeMap<String, u64>,
+    names_pending: Vec<NameChange>,
     next_inode: u64,
     operations: usize,
     faults: Faults,
@@ -99,14 +103,20 @@ impl SimulatedDisk {
     pub(super) fn after_power_loss(&self, random: &mut Random) -> Self {
         let old = self.0.lock();
         let mut new = Platter { next_inode: old.next_inode, ..Platter::default() };
-        let all: BTreeSet<&String> = old.names.keys().chain(old.names_durable.keys()).collect();
-        for name in all {
-            let (now, durable) = (old.names.get(name), old.names_durable.get(name));
-            let chosen = if now == durable || random.chance(50) { now } else { durable };
-            if let Some(inode) = chosen {
-                new.names.insert(name.clone(), *inode);
-                new.inodes.insert(*inode, lose(&old.inodes[inode], random));
+        let mut names = old.names_durable.clone();
+        for change in old.names_pending.iter().filter(|_| random.chance(50)) {
+            match change.clone() {
+                NameChange::Created(name, inode) => drop(names.insert(name, inode)),
+                NameChange::Removed(name) => drop(names.remove(&name)),
+                NameChange::Renamed(from, to, inode) => {
+                    names.remove(&from);
+                    names.insert(to, inode);
+                }
             }
+        }
+        for (name, inode) in names {
+            new.inodes.insert(inode, lose(&old.inodes[&inode], random));
+            new.names.insert(name, inode);
         }
         new.names_durable = new.names.clone();
         Self(Arc::new(Mutex::new(new)))
@@ -206,6 +216,7 @@ impl Disk for SimulatedDisk {
         platter.next_inode += 1;
         platter.inodes.insert(inode, Inode::default());
         platter.names.insert(name.into(), inode);
+        platter.names_pending.push(NameChange::Created(name.into(), inode));
         Ok(Arc::new(SimulatedFile { platter: self.0.clone(), inode }))
     }
 
@@ -217,13 +228,25 @@ impl Disk for SimulatedDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut platter = self.0.lock();
         platter.operation()?;
-        platter.names.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        platter.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        platter.names_pending.push(NameChange::Removed(name.into()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut platter = self.0.lock();
+        platter.operation()?;
+        let inode = platter.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        platter.names.insert(to.into(), inode);
+        platter.names_pending.push(NameChange::Renamed(from.into(), to.into(), inode));
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut platter = self.0.lock();
         platter.operation()?;
         platter.names_durable = platter.names.clone();
+        platter.names_pending.clear();
         Ok(())
     }
 }

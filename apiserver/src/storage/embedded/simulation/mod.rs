@@ -20,7 +20,7 @@ use super::{
 /// Runs of the main test, each with six power losses: some hundreds, in a few seconds.
 const SEEDS: u64 = 150;
 
-const SEGMENT_BYTES: u64 = 8 * 1024;
+const SEGMENT_BYTES: u64 = 32 * 1024;
 
 fn open(disk: &SimulatedDisk) -> Result<Committer, Error> {
     let clock = Clock { now: Instant::now(), wall_ms: 1_000_000 };
@@ -172,7 +172,7 @@ fn the_log_stays_short_and_whole_through_cleaning() {
         longest = longest.max(disk.files().iter().map(|f| f.1).sum::<usize>());
     }
     assert_eq!(Model::of(&committer).unwrap(), model);
-    assert!(longest < 200 * 1024, "{longest} bytes for at most 24 values of 6,000");
+    assert!(longest < 300 * 1024, "{longest} bytes for at most 24 values of 6,000");
     drop(committer);
     assert_eq!(Model::of(&open(&disk).unwrap()).unwrap(), model);
 }
@@ -344,7 +344,7 @@ fn damage_before_the_last_write_is_noticed_without_the_mark() {
     let mut committer = Committer::open(disk.arc(), 1 << 20, Identity([3; 16]), clock).unwrap();
     let mut model = Model { revision: 1, contents: Contents::new() };
     let mut random = Random::new(8);
-    let mut last_frame = 0;
+    let (mut last_frame, mut noticed) = (0, 0);
     for _ in 0..20 {
         last_frame = disk.files()[0].1;
         model = step(&mut committer, &model, &mut random).0;
@@ -355,8 +355,9 @@ fn damage_before_the_last_write_is_noticed_without_the_mark() {
         damaged.damage("00000000000000000001.log", |bytes| {
             bytes[start..last_frame.min(start + SECTOR)].fill(0);
         });
-        assert!(must_notice(&damaged, &model, &format!("a covered frame at {start}")));
+        noticed += usize::from(must_notice(&damaged, &model, &format!("a covered frame at {start}")));
     }
+    assert!(noticed >= 20, "{noticed}");
 }
 
 #[test]
