@@ -1,1 +1,16 @@
-//! stub
+//! Which node each pod runs on: a queue of pods, a picture of the nodes, one cycle per pod, and a binding.
+
+mod binder;
+pub mod cache;
+pub mod cycle;
+mod events;
+pub mod framework;
+pub mod plugins;
+pub mod pod;
+pub mod queue;
+pub mod resources;
+mod run;
+#[cfg(test)]
+mod testing;
+
+pub use run::{Error, Options, run};

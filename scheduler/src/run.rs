@@ -1,0 +1,125 @@
+//! Runs the scheduler: informers feed it, one loop decides, bindings go out beside it.
+
+use std::sync::Arc;
+
+use coracle_client::election::{self, Candidate};
+use coracle_client::events::EventRecorder;
+use coracle_client::{Client, Informers};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::binder::{Binder, WRITES_MAX};
+use crate::cache::Cache;
+use crate::cycle::{Position, Unschedulable, schedule};
+use crate::events::{Shared, follow};
+use crate::plugins;
+use crate::pod::PodInfo;
+use crate::queue::Queue;
+
+/// How the scheduler runs. The defaults are kube-scheduler's.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Work only while holding the lease kube-system/kube-scheduler
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+    /// Pods with this schedulerName are placed
+    #[arg(long, default_value = "default-scheduler")]
+    pub scheduler_name: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { leader_elect: true, scheduler_name: "default-scheduler".into() }
+    }
+}
+
+/// Why the scheduler ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the scheduling loop crashed: {0}")]
+    Crashed(#[from] tokio::task::JoinError),
+}
+
+/// Places pods until `shutdown`.
+pub async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    if !options.leader_elect {
+        place(options, client, shutdown).await;
+        return Ok(());
+    }
+    let candidate = Candidate {
+        name: "kube-scheduler".into(),
+        identity: format!("{}_{:016x}", hostname(), rand::random::<u64>()),
+    };
+    election::run(client.clone(), candidate, shutdown, |term| place(options.clone(), client.clone(), term))
+        .await;
+    Ok(())
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|n| n.trim().to_owned()).unwrap_or_default()
+}
+
+async fn place(options: Options, client: Client, shutdown: CancellationToken) {
+    let shared = Arc::new(Shared {
+        cache: Mutex::new(Cache::default()),
+        queue: Queue::default(),
+        plugins: plugins::all(),
+        scheduler_name: options.scheduler_name,
+    });
+    let informers = Informers::new(client.clone(), shutdown.clone());
+    follow(&shared, &informers);
+    tokio::select! {
+        // A decision on half the pods would overcommit nodes.
+        () = informers.synced() => {}
+        () = shutdown.cancelled() => return,
+    }
+    let binder = Arc::new(Binder {
+        recorder: EventRecorder::new(client.clone(), "default-scheduler", None),
+        client,
+        shared: shared.clone(),
+        writes: Arc::new(Semaphore::new(WRITES_MAX)),
+    });
+    let mut position = Position::default();
+    loop {
+        let pod = tokio::select! {
+            pod = shared.queue.pop() => pod,
+            () = shutdown.cancelled() => return,
+        };
+        let Some(pod) = pod else { return };
+        let Ok(permit) = binder.writes.clone().acquire_owned().await else { return };
+        let decision = decide(&shared, &pod, &mut position);
+        let binder = binder.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            match decision {
+                Ok(node) => binder.bind(&pod, &node).await,
+                Err(reasons) => {
+                    let message = reasons.message();
+                    debug!(
+                        pod = pod.key.as_ref().map(tracing::field::display),
+                        message, "no node takes the pod"
+                    );
+                    binder.explain(&pod, "Unschedulable", &message).await;
+                }
+            }
+        });
+    }
+}
+
+/// One cycle, and what follows from it here: the pod is assumed on its node, or waits.
+fn decide(shared: &Shared, pod: &PodInfo, position: &mut Position) -> Result<String, Unschedulable> {
+    let mut cache = shared.cache.lock();
+    let decision =
+        schedule(pod, &cache, &shared.plugins, position, &mut |winners| rand::random_range(0..winners));
+    match &decision {
+        Ok(node) => cache.assume(pod, node),
+        Err(reasons) => {
+            let plugins = reasons.plugins.clone();
+            drop(cache);
+            shared.queue.unschedulable(&pod.uid, plugins);
+        }
+    }
+    decision
+}
