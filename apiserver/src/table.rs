@@ -92,8 +92,12 @@ pub fn containers_and_images(containers: &[Container]) -> (String, String) {
 }
 
 /// `5d`, `3h12m`, … since a time, or `<unknown>`.
-pub fn age(since: Option<&Time>, now: Timestamp) -> String {
-    since.map_or_else(|| "<unknown>".into(), |t| human_duration(now.duration_since(t.0).as_secs()))
+pub fn age(created: Option<&Time>, now: Timestamp) -> String {
+    since(created.map(|t| t.0), now)
+}
+
+pub fn since(then: Option<Timestamp>, now: Timestamp) -> String {
+    then.map_or_else(|| "<unknown>".into(), |t| human_duration(now.duration_since(t).as_secs()))
 }
 
 /// As upstream's `duration.HumanDuration`.

@@ -1,6 +1,28 @@
 //! The list of built-in kinds. A kind is one file here that implements [`BuiltIn`] and one line in [`all`].
 
+mod certificate_signing_request;
 mod config_map;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod event_v1;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod priority_class;
+mod replica_set;
+mod runtime_class;
+mod secret;
+mod service;
+mod service_account;
+#[cfg(test)]
+mod testing;
+mod workload;
+
+pub use certificate_signing_request::{prepare_approval, prepare_signed, set_requester};
+pub use service::{Reservation, ServiceAllocator};
 
 use std::time::Duration;
 
@@ -14,8 +36,30 @@ use crate::object::ApiObject;
 
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
-    vec![KindDef::of::<k8s_openapi::api::core::v1::ConfigMap>()]
+    use k8s_openapi::api::{apps, certificates, coordination, core, discovery, events, node, scheduling};
+    vec![
+        KindDef::of::<core::v1::ConfigMap>(),
+        KindDef::of::<core::v1::Endpoints>(),
+        KindDef::of::<core::v1::Event>(),
+        KindDef::of::<core::v1::Namespace>(),
+        KindDef::of::<core::v1::Node>(),
+        KindDef::of::<core::v1::Pod>(),
+        KindDef::of::<core::v1::Secret>(),
+        KindDef::of::<core::v1::Service>(),
+        KindDef::of::<core::v1::ServiceAccount>(),
+        KindDef::of::<apps::v1::Deployment>(),
+        KindDef::of::<apps::v1::ReplicaSet>(),
+        KindDef::of::<certificates::v1::CertificateSigningRequest>(),
+        KindDef::of::<coordination::v1::Lease>(),
+        KindDef::of::<discovery::v1::EndpointSlice>(),
+        KindDef::of::<events::v1::Event>(),
+        KindDef::of::<node::v1::RuntimeClass>(),
+        KindDef::of::<scheduling::v1::PriorityClass>(),
+    ]
 }
+
+/// What ports may speak.
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 /// One printer column of a Table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,106 @@
+//! PriorityClass: a named priority for pods. Its value never changes.
+
+use jiff::Timestamp;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use serde_json::{Value, json};
+
+use super::{BuiltIn, Column};
+use crate::field_error::Errors;
+use crate::table;
+
+/// The highest value users may choose; above are the system's own classes.
+const USER_VALUE_MAX: i32 = 1_000_000_000;
+/// The system's classes and their values.
+const SYSTEM_CLASSES: &[(&str, i32)] =
+    &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+impl BuiltIn for PriorityClass {
+    const SINGULAR: &'static str = "priorityclass";
+    const SHORT_NAMES: &'static [&'static str] = &["pc"];
+
+    fn set_defaults(&mut self) {
+        self.preemption_policy.get_or_insert_with(|| "PreemptLowerPriority".into());
+        self.value.get_or_insert(0);
+    }
+
+    fn validate(&self, errors: &mut Errors) {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        let value = self.value.unwrap_or_default();
+        if name.starts_with("system-") {
+            if !SYSTEM_CLASSES.contains(&(name, value)) || self.global_default == Some(true) {
+                let detail =
+                    "priority class names with 'system-' prefix are reserved for system use only. error: ";
+                let known = SYSTEM_CLASSES.iter().any(|c| c.0 == name);
+                let why =
+                    if known { "value of this system class is fixed" } else { "not a known system class" };
+                errors.forbidden("metadata.name", &format!("{detail}{why}"));
+            }
+        } else if value > USER_VALUE_MAX {
+            let detail = format!("maximum allowed value of a user defined priority is {USER_VALUE_MAX}");
+            errors.forbidden("value", &detail);
+        }
+        errors.one_of(
+            "preemptionPolicy",
+            self.preemption_policy.as_deref(),
+            &["Never", "PreemptLowerPriority"],
+        );
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
+        if self.value != old.value {
+            errors.forbidden("value", "may not be changed in an update.");
+        }
+        errors.immutable("preemptionPolicy", &self.preemption_policy, &old.preemption_policy);
+    }
+
+    fn columns() -> Vec<Column> {
+        let mut columns = table::columns(&[
+            table::narrow("Value", "integer", "The priority that pods of this class get."),
+            table::narrow("Global-Default", "boolean", "Pods that name no class get this one."),
+        ]);
+        columns.push(table::narrow(
+            "PreemptionPolicy",
+            "string",
+            "Whether pods of this class may push out others: PreemptLowerPriority or Never.",
+        ));
+        columns
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        let narrow =
+            vec![json!(self.value.unwrap_or_default()), json!(self.global_default.unwrap_or_default())];
+        table::wide_cells(&self.metadata, now, narrow, vec![json!(self.preemption_policy)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing;
+
+    use super::*;
+
+    #[test]
+    fn users_stay_below_the_system() {
+        testing::invalid::<PriorityClass>(&[
+            (
+                json!({"metadata": {"name": "a"}, "value": 1_000_000_001}),
+                "value",
+                "Forbidden: maximum allowed value of a user defined priority is 1000000000",
+            ),
+            (
+                json!({"metadata": {"name": "system-mine"}, "value": 1}),
+                "metadata.name",
+                "Forbidden: priority class names with 'system-' prefix are reserved",
+            ),
+            (
+                json!({"metadata": {"name": "a"}, "preemptionPolicy": "X"}),
+                "preemptionPolicy",
+                "Unsupported value: \"X\"",
+            ),
+        ]);
+        testing::valid::<PriorityClass>(&[
+            json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}),
+            json!({"metadata": {"name": "a"}, "value": -5}),
+        ]);
+    }
+}

@@ -1,0 +1,123 @@
+//! ReplicaSet: a number of like pods.
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use serde_json::{Value, json};
+
+use super::{BuiltIn, Column, pod, workload};
+use crate::field_error::{Errors, Path};
+use crate::{table, validation};
+
+impl BuiltIn for ReplicaSet {
+    const SINGULAR: &'static str = "replicaset";
+    const SHORT_NAMES: &'static [&'static str] = &["rs"];
+    const CATEGORIES: &'static [&'static str] = &["all"];
+    const HAS_STATUS: bool = true;
+    const SUBRESOURCES: &'static [&'static str] = &["scale"];
+    const HAS_GENERATION: bool = true;
+
+    fn set_defaults(&mut self) {
+        let spec = &mut self.spec;
+        spec.replicas.get_or_insert(1);
+        pod::defaults::template(spec.template.get_or_insert_default());
+    }
+
+    fn prepare_create(&mut self) {
+        self.status = Some(ReplicaSetStatus::default());
+    }
+
+    fn validate(&self, errors: &mut Errors) {
+        let path = Path::new("spec");
+        let spec = &self.spec;
+        workload::replicas(path.child("replicas"), spec.replicas, errors);
+        validation::non_negative(
+            path.child("minReadySeconds"),
+            spec.min_ready_seconds.unwrap_or_default(),
+            errors,
+        );
+        workload::selector_and_template("ReplicaSet", &spec.selector, spec.template.as_ref(), &path, errors);
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
+        errors.immutable("spec.selector", &self.spec.selector, &old.spec.selector);
+    }
+
+    fn validate_status_update(&self, _old: &Self, errors: &mut Errors) {
+        let path = Path::new("status");
+        let Some(status) = &self.status else { return };
+        validation::non_negative(path.child("replicas"), status.replicas, errors);
+        for (field, value) in [
+            ("fullyLabeledReplicas", status.fully_labeled_replicas),
+            ("readyReplicas", status.ready_replicas),
+            ("availableReplicas", status.available_replicas),
+        ] {
+            let value = value.unwrap_or_default();
+            validation::non_negative(path.child(field), value, errors);
+            if value > status.replicas {
+                errors.invalid(path.child(field), value, "cannot be greater than status.replicas");
+            }
+        }
+        if status.available_replicas.unwrap_or_default() > status.ready_replicas.unwrap_or_default() {
+            let detail = "cannot be greater than readyReplicas";
+            errors.invalid(path.child("availableReplicas"), status.available_replicas, detail);
+        }
+    }
+
+    fn columns() -> Vec<Column> {
+        table::columns(&[
+            table::narrow("Desired", "integer", "How many pods are wanted."),
+            table::narrow("Current", "integer", "How many pods there are."),
+            table::narrow("Ready", "integer", "How many of its pods are ready."),
+            table::wide("Containers", "string", "The names of the template's containers."),
+            table::wide("Images", "string", "The images of the template's containers."),
+            table::wide("Selector", "string", "The labels its pods are known by."),
+        ])
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        let spec = &self.spec;
+        let status = self.status.clone().unwrap_or_default();
+        let pods = spec.template.as_ref().and_then(|t| t.spec.as_ref());
+        let (containers, images) = table::containers_and_images(pods.map_or(&[], |p| &p.containers));
+        table::wide_cells(
+            &self.metadata,
+            now,
+            vec![
+                json!(spec.replicas.unwrap_or_default()),
+                json!(status.replicas),
+                json!(status.ready_replicas.unwrap_or_default()),
+            ],
+            vec![json!(containers), json!(images), json!(table::selector(Some(&spec.selector)))],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing;
+
+    use super::*;
+
+    fn replica_set() -> Value {
+        json!({"metadata": {"name": "r"}, "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "x"}}, "template":
+            {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}})
+    }
+
+    #[test]
+    fn rules_and_columns() {
+        testing::valid::<ReplicaSet>(&[replica_set()]);
+        let mut other = replica_set();
+        other["spec"]["selector"] = json!({"matchLabels": {"app": "y"}});
+        testing::invalid::<ReplicaSet>(&[(
+            other,
+            "spec.template.metadata.labels",
+            "Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`",
+        )]);
+        let mut object = replica_set();
+        object["status"] = json!({"replicas": 2, "readyReplicas": 1});
+        assert_eq!(
+            testing::cells::<ReplicaSet>(object),
+            ["r", "3", "2", "1", "<unknown>", "c", "i:1", "app=x"]
+        );
+    }
+}

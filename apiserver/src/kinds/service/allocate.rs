@@ -1,0 +1,524 @@
+//! Hands out cluster addresses and node ports, each to one service.
+//!
+//! Pure bookkeeping: who calls it holds a lock around it, writes the service, and then says what became of the write:
+//! [`ServiceAllocator::undo`] where it failed, [`ServiceAllocator::settle`] where an update went through,
+//! [`ServiceAllocator::release`] where the service is gone. [`ServiceAllocator::rebuild`] starts over from the stored
+//! services, at start and whenever in doubt.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+
+use super::{HEADLESS, is_external, is_headless, needs_health_port, type_of};
+use crate::field_error::{Errors, Path};
+use crate::validation::given;
+
+/// Upstream's `--service-node-port-range`.
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// The low ports that are handed out only when the others are used up, so that people can pick from them.
+const NODE_PORTS_KEPT: u16 = 86;
+
+/// Who has what, by namespace and name of the service.
+pub struct ServiceAllocator {
+    range: AddressRange,
+    addresses: HashMap<IpAddr, String>,
+    ports: HashMap<u16, String>,
+    /// Where the last search ended: a freed address is not handed out again at once.
+    next_address: u128,
+    next_port: u16,
+}
+
+/// What one call of [`ServiceAllocator::allocate`] took that the service did not have before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reservation {
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the service range {0:?} is not a CIDR with room for at least one address")]
+pub struct RangeError(String);
+
+struct AddressRange {
+    text: String,
+    first: IpAddr,
+    size: u128,
+}
+
+impl AddressRange {
+    fn parse(cidr: &str) -> Result<Self, RangeError> {
+        let error = || RangeError(cidr.to_owned());
+        let (address, bits) = cidr.split_once('/').ok_or_else(error)?;
+        let address: IpAddr = address.parse().map_err(|_| error())?;
+        let bits: u32 = bits.parse().map_err(|_| error())?;
+        let width: u32 = if address.is_ipv4() { 32 } else { 128 };
+        let host_bits = width.checked_sub(bits).ok_or_else(error)?;
+        if host_bits < 2 {
+            return Err(error());
+        }
+        // More than 2^20 addresses are more than anyone hands out; upstream has the same bound.
+        let size = 1u128 << host_bits.min(20);
+        let mask = if host_bits == 128 { 0 } else { u128::MAX << host_bits };
+        Ok(Self {
+            text: cidr.to_owned(),
+            first: number_to_ip(number(address) & mask, address.is_ipv4()),
+            size,
+        })
+    }
+
+    /// Without the network's own address and the last one, which is IPv4's broadcast address.
+    fn contains(&self, ip: IpAddr) -> bool {
+        let offset = number(ip).checked_sub(number(self.first));
+        ip.is_ipv4() == self.first.is_ipv4() && offset.is_some_and(|o| (1..self.size - 1).contains(&o))
+    }
+
+    fn at(&self, offset: u128) -> IpAddr {
+        number_to_ip(number(self.first) + offset, self.first.is_ipv4())
+    }
+
+    /// The first addresses are handed out only when the others are used up, so that people can pick from them.
+    fn kept(&self) -> u128 {
+        (self.size / 16).clamp(16, 256).min(self.size / 2)
+    }
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
+    }
+}
+
+fn number_to_ip(number: u128, v4: bool) -> IpAddr {
+    if v4 { IpAddr::V4(Ipv4Addr::from(number as u32)) } else { IpAddr::V6(Ipv6Addr::from(number)) }
+}
+
+impl ServiceAllocator {
+    pub fn new(service_cidr: &str) -> Result<Self, RangeError> {
+        let range = AddressRange::parse(service_cidr)?;
+        let next_address = range.kept();
+        Ok(Self {
+            range,
+            addresses: HashMap::new(),
+            ports: HashMap::new(),
+            next_address,
+            next_port: NODE_PORTS.start() + NODE_PORTS_KEPT,
+        })
+    }
+
+    /// Forgets everything and takes what these stored services have.
+    pub fn rebuild<'a>(&mut self, services: impl IntoIterator<Item = &'a Service>) {
+        self.addresses.clear();
+        self.ports.clear();
+        for service in services {
+            let owner = owner(service);
+            for ip in addresses(service) {
+                self.addresses.entry(ip).or_insert_with(|| owner.clone());
+            }
+            for port in ports(service) {
+                self.ports.entry(port).or_insert_with(|| owner.clone());
+            }
+        }
+    }
+
+    /// Gives a service that is about to be written the address and ports it asks for or lacks. What it has already is
+    /// left as it is. On an error nothing is taken.
+    pub fn allocate(&mut self, service: &mut Service) -> Result<Reservation, Errors> {
+        let owner = owner(service);
+        let mut errors = Errors::default();
+        let mut taken = Reservation::default();
+        let spec = service.spec.get_or_insert_default();
+        if type_of(spec) != "ExternalName" {
+            self.families(spec, &mut errors);
+            if !is_headless(spec) {
+                self.allocate_address(spec, &owner, &mut taken, &mut errors);
+            }
+        }
+        if is_external(spec) && spec.allocate_load_balancer_node_ports != Some(false) || has_node_ports(spec)
+        {
+            self.allocate_ports(spec, &owner, &mut taken, &mut errors);
+        }
+        if needs_health_port(spec) {
+            let field = "spec.healthCheckNodePort";
+            let wanted = spec.health_check_node_port.unwrap_or_default();
+            let port = self.port(wanted, field.into(), &owner, &mut taken, &mut errors);
+            spec.health_check_node_port = port.map(i32::from);
+        }
+        if errors.is_empty() {
+            return Ok(taken);
+        }
+        self.undo(&taken);
+        Err(errors)
+    }
+
+    /// The write failed, or was a dry run: gives back what `allocate` took for it.
+    pub fn undo(&mut self, reservation: &Reservation) {
+        for ip in &reservation.addresses {
+            self.addresses.remove(ip);
+        }
+        for port in &reservation.ports {
+            self.ports.remove(port);
+        }
+    }
+
+    /// An update went through: gives back what only the old form had.
+    pub fn settle(&mut self, old: &Service, new: &Service) {
+        let owner = owner(old);
+        let (kept_ips, kept_ports) = (addresses(new), ports(new));
+        for ip in addresses(old).into_iter().filter(|ip| !kept_ips.contains(ip)) {
+            give_back(&mut self.addresses, &ip, &owner);
+        }
+        for port in ports(old).into_iter().filter(|p| !kept_ports.contains(p)) {
+            give_back(&mut self.ports, &port, &owner);
+        }
+    }
+
+    /// The service is gone.
+    pub fn release(&mut self, service: &Service) {
+        let owner = owner(service);
+        for ip in addresses(service) {
+            give_back(&mut self.addresses, &ip, &owner);
+        }
+        for port in ports(service) {
+            give_back(&mut self.ports, &port, &owner);
+        }
+    }
+
+    /// One family, that of the range; headless services without a selector may have endpoints of both.
+    fn families(&self, spec: &mut ServiceSpec, errors: &mut Errors) {
+        let (own, other) = if self.range.first.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        let selectorless = is_headless(spec) && spec.selector.as_ref().is_none_or(|s| s.is_empty());
+        let policy = spec.ip_family_policy.get_or_insert_with(|| {
+            if selectorless { "RequireDualStack".into() } else { "SingleStack".into() }
+        });
+        if policy == "RequireDualStack" && !selectorless {
+            let detail = "this cluster is not configured for dual-stack services";
+            errors.invalid("spec.ipFamilyPolicy", &*policy, detail);
+        }
+        let both = policy == "RequireDualStack" && selectorless;
+        let families = spec.ip_families.get_or_insert_with(Vec::new);
+        if families.is_empty() {
+            families.push(own.into());
+            if both {
+                families.push(other.into());
+            }
+        } else if !selectorless && families[0] != own {
+            errors.invalid("spec.ipFamilies[0]", &families[0], "not configured on this cluster");
+        }
+    }
+
+    fn allocate_address(
+        &mut self,
+        spec: &mut ServiceSpec,
+        owner: &str,
+        taken: &mut Reservation,
+        errors: &mut Errors,
+    ) {
+        let wanted = given(&spec.cluster_ip).or(spec
+            .cluster_ips
+            .as_ref()
+            .and_then(|ips| ips.first())
+            .map(String::as_str));
+        let ip = match wanted.map(|w| (w.to_owned(), w.parse::<IpAddr>())) {
+            // No address at all: validation has its say.
+            Some((_, Err(_))) => return,
+            Some((text, Ok(ip))) => match self.addresses.get(&ip) {
+                Some(other) if other != owner => {
+                    let detail = format!("failed to allocate IP {ip}: provided IP is already allocated");
+                    return errors.invalid("spec.clusterIPs", [text], detail);
+                }
+                Some(_) => ip,
+                None if !self.range.contains(ip) => {
+                    let detail = format!(
+                        "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                        self.range.text
+                    );
+                    return errors.invalid("spec.clusterIPs", [text], detail);
+                }
+                None => self.take_address(ip, owner, taken),
+            },
+            None => match self.free_address() {
+                Some(ip) => self.take_address(ip, owner, taken),
+                None => {
+                    let none: [&str; 0] = [];
+                    return errors.invalid(
+                        "spec.clusterIPs",
+                        none,
+                        "failed to allocate a serviceIP: range is full",
+                    );
+                }
+            },
+        };
+        spec.cluster_ip = Some(ip.to_string());
+        if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
+            spec.cluster_ips = Some(vec![ip.to_string()]);
+        }
+    }
+
+    fn take_address(&mut self, ip: IpAddr, owner: &str, taken: &mut Reservation) -> IpAddr {
+        self.addresses.insert(ip, owner.to_owned());
+        taken.addresses.push(ip);
+        ip
+    }
+
+    fn free_address(&mut self) -> Option<IpAddr> {
+        let (kept, end) = (self.range.kept(), self.range.size - 1);
+        let upper = (self.next_address..end).chain(kept..self.next_address);
+        let offset = upper.chain(1..kept).find(|o| !self.addresses.contains_key(&self.range.at(*o)))?;
+        self.next_address = if offset >= kept && offset + 1 < end { offset + 1 } else { kept };
+        Some(self.range.at(offset))
+    }
+
+    fn allocate_ports(
+        &mut self,
+        spec: &mut ServiceSpec,
+        owner: &str,
+        taken: &mut Reservation,
+        errors: &mut Errors,
+    ) {
+        let path = Path::new("spec");
+        let path = path.child("ports");
+        let asks = spec.allocate_load_balancer_node_ports != Some(false);
+        for (i, port) in spec.ports.iter_mut().flatten().enumerate() {
+            let wanted = port.node_port.unwrap_or_default();
+            if wanted == 0 && !asks {
+                continue;
+            }
+            let at = path.index(i);
+            port.node_port =
+                self.port(wanted, at.child("nodePort").into(), owner, taken, errors).map(i32::from);
+        }
+    }
+
+    fn port(
+        &mut self,
+        wanted: i32,
+        field: String,
+        owner: &str,
+        taken: &mut Reservation,
+        errors: &mut Errors,
+    ) -> Option<u16> {
+        let port = if wanted == 0 {
+            match self.free_port() {
+                Some(port) => port,
+                None => {
+                    errors.invalid(field, wanted, "failed to allocate a nodePort: range is full");
+                    return None;
+                }
+            }
+        } else {
+            match u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p)) {
+                Some(port) => port,
+                None => {
+                    let detail = format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        NODE_PORTS.start(),
+                        NODE_PORTS.end()
+                    );
+                    errors.invalid(field, wanted, detail);
+                    return None;
+                }
+            }
+        };
+        match self.ports.get(&port) {
+            Some(other) if other != owner => {
+                errors.invalid(field, wanted, "provided port is already allocated");
+                return None;
+            }
+            Some(_) => {}
+            None => {
+                self.ports.insert(port, owner.to_owned());
+                taken.ports.push(port);
+            }
+        }
+        Some(port)
+    }
+
+    fn free_port(&mut self) -> Option<u16> {
+        let (start, end) = (*NODE_PORTS.start(), *NODE_PORTS.end());
+        let kept = start + NODE_PORTS_KEPT;
+        let upper = (self.next_port..=end).chain(kept..self.next_port);
+        let port = upper.chain(start..kept).find(|p| !self.ports.contains_key(p))?;
+        self.next_port = if port >= kept && port < end { port + 1 } else { kept };
+        Some(port)
+    }
+}
+
+fn give_back<K: std::hash::Hash + Eq>(map: &mut HashMap<K, String>, key: &K, owner: &str) {
+    if map.get(key).is_some_and(|o| o == owner) {
+        map.remove(key);
+    }
+}
+
+fn owner(service: &Service) -> String {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    format!("{}/{}", text(&service.metadata.namespace), text(&service.metadata.name))
+}
+
+fn addresses(service: &Service) -> Vec<IpAddr> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let one = spec.cluster_ip.iter();
+    let mut ips: Vec<IpAddr> = one
+        .chain(spec.cluster_ips.iter().flatten())
+        .filter(|ip| *ip != HEADLESS)
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    ips.dedup();
+    ips
+}
+
+fn has_node_ports(spec: &ServiceSpec) -> bool {
+    is_external(spec) && spec.ports.iter().flatten().any(|p| p.node_port.unwrap_or_default() != 0)
+}
+
+fn ports(service: &Service) -> Vec<u16> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let ports = spec.ports.iter().flatten().filter_map(|p| p.node_port);
+    ports
+        .chain(spec.health_check_node_port)
+        .filter_map(|p| u16::try_from(p).ok())
+        .filter(|p| *p != 0)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::kinds::testing::defaulted;
+
+    use super::*;
+
+    fn allocator() -> ServiceAllocator {
+        ServiceAllocator::new("10.96.0.0/24").unwrap()
+    }
+
+    fn service(name: &str, spec: Value) -> Service {
+        defaulted(json!({"metadata": {"namespace": "a", "name": name}, "spec": spec}))
+    }
+
+    fn allocated(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> Value {
+        let mut service = service(name, spec);
+        allocator.allocate(&mut service).unwrap();
+        serde_json::to_value(service.spec).unwrap()
+    }
+
+    fn refused(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> (String, String) {
+        let causes = allocator.allocate(&mut service(name, spec)).unwrap_err().into_causes();
+        assert_eq!(causes.len(), 1);
+        (causes[0].field.clone(), causes[0].message.clone())
+    }
+
+    #[test]
+    fn a_service_gets_an_address_and_its_family() {
+        let spec = allocated(&mut allocator(), "s", json!({"ports": [{"port": 80}]}));
+        assert_eq!(spec["clusterIP"], "10.96.0.16");
+        assert_eq!(spec["clusterIPs"], json!(["10.96.0.16"]));
+        assert_eq!((&spec["ipFamilies"], &spec["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
+    }
+
+    #[test]
+    fn headless_and_named_services_get_none() {
+        let headless = allocated(&mut allocator(), "s", json!({"clusterIP": "None", "selector": {"a": "b"}}));
+        assert_eq!((&headless["clusterIP"], &headless["ipFamilies"]), (&json!("None"), &json!(["IPv4"])));
+        let bare = allocated(&mut allocator(), "s", json!({"clusterIP": "None"}));
+        assert_eq!(bare["ipFamilies"], json!(["IPv4", "IPv6"]));
+        let name = allocated(&mut allocator(), "s", json!({"type": "ExternalName", "externalName": "e"}));
+        assert_eq!((name.get("clusterIP"), name.get("ipFamilies")), (None, None));
+    }
+
+    #[test]
+    fn wishes_are_granted_once() {
+        let mut allocator = allocator();
+        let wish =
+            json!({"clusterIP": "10.96.0.1", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+        let spec = allocated(&mut allocator, "s", wish.clone());
+        assert_eq!((&spec["clusterIP"], &spec["ports"][0]["nodePort"]), (&json!("10.96.0.1"), &json!(30080)));
+        // The same service again: an update.
+        assert_eq!(allocator.allocate(&mut service("s", wish.clone())).unwrap(), Reservation::default());
+        assert_eq!(
+            refused(&mut allocator, "t", json!({"clusterIP": "10.96.0.1"})),
+            (
+                "spec.clusterIPs".into(),
+                "Invalid value: [\"10.96.0.1\"]: failed to allocate IP 10.96.0.1: provided IP is already allocated".into()
+            )
+        );
+        assert_eq!(
+            refused(
+                &mut allocator,
+                "t",
+                json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]})
+            ),
+            (
+                "spec.ports[0].nodePort".into(),
+                "Invalid value: 30080: provided port is already allocated".into()
+            )
+        );
+        assert_eq!(
+            refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]})),
+            (
+                "spec.ports[0].nodePort".into(),
+                "Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767".into()
+            )
+        );
+        let (field, message) = refused(&mut allocator, "t", json!({"clusterIP": "10.97.0.1"}));
+        assert_eq!(field, "spec.clusterIPs");
+        assert!(
+            message.contains("is not in the valid range. The range of valid IPs is 10.96.0.0/24"),
+            "{message}"
+        );
+        allocator.release(&service("s", wish.clone()));
+        allocated(&mut allocator, "t", wish);
+    }
+
+    #[test]
+    fn failures_take_nothing() {
+        let mut allocator = allocator();
+        refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}));
+        assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
+        let mut other = service("s", json!({"type": "NodePort", "ports": [{"port": 1}]}));
+        let taken = allocator.allocate(&mut other).unwrap();
+        allocator.undo(&taken);
+        assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
+    }
+
+    #[test]
+    fn an_update_gives_back_what_it_drops() {
+        let mut allocator = allocator();
+        let mut old = service("s", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]}));
+        allocator.allocate(&mut old).unwrap();
+        let mut new = old.clone();
+        new.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(30002);
+        allocator.allocate(&mut new).unwrap();
+        allocator.settle(&old, &new);
+        assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30002]);
+        assert_eq!(allocator.addresses.len(), 1);
+        allocator.rebuild([&old]);
+        assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30001]);
+    }
+
+    #[test]
+    fn the_whole_range_is_used_and_no_more() {
+        let mut allocator = ServiceAllocator::new("10.96.0.0/27").unwrap();
+        let mut seen = std::collections::HashSet::new();
+        for i in 0..30 {
+            let spec = allocated(&mut allocator, &format!("s{i}"), json!({}));
+            assert!(seen.insert(spec["clusterIP"].as_str().unwrap().to_owned()));
+        }
+        assert!(!seen.contains("10.96.0.0") && !seen.contains("10.96.0.31"));
+        let (_, message) = refused(&mut allocator, "more", json!({}));
+        assert!(message.ends_with("range is full"), "{message}");
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        for bad in ["", "10.0.0.0", "10.0.0.0/31", "10.0.0.0/33", "x/8"] {
+            assert!(ServiceAllocator::new(bad).is_err(), "{bad}");
+        }
+        let mut six = ServiceAllocator::new("fd00::/108").unwrap();
+        assert_eq!(allocated(&mut six, "s", json!({}))["clusterIP"], "fd00::100");
+        assert_eq!(allocated(&mut six, "t", json!({}))["ipFamilies"], json!(["IPv6"]));
+    }
+}
