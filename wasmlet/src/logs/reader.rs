@@ -45,12 +45,20 @@ pub async fn read(
         if file.is_none() {
             file = open(path.clone(), tail).await?;
         }
+        // Set when the file was seen to be rotated away: what it holds now is all it will ever hold.
+        let mut last_pass = false;
         let mut rotated = false;
         while let Some(current) = file.take() {
             let (current, chunk) = read_chunk(current).await?;
             if chunk.is_empty() {
                 let rotations = live.as_ref().map(|live| live.borrow().rotations);
-                rotated = rotations != seen.map(|s| s.rotations);
+                let moved = rotations != seen.map(|s| s.rotations);
+                rotated = moved && last_pass;
+                if moved && !last_pass {
+                    last_pass = true;
+                    file = Some(current);
+                    continue;
+                }
                 file = Some(current).filter(|_| !rotated);
                 break;
             }

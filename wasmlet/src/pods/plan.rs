@@ -32,6 +32,9 @@ pub struct Plan {
     pub wake: Option<Timestamp>,
 }
 
+/// For how long `ErrImagePull` shows before it becomes `ImagePullBackOff`.
+pub const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(1);
+
 /// Upstream's words for `activeDeadlineSeconds`.
 const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
 
@@ -248,5 +251,4 @@ fn stop(state: &mut PodState, index: usize, grace_seconds: i64, now: Timestamp, 
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

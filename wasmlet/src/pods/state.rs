@@ -63,7 +63,8 @@ pub struct ContainerState {
     pub last: Option<Box<Terminated>>,
     /// What was resolved when it last started.
     pub image: Option<Box<ImageFacts>>,
-    pub image_backoff: Backoff,
+    /// Of starts that failed: the image's pull above all.
+    pub start_backoff: Backoff,
     pub crash_backoff: Backoff,
     /// The readiness probe's verdict; meaningless without one.
     pub ready: bool,

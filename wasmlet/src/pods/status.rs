@@ -321,5 +321,4 @@ pub fn time(at: Timestamp) -> Value {
 }
 
 #[cfg(test)]
-#[path = "status_tests.rs"]
 mod tests;

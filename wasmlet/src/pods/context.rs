@@ -1,0 +1,113 @@
+//! What all pod workers of a node share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coracle_client::events::EventRecorder;
+use coracle_client::informer::Informer;
+use coracle_client::Client;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::{Amounts, Rejection, fits};
+use super::images::Images;
+use crate::logs::Logs;
+use crate::network::Network;
+use crate::runtime::{Container, Runtime};
+use crate::volumes::Volumes;
+
+pub struct Context {
+    pub client: Client,
+    pub recorder: EventRecorder,
+    /// The first is the default; others by RuntimeClass handler.
+    pub runtimes: Vec<Arc<dyn Runtime>>,
+    pub images: Arc<dyn Images>,
+    pub network: Arc<Network>,
+    pub volumes: Volumes,
+    pub logs: Arc<Logs>,
+    pub services: Informer,
+    pub node: NodeFacts,
+    pub ledger: Ledger,
+    pub running: RunningContainers,
+    pub shutdown: CancellationToken,
+}
+
+/// What pods are told of their node.
+pub struct NodeFacts {
+    pub name: String,
+    pub host_ip: IpAddr,
+    pub cluster_domain: String,
+    pub allocatable: BTreeMap<String, Wire>,
+    pub labels: BTreeMap<String, String>,
+    /// Directories made for `terminationMessagePath`.
+    pub messages: PathBuf,
+}
+
+/// What the accepted pods ask for together.
+pub struct Ledger {
+    capacity: Amounts,
+    used: Mutex<(Amounts, HashMap<Box<str>, Amounts>)>,
+}
+
+impl Ledger {
+    pub fn new(capacity: Amounts) -> Self {
+        Ledger { capacity, used: Mutex::default() }
+    }
+
+    /// Books the pod in, unless it does not fit; `force` for one that this node accepted before it restarted.
+    pub fn admit(&self, uid: &str, wanted: Amounts, force: bool) -> Result<(), Rejection> {
+        let mut used = self.used.lock();
+        if used.1.contains_key(uid) {
+            return Ok(());
+        }
+        if !force {
+            fits(wanted, used.0, self.capacity)?;
+        }
+        used.0.add(wanted);
+        used.1.insert(uid.into(), wanted);
+        Ok(())
+    }
+
+    pub fn release(&self, uid: &str) {
+        let mut used = self.used.lock();
+        if let Some(amounts) = used.1.remove(uid) {
+            used.0.subtract(amounts);
+        }
+    }
+}
+
+/// The containers that run now, for statistics: by pod uid and container name.
+#[derive(Default)]
+pub struct RunningContainers {
+    map: Mutex<BTreeMap<(Box<str>, Box<str>), Arc<dyn Container>>>,
+}
+
+impl RunningContainers {
+    pub fn insert(&self, uid: &str, name: &str, container: Arc<dyn Container>) {
+        self.map.lock().insert((uid.into(), name.into()), container);
+    }
+
+    pub fn remove(&self, uid: &str, name: &str) {
+        self.map.lock().remove(&(uid.into(), name.into()));
+    }
+
+    pub fn of_pod(&self, uid: &str) -> Vec<(Box<str>, Arc<dyn Container>)> {
+        let from = (Box::from(uid), Box::from(""));
+        let map = self.map.lock();
+        map.range(from..)
+            .take_while(|((owner, _), _)| **owner == *uid)
+            .map(|((_, name), container)| (name.clone(), container.clone()))
+            .collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

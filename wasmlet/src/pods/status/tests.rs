@@ -1,0 +1,1 @@
+//! Phases, conditions and container states as tables.

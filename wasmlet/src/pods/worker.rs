@@ -1,0 +1,683 @@
+//! The one task of a pod: takes in what happened, plans, acts, and keeps the API's status true.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::Object;
+use coracle_client::events::EventType;
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::stream::FuturesUnordered;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::admission;
+use super::adopt::adopt;
+use super::backoff::later;
+use super::context::Context;
+use super::events::{PodEvents, field_path};
+use super::operations::{self, Done, Watched};
+use super::plan::{self, Action, step};
+use super::spec::Spec;
+use super::start::{self, Order};
+use super::state::{Failure, PodState, Run, Running, Sandbox, grace};
+use super::status::{self, Given};
+use crate::logs::LogWriter;
+use crate::network::PodNetwork;
+use crate::runtime::{Container, Runtime};
+use crate::volumes::PodVolumes;
+
+/// How long running guests have when the node itself stops.
+const NODE_STOP_GRACE: Duration = Duration::from_secs(2);
+/// Failed writes to the API are tried again after this, doubling.
+const WRITE_RETRY_MIN: Duration = Duration::from_millis(200);
+const WRITE_RETRY_MAX: Duration = Duration::from_secs(10);
+/// What a container's configuration refers to may appear at any time.
+const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(5);
+/// Failed set-ups are tried again after this, doubling, or when a mounted object changes.
+const SET_UP_RETRY_MIN: Duration = Duration::from_millis(500);
+const SET_UP_RETRY_MAX: Duration = Duration::from_secs(122);
+
+/// What the dispatcher leaves for the worker: the newest object, not every one there was.
+#[derive(Default)]
+pub struct Inbox {
+    slot: Mutex<Slot>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct Slot {
+    object: Option<Arc<Object>>,
+    gone: bool,
+    failure: Option<Failure>,
+}
+
+impl Inbox {
+    pub fn put(&self, object: Arc<Object>) {
+        self.slot.lock().object = Some(object);
+        self.notify.notify_one();
+    }
+
+    /// The pod is no longer in the API.
+    pub fn gone(&self) {
+        self.slot.lock().gone = true;
+        self.notify.notify_one();
+    }
+
+    /// The node ends the pod, which is then Failed: eviction.
+    pub fn fail(&self, failure: Failure) {
+        self.slot.lock().failure = Some(failure);
+        self.notify.notify_one();
+    }
+}
+
+/// One run of a container: what is needed while it lives.
+struct Live {
+    run: u64,
+    container: Arc<dyn Container>,
+    probes: Vec<probing::Probing>,
+    started: tokio::time::Instant,
+    /// It was asked to end.
+    stopping: bool,
+}
+
+pub struct Worker {
+    context: Arc<Context>,
+    inbox: Arc<Inbox>,
+    object: Arc<Object>,
+    spec: Spec,
+    state: PodState,
+    given: Given,
+    operations: FuturesUnordered<BoxFuture<'static, Done>>,
+    live: HashMap<usize, Live>,
+    runs: u64,
+    runtime: Option<Arc<dyn Runtime>>,
+    network: Option<Arc<PodNetwork>>,
+    volumes: Option<Arc<PodVolumes>>,
+    /// A waiting set-up's volumes, for their sources.
+    pending_volumes: Option<Box<PodVolumes>>,
+    volumes_busy: bool,
+    volumes_watched: bool,
+    volumes_dirty: bool,
+    /// Cancelled when nothing may start any more.
+    starting: CancellationToken,
+    set_up_failures: u32,
+    status_sent: Option<u64>,
+    status_in_flight: bool,
+    status_dirty: bool,
+    write_failures: u32,
+    write_retry: Option<tokio::time::Instant>,
+    removing: bool,
+    removed: bool,
+    gone: bool,
+}
+
+impl Worker {
+    pub fn new(context: Arc<Context>, inbox: Arc<Inbox>, object: Arc<Object>, pod: &Pod) -> Self {
+        let head = &object.head;
+        let label = format!("{}_{}({})", head.name, head.namespace, head.uid);
+        let spec = Spec::of(pod);
+        let now = Timestamp::now();
+        let state = adopt(&spec, pod, &label, now);
+        let mut worker = Worker {
+            given: given(&context, pod),
+            context,
+            inbox,
+            object,
+            spec,
+            state,
+            operations: FuturesUnordered::new(),
+            live: HashMap::new(),
+            runs: 0,
+            runtime: None,
+            network: None,
+            volumes: None,
+            pending_volumes: None,
+            volumes_busy: false,
+            volumes_watched: false,
+            volumes_dirty: false,
+            starting: CancellationToken::new(),
+            set_up_failures: 0,
+            status_sent: None,
+            status_in_flight: false,
+            status_dirty: true,
+            write_failures: 0,
+            write_retry: None,
+            removing: false,
+            removed: false,
+            gone: false,
+        };
+        worker.accept(pod, now);
+        worker
+    }
+
+    /// Admission on the node.
+    fn accept(&mut self, pod: &Pod, now: Timestamp) {
+        if self.state.sandbox == Sandbox::Closed {
+            // Its end was written before; nothing is to be said again.
+            self.status_dirty = false;
+            return;
+        }
+        let known = self.state.start_time.is_some();
+        self.state.start_time.get_or_insert(now);
+        let uid = self.object.head.uid.clone();
+        let selected = match_labels(pod, &self.context.node.labels);
+        let admitted = if known || selected {
+            self.context.ledger.admit(&uid, admission::requests(pod), known)
+        } else {
+            Err(admission::Rejection {
+                reason: "NodeAffinity",
+                message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+            })
+        };
+        if let Err(rejection) = admitted {
+            self.events().warning(rejection.reason, rejection.message.clone());
+            self.state.failure = Some(Failure {
+                reason: rejection.reason.into(),
+                message: format!("Pod was rejected: {}", rejection.message),
+            });
+        }
+    }
+
+    fn events(&self) -> PodEvents<'_> {
+        PodEvents::new(&self.context.recorder, &self.object)
+    }
+
+    /// Runs until the pod is gone from the API and the node, or the node stops.
+    pub async fn run(mut self) {
+        let shutdown = self.context.shutdown.clone();
+        loop {
+            self.take_inbox();
+            let wake = self.act();
+            if self.gone && self.state.sandbox == Sandbox::Closed && self.operations_settled() {
+                operations::remove_logs(&self.context, &self.object);
+                break;
+            }
+            let inbox = self.inbox.clone();
+            tokio::select! {
+                () = shutdown.cancelled() => {
+                    self.leave().await;
+                    break;
+                }
+                () = inbox.notify.notified() => {}
+                Some(done) = self.operations.next(), if !self.operations.is_empty() => self.absorb(done),
+                () = wait_until(wake) => {}
+            }
+        }
+        self.context.ledger.release(&self.object.head.uid);
+    }
+
+    /// The node stops: guests end, and the API keeps saying what the pods are; they run again when the node does.
+    async fn leave(&mut self) {
+        let containers: Vec<_> = self.live.values().map(|live| live.container.clone()).collect();
+        join_all(containers.iter().map(|container| container.stop(NODE_STOP_GRACE))).await;
+        // A start under way must not be lost sight of: its container would run on.
+        self.starting.cancel();
+        while self.state.containers.iter().any(|c| c.is_starting()) {
+            match self.operations.next().await {
+                Some(Done::Started { index, result }) => {
+                    self.state.containers[index].run = Run::default();
+                    if let Ok(started) = result {
+                        started.container.stop(NODE_STOP_GRACE).await;
+                    }
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+
+    fn operations_settled(&self) -> bool {
+        self.live.is_empty() && !self.state.containers.iter().any(|c| c.is_starting())
+    }
+
+    fn take_inbox(&mut self) {
+        let slot = std::mem::take(&mut *self.inbox.slot.lock());
+        if let Some(failure) = slot.failure
+            && self.state.failure.is_none()
+            && !plan::is_ending(&self.spec, &self.state)
+        {
+            self.events().warning(&failure.reason, failure.message.clone());
+            self.state.failure = Some(failure);
+            self.status_dirty = true;
+        }
+        if slot.gone {
+            self.gone = true;
+            self.state.vanished = true;
+        }
+        let Some(object) = slot.object else { return };
+        let generation = self.spec.generation;
+        match object.decode::<Pod>() {
+            Ok(pod) => {
+                let fresh = Spec::of(&pod);
+                // Containers never come and go in a pod; ephemeral ones are not run here.
+                if fresh.containers.len() == self.spec.containers.len() {
+                    self.spec = fresh;
+                }
+                self.given = given(&self.context, &pod);
+                let metadata_changed = !same_metadata(&self.object, &object);
+                self.object = object;
+                self.volumes_dirty |= metadata_changed;
+                self.status_dirty |= self.spec.generation != generation || !self.spec.readiness_gates.is_empty();
+            }
+            Err(error) => tracing::warn!(pod = %object.key(), %error, "an undecodable pod"),
+        }
+    }
+
+    /// Plans until nothing is left to do now; returns when to look again.
+    fn act(&mut self) -> Option<tokio::time::Instant> {
+        let mut wake;
+        loop {
+            let now = Timestamp::now();
+            let plan = step(&self.spec, &mut self.state, now);
+            wake = plan.wake;
+            if plan::is_ending(&self.spec, &self.state) {
+                self.starting.cancel();
+            }
+            if plan.actions.is_empty() {
+                break;
+            }
+            self.status_dirty = true;
+            for action in plan.actions {
+                self.perform(action);
+            }
+        }
+        self.sync_volumes();
+        self.write_status();
+        self.remove();
+        let wake = wake.map(|at| tokio::time::Instant::now() + until(at));
+        [wake, self.write_retry].into_iter().flatten().min()
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::SetUp => {
+                let volumes = self.pending_volumes.take().unwrap_or_default();
+                let work =
+                    operations::set_up(self.context.clone(), self.object.clone(), self.state.ip, volumes);
+                self.operations.push(work.map(Done::SetUp).boxed());
+            }
+            Action::Start(index) => self.start(index),
+            Action::Stop { index, grace_seconds } => {
+                self.kill_event(index, "");
+                self.stop(index, grace_seconds);
+            }
+            Action::CrashBackOff(index) => {
+                let view = &self.spec.containers[index];
+                let field = field_path(&view.name, self.spec.is_init(index));
+                let message =
+                    format!("Back-off restarting failed container {} in pod {}", view.name, self.state.label);
+                self.events().container(&field, EventType::Warning, "BackOff", message);
+            }
+            Action::PullBackOff(index) => {
+                let view = &self.spec.containers[index];
+                let field = field_path(&view.name, self.spec.is_init(index));
+                let message = format!("Back-off pulling image \"{}\"", view.image);
+                self.events().container(&field, EventType::Normal, "BackOff", message);
+                self.events().container(&field, EventType::Warning, "Failed", "Error: ImagePullBackOff");
+            }
+            Action::Failed => {
+                if let Some(failure) = &self.state.failure {
+                    self.events().normal(&failure.reason, failure.message.clone());
+                }
+            }
+            Action::TearDown => {
+                let work = operations::tear_down(self.context.clone(), self.object.clone());
+                self.operations.push(work.boxed());
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let (Some(runtime), Some(network), Some(volumes)) =
+            (self.runtime.clone(), self.network.clone(), self.volumes.clone())
+        else {
+            // Without a sandbox there is nothing to start in; the plan begins with one.
+            self.state.sandbox = Sandbox::Absent;
+            self.state.containers[index].run = Run::default();
+            return;
+        };
+        let order = Order {
+            context: self.context.clone(),
+            object: self.object.clone(),
+            index,
+            restarts: self.state.containers[index].restarts,
+            runtime,
+            network,
+            volumes,
+            cancel: self.starting.clone(),
+        };
+        let work = start::start(order).map(move |result| Done::Started { index, result: result.map(Box::new) });
+        self.operations.push(work.boxed());
+    }
+
+    fn kill_event(&self, index: usize, why: &str) {
+        let view = &self.spec.containers[index];
+        let field = field_path(&view.name, self.spec.is_init(index));
+        let message = if why.is_empty() { format!("Stopping container {}", view.name) } else { why.to_owned() };
+        self.events().container(&field, EventType::Normal, "Killing", message);
+    }
+
+    fn stop(&mut self, index: usize, grace_seconds: i64) {
+        let Some(live) = self.live.get(&index) else { return };
+        if grace_seconds <= 0 {
+            live.container.kill();
+            return;
+        }
+        let container = live.container.clone();
+        let first = self.first_stop(index);
+        let work = operations::stop(
+            self.context.clone(),
+            self.object.clone(),
+            self.network.clone(),
+            index,
+            container,
+            grace(grace_seconds),
+            first,
+        );
+        self.operations.push(work.boxed());
+    }
+
+    /// True the first time for a run: a repeated stop only shortens the grace, the hook has run.
+    fn first_stop(&mut self, index: usize) -> bool {
+        self.live.get_mut(&index).is_some_and(|live| !std::mem::replace(&mut live.stopping, true))
+    }
+
+    fn absorb(&mut self, done: Done) {
+        match done {
+            Done::SetUp(Ok(prepared)) => {
+                self.set_up_failures = 0;
+                self.state.ip = Some(prepared.network.ip());
+                self.state.sandbox = Sandbox::Ready;
+                self.runtime = Some(prepared.runtime);
+                self.network = Some(prepared.network);
+                self.follow_volumes(prepared.volumes);
+                self.status_dirty = true;
+            }
+            Done::SetUp(Err(failure)) => self.set_up_failed(failure),
+            Done::Started { index, result: Ok(started) } => self.started(index, *started),
+            Done::Started { index, result: Err(failed) } => self.start_failed(index, failed),
+            Done::Ended { index, run, terminated, log } => self.ended(index, run, terminated, &log),
+            Done::Stopped => {}
+            Done::Probed { index, run, kind, outcome } => self.probed(index, run, kind, outcome),
+            Done::VolumesChanged => {
+                self.volumes_watched = false;
+                self.volumes_dirty = true;
+                // A set-up that waits for an object is tried again at once.
+                if matches!(self.state.sandbox, Sandbox::Failed(_)) {
+                    self.state.sandbox = Sandbox::Absent;
+                }
+            }
+            Done::VolumesSynced(volumes, error) => {
+                self.volumes_busy = false;
+                if let Some(error) = error {
+                    self.events().warning("FailedMount", error);
+                }
+                self.follow_volumes(volumes);
+            }
+            Done::TornDown => {
+                self.state.sandbox = Sandbox::Closed;
+                self.network = None;
+                self.volumes = None;
+                self.context.ledger.release(&self.object.head.uid);
+                self.status_dirty = true;
+            }
+            Done::StatusWritten { hash, result } => self.status_written(hash, result),
+            Done::Removed(Ok(())) => self.removed = true,
+            Done::Removed(Err(error)) if error.is_not_found() || error.is_conflict() => self.removed = true,
+            Done::Removed(Err(error)) => {
+                self.removing = false;
+                self.retry_write("deleting", &error);
+            }
+        }
+    }
+
+    fn set_up_failed(&mut self, failure: operations::SetUpFailure) {
+        self.events().warning(failure.reason, failure.message);
+        let delay = SET_UP_RETRY_MIN
+            .saturating_mul(1 << self.set_up_failures.min(10))
+            .min(SET_UP_RETRY_MAX);
+        self.set_up_failures += 1;
+        let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::ZERO);
+        self.state.sandbox = Sandbox::Failed(later(Timestamp::now(), delay));
+        for container in &mut self.state.containers {
+            if let (Run::Waiting(waiting), Some(text)) = (&mut container.run, &failure.waiting) {
+                waiting.reason = "CreatePodSandboxError".into();
+                waiting.message = Some(text.clone());
+            }
+        }
+        self.watch_volumes(&failure.volumes);
+        self.pending_volumes = Some(failure.volumes);
+        self.status_dirty = true;
+    }
+
+    fn follow_volumes(&mut self, volumes: Box<PodVolumes>) {
+        self.watch_volumes(&volumes);
+        self.volumes = Some(Arc::from(volumes));
+    }
+
+    fn watch_volumes(&mut self, volumes: &PodVolumes) {
+        if !self.volumes_watched && !volumes.is_static() {
+            self.volumes_watched = true;
+            self.operations.push(volumes.changed().map(|()| Done::VolumesChanged).boxed());
+        }
+    }
+
+    /// Brings mounted volumes up to date; at most one such operation runs.
+    fn sync_volumes(&mut self) {
+        if !self.volumes_dirty || self.volumes_busy || self.state.sandbox != Sandbox::Ready {
+            return;
+        }
+        let (Some(network), Some(volumes)) = (self.network.clone(), self.volumes.clone()) else { return };
+        self.volumes_dirty = false;
+        self.volumes_busy = true;
+        let fresh = Box::new((*volumes).clone());
+        let work = operations::sync_volumes(self.context.clone(), self.object.clone(), network, fresh);
+        self.operations.push(work.boxed());
+    }
+
+    fn started(&mut self, index: usize, started: start::Started) {
+        self.runs += 1;
+        let run = self.runs;
+        let name = &self.spec.containers[index].name;
+        let container = &mut self.state.containers[index];
+        container.image = Some(Box::new(started.image));
+        container.start_backoff.reset();
+        container.ready = false;
+        container.started = !self.spec.containers[index].startup_probe;
+        container.run =
+            Run::Running(Running { id: started.id.clone(), started_at: started.started_at, stopping: None });
+        self.context.running.insert(&self.object.head.uid, name, started.container.clone());
+        let watched = Watched {
+            context: self.context.clone(),
+            object: self.object.clone(),
+            index,
+            run,
+            container: started.container.clone(),
+            id: started.id,
+            log: started.log,
+        };
+        self.operations.push(operations::wait(watched).boxed());
+        let probes = started.probes.into_iter().map(probing::Probing::new).collect();
+        let now = tokio::time::Instant::now();
+        self.live.insert(index, Live { run, container: started.container, probes, started: now, stopping: false });
+        self.begin_probes(index);
+        self.status_dirty = true;
+        if started.hook_failure.is_some() {
+            self.kill_event(index, "FailedPostStartHook");
+            self.stop(index, self.spec.grace_seconds);
+        }
+    }
+
+    fn start_failed(&mut self, index: usize, failed: start::Failed) {
+        let now = Timestamp::now();
+        self.status_dirty = true;
+        let mut waiting = super::state::Waiting {
+            reason: failed.reason.clone(),
+            message: Some(failed.message.clone()).filter(|m| !m.is_empty()),
+            until: None,
+            settles: None,
+        };
+        if plan::is_ending(&self.spec, &self.state) {
+            self.state.containers[index].run = Run::Waiting(super::state::Waiting::of("ContainerCreating"));
+            return;
+        }
+        let container = &mut self.state.containers[index];
+        container.start_backoff.grow(now);
+        waiting.until = Some(if failed.reason == "CreateContainerConfigError" {
+            later(now, CONFIG_RETRY)
+        } else {
+            container.start_backoff.due(now)
+        });
+        if failed.reason == "ErrImagePull" {
+            waiting.settles = Some(later(now, plan::PULL_ERROR_SHOWN));
+        }
+        container.run = Run::Waiting(waiting);
+        if failed.image {
+            return;
+        }
+        let field = field_path(&self.spec.containers[index].name, self.spec.is_init(index));
+        self.events().container(&field, EventType::Warning, "Failed", format!("Error: {}", failed.message));
+    }
+
+    fn ended(&mut self, index: usize, run: u64, terminated: super::state::Terminated, log: &Arc<LogWriter>) {
+        if self.live.get(&index).is_none_or(|live| live.run != run) {
+            return;
+        }
+        self.live.remove(&index);
+        let uid = &self.object.head.uid;
+        let name = &self.spec.containers[index].name;
+        self.context.running.remove(uid, name);
+        self.context.logs.close(uid, name, log);
+        self.state.containers[index].ended(terminated);
+        self.status_dirty = true;
+    }
+
+    fn status_written(&mut self, hash: u64, result: Result<(), coracle_client::ApiError>) {
+        self.status_in_flight = false;
+        match result {
+            Ok(()) => {
+                self.status_sent = Some(hash);
+                self.write_failures = 0;
+            }
+            Err(error) if error.is_not_found() => {
+                // Deleted by force: the watch will say so too.
+                tracing::debug!(pod = %self.object.key(), "status of a pod that is gone");
+                self.status_sent = Some(hash);
+                self.state.vanished = true;
+            }
+            Err(error) if error.code() == 422 => {
+                // Trying again would not help; the next change of the status is another try.
+                tracing::error!(pod = %self.object.key(), %error, "the API refuses the pod's status");
+                self.status_sent = Some(hash);
+            }
+            Err(error) => {
+                self.status_dirty = true;
+                self.retry_write("writing the status of", &error);
+            }
+        }
+    }
+
+    fn retry_write(&mut self, what: &str, error: &coracle_client::ApiError) {
+        tracing::debug!(pod = %self.object.key(), %error, "{what} a pod");
+        let delay = WRITE_RETRY_MIN.saturating_mul(1 << self.write_failures.min(10)).min(WRITE_RETRY_MAX);
+        self.write_failures += 1;
+        self.write_retry = Some(tokio::time::Instant::now() + delay);
+    }
+
+    fn write_blocked(&mut self) -> bool {
+        match self.write_retry {
+            Some(at) if at > tokio::time::Instant::now() => true,
+            _ => {
+                self.write_retry = None;
+                false
+            }
+        }
+    }
+
+    /// At most one write is under way, and what it says is the newest there is when it begins.
+    fn write_status(&mut self) {
+        if !self.status_dirty || self.status_in_flight || self.gone || self.write_blocked() {
+            return;
+        }
+        self.status_dirty = false;
+        let runtime = self.runtime.as_ref().or(self.context.runtimes.first()).map_or("wasmtime", |r| r.name());
+        status::refresh_conditions(&self.spec, &mut self.state, &self.given, Timestamp::now());
+        let status = status::compose(&self.spec, &self.state, &self.given, runtime);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(status.to_string().as_bytes());
+        let hash = hasher.finish();
+        if self.status_sent == Some(hash) {
+            return;
+        }
+        self.status_in_flight = true;
+        let work = operations::write_status(self.context.clone(), self.object.clone(), status, hash);
+        self.operations.push(work.boxed());
+    }
+
+    /// A deleted pod's object may go when its end has been written.
+    fn remove(&mut self) {
+        let due = self.spec.deletion.is_some()
+            && self.state.sandbox == Sandbox::Closed
+            && self.state.quiet()
+            && !self.status_dirty
+            && !self.status_in_flight;
+        if !due || self.removing || self.removed || self.gone || self.write_blocked() {
+            return;
+        }
+        self.removing = true;
+        self.operations.push(operations::remove(self.context.clone(), self.object.clone()).boxed());
+    }
+}
+
+async fn wait_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+fn given(context: &Context, pod: &Pod) -> Given {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let scheduled = conditions.clone().find(|c| c.type_ == "PodScheduled" && c.status == "True");
+    Given {
+        host_ip: context.node.host_ip.to_string(),
+        gates: conditions.map(|c| (c.type_.clone(), c.status == "True")).collect(),
+        scheduled_since: scheduled.and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0),
+    }
+}
+
+fn match_labels(pod: &Pod, labels: &std::collections::BTreeMap<String, String>) -> bool {
+    let wanted = pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
+    wanted.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Whether the parts that downwardAPI volumes show are the same.
+fn same_metadata(before: &Object, after: &Object) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Document<'a> {
+        #[serde(borrow)]
+        metadata: Metadata<'a>,
+    }
+    #[derive(serde::Deserialize, PartialEq)]
+    struct Metadata<'a> {
+        #[serde(borrow, default)]
+        annotations: Option<std::collections::BTreeMap<String, std::borrow::Cow<'a, str>>>,
+    }
+    let annotations = |object: &Object| -> Option<std::collections::BTreeMap<String, String>> {
+        let document: Document<'_> = serde_json::from_slice(&object.json).ok()?;
+        Some(document.metadata.annotations?.into_iter().map(|(k, v)| (k, v.into_owned())).collect())
+    };
+    before.head.labels == after.head.labels && annotations(before) == annotations(after)
+}
+
+mod probing;
