@@ -17,10 +17,13 @@ use parking_lot::Mutex;
 use super::manifest::{MANIFEST, WASM_CONFIG, WASM_LAYER};
 use super::*;
 
+/// Status, content type, body.
+type Answer = (u16, String, Vec<u8>);
+
 /// A registry whose every answer is in a table.
 #[derive(Default)]
 struct Registry {
-    answers: Mutex<HashMap<String, (u16, String, Vec<u8>)>>,
+    answers: Mutex<HashMap<String, Answer>>,
     requests: Mutex<Vec<String>>,
     password: Option<String>,
     delay: Option<Duration>,

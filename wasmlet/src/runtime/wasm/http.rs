@@ -14,7 +14,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::{Engine, PoolConcurrencyLimitError};
@@ -35,7 +34,7 @@ use crate::runtime::Stream;
 
 /// While an endpoint is being withdrawn its clients still come: after being asked to end, the listeners stay open
 /// until nobody came for this long,
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(300);
 /// or for this long (and never for more than half of the grace).
 const LAME_DUCK_MAX: Duration = Duration::from_secs(2);
 /// How long the answers to the requests that a dying container fails may take to leave.
@@ -65,6 +64,9 @@ pub(super) struct HttpServer {
 pub(super) struct ServerState {
     waiting: AtomicUsize,
     accepted: AtomicU64,
+    /// Nothing is accepted any more.
+    deaf: CancellationToken,
+    acceptors: TaskTracker,
     connections: TaskTracker,
     guests: TaskTracker,
     /// Connections end after the request they are at.
@@ -79,6 +81,8 @@ impl ServerState {
         ServerState {
             waiting: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
+            deaf: CancellationToken::new(),
+            acceptors: TaskTracker::new(),
             connections: TaskTracker::new(),
             guests: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -87,8 +91,16 @@ impl ServerState {
         }
     }
 
+    /// Waits, too: once a container's end is told, its ports are free.
+    async fn close_listeners(&self) {
+        self.deaf.cancel();
+        self.acceptors.close();
+        self.acceptors.wait().await;
+    }
+
     /// Drops what is left and waits until it is gone.
     pub async fn clear(&self) {
+        self.close_listeners().await;
         self.abort.cancel();
         self.closing.cancel();
         self.guests.close();
@@ -107,9 +119,14 @@ enum Busy {
 impl HttpServer {
     /// Until the container is asked to end and its requests are done, or it runs out of memory.
     pub async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>) -> Outcome {
-        let mut acceptors = JoinSet::new();
         for listener in listeners {
-            acceptors.spawn(self.clone().accept(listener));
+            let server = self.clone();
+            self.state.acceptors.spawn(async move {
+                tokio::select! {
+                    () = server.state.deaf.cancelled() => {}
+                    () = server.clone().accept(listener) => {}
+                }
+            });
         }
         let mut out_of_memory = self.state.out_of_memory.subscribe();
         let oom = tokio::select! {
@@ -119,12 +136,11 @@ impl HttpServer {
             () = self.control.terminate.cancelled() => None,
         };
         if let Some(oom) = oom {
-            drop(acceptors);
             self.state.clear().await;
             return Outcome::OutOfMemory(oom);
         }
         self.lame_duck().await;
-        drop(acceptors);
+        self.state.close_listeners().await;
         self.state.closing.cancel();
         self.state.connections.close();
         self.state.connections.wait().await;

@@ -1,6 +1,7 @@
 //! Real guests in the real runtime: each test is a node of its own with its own pod range in 127.0.0.0/8.
 
 mod commands;
+mod density;
 mod http;
 mod limits;
 mod sockets;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,13 +20,27 @@ use tokio::net::TcpStream;
 use super::{Demand, Options, WasmRuntime};
 use crate::images::compiled::CompiledCache;
 use crate::images::{ImageConfig, LocalImage, digest};
-use crate::network::{self, HostResolver, Mode, Network, SearchList};
-use crate::runtime::{Container, ContainerSpec, LogSink, Runtime, Stream};
+use crate::network::{self, Mode, Network, ResolveError, Resolver, SearchList};
+use crate::runtime::{Container, ContainerSpec, DiscardLogs, LogSink, Runtime, Stream};
 
 pub(super) struct Node {
     pub runtime: WasmRuntime,
     pub network: Network,
     pub dir: tempfile::TempDir,
+}
+
+/// Knows one name.
+struct TestNames;
+
+#[async_trait::async_trait]
+impl Resolver for TestNames {
+    async fn resolve(&self, name: &str) -> Result<Vec<std::net::IpAddr>, ResolveError> {
+        // The IPv6 address must not reach a guest.
+        match name {
+            "db.test" => Ok(vec!["fd00::1".parse().unwrap(), "10.9.8.7".parse().unwrap()]),
+            _ => Err(ResolveError::NotFound(name.to_owned())),
+        }
+    }
 }
 
 /// What a guest wrote.
@@ -70,19 +85,24 @@ pub(super) async fn eventually(mut condition: impl FnMut() -> bool) {
 
 impl Node {
     pub async fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        let pid = std::process::id();
-        let cidr = format!("127.{}.{}.0/24", 1 + pid % 126, NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::sized(32).await
+    }
+
+    pub async fn sized(instances_max: u32) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (second, third) = (1 + (std::process::id() + n / 32) % 126, n % 32 * 8);
+        let cidr = format!("127.{second}.{third}.0/21");
         let dir = tempfile::tempdir().unwrap();
         let runtime = WasmRuntime::new(Options {
-            demand: Demand { instances_max: 32, requests_max: 32 },
+            demand: Demand { instances_max, requests_max: 32 },
             worker_threads: Some(2),
             cache: CompiledCache::open(&dir.path().join("compiled")).unwrap(),
         })
         .unwrap();
         let network = Network::new(network::Options {
             mode: Mode::Rootless(cidr.parse().unwrap()),
-            resolver: Arc::new(HostResolver),
+            resolver: Arc::new(TestNames),
             balancer: None,
             reachable_loopback: Vec::new(),
         })
@@ -112,6 +132,26 @@ impl Node {
     pub fn sample(&self, name: &str) -> Arc<LocalImage> {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../samples/{name}/{name}.wasm"));
         self.image(&std::fs::read(path).unwrap())
+    }
+
+    /// A guest under tests/guests.
+    pub fn guest(&self, name: &str) -> Arc<LocalImage> {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/runtime/wasm/tests/guests");
+        self.image(&std::fs::read(dir.join(format!("{name}.wasm"))).unwrap())
+    }
+
+    /// A container whose output nobody keeps.
+    pub fn quiet_spec(&self, image: &Arc<LocalImage>) -> ContainerSpec {
+        ContainerSpec { log: Arc::new(DiscardLogs), ..self.spec(image.clone()).0 }
+    }
+
+    /// Runs a guest to its end and returns what it printed.
+    pub async fn run(&self, image: &Arc<LocalImage>, args: &[&str]) -> String {
+        let (mut spec, written) = self.spec(image.clone());
+        spec.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let exit = self.start(spec).await.wait().await;
+        assert_eq!(exit.code, 0, "{args:?}: {exit:?} {}", written.err());
+        written.out().trim_end().to_owned()
     }
 
     /// A container in a pod of its own.
