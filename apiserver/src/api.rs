@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use coracle_client::{ApiError, Object, Resource};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admission::{self, Plugin};
-use crate::authz::Authorizer;
+use crate::authz::Authorizers;
 use crate::discovery::Discovery;
+use crate::field_error::Errors;
 use crate::kinds::{self, KindDef};
 use crate::metrics::Metrics;
+use crate::object::ApiObject;
 use crate::storage::{self, Store};
 use crate::subresources::{NodeProxy, TokenIssuer};
 use crate::watch_cache::{self, ResourceCache, WatchCache};
@@ -24,7 +27,7 @@ pub struct Options {
     /// Signs service account tokens. None: such requests get 503.
     pub token_issuer: Option<Arc<dyn TokenIssuer>>,
     /// Answers access reviews. None: everything is allowed.
-    pub authorizer: Option<Arc<dyn Authorizer>>,
+    pub authorizer: Option<Authorizers>,
     /// Plug-ins that run after the built-in ones.
     pub admission: Vec<Arc<dyn Plugin>>,
 }
@@ -36,12 +39,16 @@ pub enum Error {
     Load(#[source] storage::Error),
     #[error("the kind {0} is listed twice")]
     Duplicate(String),
+    #[error("the kind {0} is a form of one that is not listed")]
+    NotStored(String),
 }
 
 /// A kind with the cache of what it is stored as.
 pub struct Served {
     pub def: KindDef,
     pub cache: Arc<ResourceCache>,
+    /// The kind that is stored, where this one is another form of it.
+    pub stored: Option<Arc<Served>>,
 }
 
 impl Served {
@@ -50,8 +57,35 @@ impl Served {
     }
 
     /// An object as this kind shows it. Differs from the stored one only where two kinds share their storage.
-    pub fn shown(&self, stored: &Arc<Object>) -> Result<Arc<Object>, ApiError> {
-        Ok(stored.clone())
+    pub fn shown(&self, object: &Arc<Object>) -> Result<Arc<Object>, ApiError> {
+        if self.stored.is_none() {
+            return Ok(object.clone());
+        }
+        let json = self.shown_json(object.json.clone())?;
+        Ok(Object::parse(json, self.resource().selectable_fields())?)
+    }
+
+    pub fn shown_json(&self, json: Bytes) -> Result<Bytes, ApiError> {
+        let (Some(stored), Some(alias)) = (&self.stored, &self.def.alias) else { return Ok(json) };
+        let object = stored.def.decode_stored(&json)?;
+        (alias.from_stored)(&*object).ok_or_else(|| self.mixed_up())?.encode()
+    }
+
+    /// A client's object as the stored kind's, with what this form demands of it checked.
+    pub fn inward(&self, mut object: Box<dyn ApiObject>) -> Result<Box<dyn ApiObject>, ApiError> {
+        let Some(alias) = &self.def.alias else { return Ok(object) };
+        (self.def.set_defaults)(&mut *object);
+        let mut errors = Errors::default();
+        (self.def.validate)(&*object, &mut errors);
+        if !errors.is_empty() {
+            let name = object.meta().name.clone().unwrap_or_default();
+            return Err(ApiError::invalid(self.resource(), &name, errors.into_causes()));
+        }
+        (alias.to_stored)(&*object).ok_or_else(|| self.mixed_up())
+    }
+
+    fn mixed_up(&self) -> ApiError {
+        ApiError::internal(format!("an object of another kind where a {} was due", self.resource().kind()))
     }
 }
 
@@ -77,7 +111,8 @@ impl Api {
     ) -> Result<Arc<Self>, Error> {
         let defs = kinds::all();
         let discovery = Discovery::new(&defs);
-        let cache = Arc::new(WatchCache::new(defs.iter().map(|def| def.resource.clone())));
+        let stored = defs.iter().filter(|def| def.alias.is_none());
+        let cache = Arc::new(WatchCache::new(stored.map(|def| def.resource.clone())));
         let mut api = Self {
             cache: cache.clone(),
             store: store.clone(),
@@ -90,7 +125,9 @@ impl Api {
             by_name: HashMap::new(),
             by_path: HashMap::new(),
         };
-        for def in defs {
+        // Forms of other kinds come last, when what they are forms of is there.
+        let (forms, stored): (Vec<_>, Vec<_>) = defs.into_iter().partition(|def| def.alias.is_some());
+        for def in stored.into_iter().chain(forms) {
             api.add(def)?;
         }
         let revision = cache.load(&*store).await.map_err(Error::Load)?;
@@ -103,15 +140,21 @@ impl Api {
     fn add(&mut self, def: KindDef) -> Result<(), Error> {
         let at = self.kinds.len();
         let resource = def.resource.clone();
-        let Some(cache) = self.cache.resource(&resource).cloned() else {
-            return Err(Error::Duplicate(resource.qualified()));
+        let stored = match &def.alias {
+            None => None,
+            Some(alias) => Some(self.by_name.get(&alias.stored).and_then(|at| self.kinds.get(*at)).cloned()),
         };
+        let cache = match &stored {
+            None => self.cache.resource(&resource).cloned(),
+            Some(stored) => stored.as_ref().map(|s| s.cache.clone()),
+        };
+        let Some(cache) = cache else { return Err(Error::NotStored(resource.qualified())) };
         let versions = self.by_path.entry(resource.api_version()).or_default();
         if versions.insert(resource.plural().to_owned(), at).is_some() {
             return Err(Error::Duplicate(resource.qualified()));
         }
         self.by_name.insert(resource, at);
-        self.kinds.push(Arc::new(Served { def, cache }));
+        self.kinds.push(Arc::new(Served { def, cache, stored: stored.flatten() }));
         Ok(())
     }
 

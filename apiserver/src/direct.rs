@@ -34,17 +34,14 @@ impl Direct {
 #[async_trait]
 impl Transport for Direct {
     async fn call(&self, request: Request) -> Result<Bytes, ApiError> {
-        let kind = self.api.kind(&request.resource)?.clone();
+        let kind = self.api.kind(&request.resource)?;
         let call = Call {
-            api: self.api.clone(),
-            kind,
-            identity: self.identity.clone(),
             namespace: request.namespace.filter(|_| request.resource.namespaced()),
             name: request.name,
             subresource: request.subresource,
             options: request.options,
-            content_type: None,
             body: request.body,
+            ..Call::new(&self.api, kind, self.identity.clone())
         };
         perform(&call, request.verb, &Query::default(), request.selection).await.map(|answer| answer.json)
     }

@@ -69,7 +69,7 @@ pub fn document(code: u16, encoding: Encoding, body: Bytes) -> Result<Response, 
 }
 
 pub fn answer(answer: Answer, kind: &Served, view: &View) -> Result<Response, ApiError> {
-    let body = view.object(kind, answer.json)?;
+    let body = if answer.of_kind { view.object(kind, answer.json)? } else { answer.json };
     let mut response = document(answer.code, view.accepted.encoding, body)?;
     for warning in answer.warnings {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");

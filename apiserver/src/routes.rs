@@ -70,15 +70,13 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         return Ok(response::page_not_found());
     }
     let call = Call {
-        api: api.clone(),
-        kind: kind.clone(),
-        identity,
         namespace: Some(info.namespace.clone()).filter(|n| kind.resource().namespaced() && !n.is_empty()),
         name: Some(info.name.clone()).filter(|n| !n.is_empty()),
         subresource: Some(info.subresource.clone()).filter(|s| !s.is_empty()),
         options: query.write_options(options_kind(&parts.method))?,
         content_type: content_type(&parts.headers).map(str::to_owned),
         body: if parts.method == Method::GET { Bytes::new() } else { read(body).await? },
+        ..Call::new(api, kind, identity)
     };
     let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     let accepted = negotiate(accept, info.verb == "watch")?;
@@ -103,7 +101,7 @@ async fn resource(
     query: &Query,
     view: &View,
 ) -> Result<Response, ApiError> {
-    let kind = call.kind.clone();
+    let kind = call.form.clone();
     let verb = match info.verb {
         "watch" => {
             let mut options = verbs::watch::options(query)?;
@@ -151,7 +149,20 @@ pub async fn perform(
     query: &Query,
     selection: ListOptions,
 ) -> Result<Answer, ApiError> {
-    let def = &call.kind.def;
+    let answer = dispatch(call, verb, query, selection).await?;
+    if call.form.stored.is_none() || !answer.of_kind {
+        return Ok(answer);
+    }
+    Ok(Answer { json: call.form.shown_json(answer.json)?, ..answer })
+}
+
+async fn dispatch(
+    call: &Call,
+    verb: Verb,
+    query: &Query,
+    selection: ListOptions,
+) -> Result<Answer, ApiError> {
+    let def = &call.form.def;
     match (call.subresource.as_deref(), verb) {
         (None, verb) => main(call, verb, query, selection).await,
         (Some("status"), verb) if def.has_status => match verb {

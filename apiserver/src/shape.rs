@@ -72,13 +72,13 @@ impl View {
         if self.accepted.beta { "v1beta1" } else { "v1" }
     }
 
-    /// One object; what is no object of the kind (a Status, a Scale) stays as it is.
+    /// One object of the kind.
     pub fn object(&self, kind: &Served, json: Bytes) -> Result<Bytes, ApiError> {
         match self.accepted.shape {
             Shape::Object => Ok(json),
             Shape::Metadata => self.metadata(&json),
             Shape::Table => {
-                let Ok(object) = Object::parse(json.clone(), &[]) else { return Ok(json) };
+                let object = Object::parse(json, &[])?;
                 let listed = Listed {
                     revision: object.head.resource_version,
                     objects: vec![object],

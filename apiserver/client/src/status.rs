@@ -63,12 +63,7 @@ pub struct Cause {
 
 impl ApiError {
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self(Box::new(Status {
-            code,
-            reason: reason.into(),
-            message: message.into(),
-            ..Status::default()
-        }))
+        Self(Box::new(Status { code, reason: reason.into(), message: message.into(), ..Status::default() }))
     }
 
     pub fn from_status(status: Status) -> Self {

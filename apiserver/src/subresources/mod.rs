@@ -1,6 +1,18 @@
 //! Subresources that are more than a part of their object, one file each, found by name; and the reviews, which are
 //! answered and not stored.
 
+mod access_review;
+mod approval;
+mod binding;
+mod eviction;
+mod finalize;
+mod log;
+mod node;
+mod proxy;
+mod scale;
+mod self_review;
+mod token;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,9 +21,11 @@ use bytes::Bytes;
 use coracle_client::{ApiError, Verb};
 use futures::stream::BoxStream;
 use http::Method;
+use serde::de::DeserializeOwned;
 
 use crate::api::Api;
 use crate::authn::Identity;
+use crate::decode::{self, FieldValidation};
 use crate::request_info::RequestInfo;
 use crate::verbs::options::Query;
 use crate::verbs::{Answer, Call};
@@ -36,6 +50,12 @@ pub trait TokenIssuer: Send + Sync + 'static {
     fn issue(&self, claims: &crate::authn::token::Claims) -> Result<String, ApiError>;
 }
 
+impl TokenIssuer for crate::authn::token::TokenKey {
+    fn issue(&self, claims: &crate::authn::token::Claims) -> Result<String, ApiError> {
+        self.sign(claims).map_err(ApiError::internal)
+    }
+}
+
 /// A request to a resource that is answered and not stored.
 pub struct Review<'a> {
     pub api: &'a Arc<Api>,
@@ -45,23 +65,98 @@ pub struct Review<'a> {
     pub body: Bytes,
 }
 
+/// A resource that is answered and not stored, as discovery lists it.
+pub struct ReviewDef {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub kind: &'static str,
+}
+
+pub const REVIEWS: &[ReviewDef] = &[self_review::DEF, access_review::SELF, access_review::SUBJECT];
+
 /// None: no such resource.
-pub async fn review(_api_version: &str, _review: Review<'_>) -> Option<Result<Answer, ApiError>> {
-    None
+pub async fn review(api_version: &str, review: Review<'_>) -> Option<Result<Answer, ApiError>> {
+    let def = REVIEWS.iter().find(|def| {
+        def.plural == review.info.resource && api_version.split_once('/') == Some((def.group, def.version))
+    })?;
+    if review.info.verb != "create" || !review.info.name.is_empty() {
+        return Some(Err(not_allowed()));
+    }
+    Some(match def.kind {
+        "SelfSubjectReview" => self_review::answer(&review),
+        "SelfSubjectAccessReview" => access_review::own(&review).await,
+        _ => access_review::of_subject(&review).await,
+    })
 }
 
 /// One document in, one out.
-pub async fn perform(_call: &Call, _name: &str, _verb: Verb) -> Result<Answer, ApiError> {
-    Err(ApiError::new(404, "NotFound", "the server could not find the requested resource"))
+pub async fn perform(call: &Call, name: &str, verb: Verb) -> Result<Answer, ApiError> {
+    match (name, verb) {
+        ("scale", Verb::Get) => scale::get(call).await,
+        ("scale", Verb::Update) => scale::update(call).await,
+        ("scale", Verb::Patch(patch)) => scale::patch(call, patch).await,
+        ("binding", Verb::Create) => binding::create(call).await,
+        ("eviction", Verb::Create) => eviction::create(call).await,
+        ("token", Verb::Create) => token::create(call).await,
+        ("finalize", Verb::Update) => finalize::update(call).await,
+        ("approval", Verb::Get) => Ok(Answer::ok(call.current().await?.json.clone())),
+        ("approval", Verb::Update) => approval::update(call).await,
+        ("approval", Verb::Patch(patch)) => approval::patch(call, patch).await,
+        _ => Err(not_allowed()),
+    }
 }
 
-/// Answers that are streams (logs). None: the subresource is none of these.
+/// Answers that are streams. None: the subresource is none of these.
 pub async fn stream(
-    _call: &Call,
-    _verb: Verb,
-    _info: &RequestInfo,
-    _query: &Query,
-    _method: &Method,
+    call: &Call,
+    verb: Verb,
+    info: &RequestInfo,
+    query: &Query,
+    method: &Method,
 ) -> Option<Result<Response, ApiError>> {
-    None
+    let name = call.subresource.as_deref().filter(|name| call.form.def.subresources.contains(name))?;
+    match (name, verb) {
+        ("log", Verb::Get) => Some(log::open(call, query).await),
+        ("proxy", _) if *method == Method::GET => Some(proxy::open(call, info, query).await),
+        ("log" | "proxy", _) => Some(Err(not_allowed())),
+        _ => None,
+    }
+}
+
+/// The verbs of a subresource, its group, version and kind where they are not its parent's, as discovery lists them.
+pub fn describe(name: &str) -> (&'static [&'static str], Option<(&'static str, &'static str, &'static str)>) {
+    const READ_AND_CHANGE: &[&str] = &["get", "patch", "update"];
+    match name {
+        "scale" => (READ_AND_CHANGE, Some(("autoscaling", "v1", "Scale"))),
+        "binding" => (&["create"], Some(("", "v1", "Binding"))),
+        "eviction" => (&["create"], Some(("policy", "v1", "Eviction"))),
+        "token" => (&["create"], Some(("authentication.k8s.io", "v1", "TokenRequest"))),
+        "finalize" => (&["update"], None),
+        "log" => (&["get"], None),
+        "proxy" => (&["get"], Some(("", "v1", "NodeProxyOptions"))),
+        _ => (READ_AND_CHANGE, None),
+    }
+}
+
+fn not_allowed() -> ApiError {
+    ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+/// A subresource's own body.
+fn document<T: DeserializeOwned>(
+    call: &Call,
+    api_version: &str,
+    kind: &str,
+) -> Result<(T, Vec<String>), ApiError> {
+    decode::document(api_version, kind, call.content_type.as_deref(), &call.body, call.validation())
+}
+
+impl Review<'_> {
+    fn document<T: DeserializeOwned>(&self, api_version: &str, kind: &str) -> Result<T, ApiError> {
+        let read =
+            decode::document(api_version, kind, self.content_type, &self.body, FieldValidation::Ignore);
+        read.map(|(document, _)| document)
+    }
 }

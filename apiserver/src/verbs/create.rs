@@ -16,8 +16,8 @@ use crate::watch_cache::key_of;
 const NAME_TRIES_MAX: usize = 8;
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
-    let decoded = decode::body(&call.kind.def, call.content_type.as_deref(), &call.body, call.validation())?;
-    store(call, decoded.object, decoded.warnings).await
+    let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
+    store(call, call.form.inward(decoded.object)?, decoded.warnings).await
 }
 
 /// Creates a decoded object; also what a PUT does where the kind allows it.

@@ -271,7 +271,7 @@ fn answer(call: &Call, options: &Options, fate: &Fate, uid: &str, json: Bytes) -
     if *fate != Fate::Removed {
         // As upstream: the client asked for cascading and the object is still there.
         let code = if options.orphan_dependents == Some(false) { 202 } else { 200 };
-        return Answer { code, json, warnings: Vec::new() };
+        return Answer { code, ..Answer::ok(json) };
     }
     if def.returns_deleted {
         return Answer::ok(json);
@@ -288,7 +288,7 @@ fn answer(call: &Call, options: &Options, fate: &Fate, uid: &str, json: Bytes) -
         "status": "Success",
         "details": details,
     });
-    Answer::ok(status.to_string().into())
+    Answer { of_kind: false, ..Answer::ok(status.to_string().into()) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub async fn delete_collection(
     options: &Options,
     selection: ListOptions,
 ) -> Result<Answer, ApiError> {
-    let listed = list::list(&call.api, &call.kind, call.namespace.as_deref(), selection).await?;
+    let listed = list::list(&call.api, &call.form, call.namespace.as_deref(), selection).await?;
     for object in &listed.objects {
         let namespace = Some(&*object.head.namespace).filter(|n| !n.is_empty());
         match delete::delete(&call.on(namespace, &object.head.name), options).await {
@@ -20,5 +20,5 @@ pub async fn delete_collection(
             result => drop(result?),
         }
     }
-    Ok(Answer::ok(list::encode(&call.kind, &listed)))
+    Ok(Answer { of_kind: false, ..Answer::ok(list::encode(&call.form, &listed)) })
 }

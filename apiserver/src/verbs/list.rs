@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_client::selector::{FieldSelector, Selector};
-use coracle_client::{ApiError, ListOptions, Object, Resource};
+use coracle_client::{ApiError, ListOptions, Object};
 use serde::{Deserialize, Serialize};
 
 use super::options;
@@ -38,12 +38,8 @@ pub async fn list(
     namespace: Option<&str>,
     options: ListOptions,
 ) -> Result<Listed, ApiError> {
-    let filter = filter(
-        kind.resource(),
-        namespace,
-        options.label_selector.as_deref(),
-        options.field_selector.as_deref(),
-    )?;
+    let filter =
+        filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
     let token = options.continue_token.as_deref().filter(|t| !t.is_empty()).map(Token::parse).transpose()?;
     let wanted = match &token {
         None => wanted(&options)?,
@@ -89,7 +85,7 @@ pub async fn list(
 
 /// Selectors as the cache applies them; a field that cannot be selected is 400.
 pub fn filter(
-    resource: &Resource,
+    kind: &Served,
     namespace: Option<&str>,
     labels: Option<&str>,
     fields: Option<&str>,
@@ -99,8 +95,15 @@ pub fn filter(
     let labels = Selector::parse(labels.unwrap_or_default()).map_err(|e| {
         ApiError::bad_request(format!("unable to parse requirement: {}", bare(&e.to_string())))
     })?;
-    let fields = FieldSelector::parse(fields.unwrap_or_default()).map_err(unreadable)?;
-    for term in &fields.terms {
+    let resource = kind.resource();
+    let mut fields = FieldSelector::parse(fields.unwrap_or_default()).map_err(unreadable)?;
+    for term in &mut fields.terms {
+        if let Some(alias) = &kind.def.alias
+            && let Some((_, stored)) = alias.fields.iter().find(|(path, _)| *path == term.path)
+        {
+            term.path = (*stored).to_owned();
+            continue;
+        }
         let path = term.path.as_str();
         let known = path == "metadata.name"
             || (path == "metadata.namespace" && resource.namespaced())

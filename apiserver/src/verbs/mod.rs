@@ -26,7 +26,10 @@ use crate::watch_cache::key_of;
 /// A request on one object or collection, whichever transport brought it.
 pub struct Call {
     pub api: Arc<Api>,
+    /// The kind that is stored.
     pub kind: Arc<Served>,
+    /// The kind that the client speaks: the same, or another form of it.
+    pub form: Arc<Served>,
     pub identity: Identity,
     pub namespace: Option<String>,
     pub name: Option<String>,
@@ -42,15 +45,31 @@ pub struct Answer {
     pub code: u16,
     pub json: Bytes,
     pub warnings: Vec<String>,
+    /// It is an object of the kind that is stored, not some other document.
+    pub of_kind: bool,
 }
 
 impl Answer {
     pub fn ok(json: Bytes) -> Self {
-        Self { code: 200, json, warnings: Vec::new() }
+        Self { code: 200, json, warnings: Vec::new(), of_kind: true }
     }
 
     pub fn created(json: Bytes) -> Self {
-        Self { code: 201, json, warnings: Vec::new() }
+        Self { code: 201, ..Self::ok(json) }
+    }
+
+    /// A document of another kind than the call's.
+    pub fn document(code: u16, document: &impl serde::Serialize) -> Result<Self, ApiError> {
+        let json = serde_json::to_vec(document).map_err(ApiError::internal)?;
+        Ok(Self { code, of_kind: false, ..Self::ok(json.into()) })
+    }
+
+    /// The Status of a success that has nothing else to show.
+    pub fn success(code: u16) -> Result<Self, ApiError> {
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code,
+        });
+        Self::document(code, &status)
     }
 
     pub fn warning(mut self, warnings: Vec<String>) -> Self {
@@ -60,6 +79,22 @@ impl Answer {
 }
 
 impl Call {
+    /// `form`: the kind that the URL names.
+    pub fn new(api: &Arc<Api>, form: &Arc<Served>, identity: Identity) -> Self {
+        Self {
+            api: api.clone(),
+            kind: form.stored.as_ref().unwrap_or(form).clone(),
+            form: form.clone(),
+            identity,
+            namespace: None,
+            name: None,
+            subresource: None,
+            options: WriteOptions::default(),
+            content_type: None,
+            body: Bytes::new(),
+        }
+    }
+
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
     }
@@ -92,6 +127,7 @@ impl Call {
         Self {
             api: self.api.clone(),
             kind: self.kind.clone(),
+            form: self.form.clone(),
             identity: self.identity.clone(),
             namespace: namespace.map(str::to_owned),
             name: Some(name.to_owned()),

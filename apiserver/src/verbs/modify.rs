@@ -25,7 +25,7 @@ pub enum Part {
     /// Everything but status, where the kind has a status subresource.
     Main,
     Status,
-    /// What the subresource itself takes over; status included.
+    /// A subresource made the new object out of the old one and answers for it: nothing is restored or validated.
     Whole,
 }
 
@@ -74,27 +74,28 @@ async fn attempt(
         }
         return Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED));
     }
-    check_uid(call, new.meta().uid.as_deref(), &current.object.head.uid)?;
     metadata::inherit(new.meta_mut(), old.meta());
+    if part == Part::Whole {
+        return write(call, current, new, revision, pinned).await;
+    }
     let mut new = confine(call, part, new, old)?;
     (def.set_defaults)(&mut *new);
     match part {
         Part::Status => (def.prepare_status_update)(&mut *new, old),
         Part::Main | Part::Whole => (def.prepare_update)(&mut *new, old),
     }
-    if part != Part::Status && def.has_generation && spec_differs(&*new, old)? {
+    if part == Part::Main && def.has_generation && spec_differs(&*new, old)? {
         new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
     }
     admission::admit(call, Operation::Update, Some(&mut *new), Some(old)).await?;
     let mut errors = Errors::default();
     metadata::validate(def, new.meta(), &mut errors);
     metadata::validate_update(new.meta(), old.meta(), &mut errors);
-    match part {
-        Part::Status => (def.validate_status_update)(&*new, old, &mut errors),
-        Part::Main | Part::Whole => {
-            (def.validate)(&*new, &mut errors);
-            (def.validate_update)(&*new, old, &mut errors);
-        }
+    if part == Part::Status {
+        (def.validate_status_update)(&*new, old, &mut errors);
+    } else {
+        (def.validate)(&*new, &mut errors);
+        (def.validate_update)(&*new, old, &mut errors);
     }
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()));
@@ -157,17 +158,6 @@ fn required_version(call: &Call, given: Option<&str>, current: u64) -> Result<Op
     Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()))
 }
 
-fn check_uid(call: &Call, given: Option<&str>, current: &str) -> Result<(), ApiError> {
-    match given {
-        Some(uid) if !uid.is_empty() && uid != current => Err(ApiError::conflict(
-            call.kind.resource(),
-            call.name(),
-            &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current}"),
-        )),
-        _ => Ok(()),
-    }
-}
-
 /// Takes what the request may not change from the old object.
 fn confine(
     call: &Call,
@@ -176,7 +166,7 @@ fn confine(
     old: &dyn ApiObject,
 ) -> Result<Box<dyn ApiObject>, ApiError> {
     let def = &call.kind.def;
-    if part == Part::Whole || !def.has_status {
+    if !def.has_status {
         return Ok(new);
     }
     let (mut new, mut old) = (new.to_value()?, old.to_value()?);

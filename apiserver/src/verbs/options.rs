@@ -52,6 +52,18 @@ impl Query {
             .transpose()
     }
 
+    /// As it came, with a leading `?`, of those parameters that are wanted; empty where there are none.
+    pub fn encode(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut text = String::new();
+        for (key, value) in self.0.iter().filter(|(key, _)| wanted(key)) {
+            text.push(if text.is_empty() { '?' } else { '&' });
+            escape(key, &mut text);
+            text.push('=');
+            escape(value, &mut text);
+        }
+        text
+    }
+
     fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
@@ -100,6 +112,17 @@ pub fn invalid(kind: &str, causes: Vec<Cause>) -> ApiError {
     ApiError::invalid(&Resource::new("meta.k8s.io", "v1", "", kind, false), "", causes)
 }
 
+fn escape(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                into.push(char::from(byte))
+            }
+            _ => into.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -121,11 +144,6 @@ fn decode(text: &str) -> String {
         });
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// A path segment with its percent escapes undone.
-pub fn decode_segment(segment: &str) -> String {
-    if segment.contains('%') { decode(&segment.replace('+', "%2B")) } else { segment.to_owned() }
 }
 
 #[cfg(test)]
@@ -156,6 +174,6 @@ mod tests {
             error.message(),
             "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
         );
-        assert_eq!(decode_segment("a+b%2Fc"), "a+b/c");
+        assert_eq!(query.encode(|name| name == "labelSelector"), "?labelSelector=a%3Db%2Cc%20in%20%28d%29");
     }
 }

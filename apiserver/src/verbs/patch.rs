@@ -9,16 +9,16 @@ use super::{Answer, Call};
 use crate::{decode, patch};
 
 pub async fn patch(call: &Call, patch_type: PatchType, part: Part) -> Result<Answer, ApiError> {
-    let def = &call.kind.def;
+    let def = &call.form.def;
     let mut warnings = Vec::new();
     let answer = modify(call, part, |current| {
-        let document: Value = serde_json::from_slice(&current.object.json)?;
+        let document: Value = serde_json::from_slice(&call.form.shown(&current.object)?.json)?;
         let patched = patch::apply(def, patch_type, &document, &call.body)?;
         let meta = |field: &str| patched.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str);
         check_name(call, meta("name"), meta("namespace"))?;
         let decoded = decode::patched(def, &patched, call.validation())?;
         warnings = decoded.warnings;
-        Ok(decoded.object)
+        call.form.inward(decoded.object)
     })
     .await?;
     Ok(answer.warning(warnings))

@@ -2,25 +2,42 @@
 
 use coracle_client::ApiError;
 
-use super::modify::{Part, modify};
+use super::modify::{Current, Part, modify};
 use super::{Answer, Call, create};
 use crate::decode;
 
 pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
-    let decoded = decode::body(def, call.content_type.as_deref(), &call.body, call.validation())?;
-    let mut object = decoded.object;
+    let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
+    let mut object = call.form.inward(decoded.object)?;
     check_name(call, object.meta().name.as_deref(), object.meta().namespace.as_deref())?;
     if def.resource.namespaced() {
         object.meta_mut().namespace.clone_from(&call.namespace);
     }
-    let answer = match modify(call, part, |_| Ok(object.clone_box())).await {
+    let uid = object.meta().uid.clone().unwrap_or_default();
+    let change = |current: &Current| {
+        check_uid(call, &uid, &current.object.head.uid)?;
+        Ok(object.clone_box())
+    };
+    let answer = match modify(call, part, change).await {
         Err(error) if error.is_not_found() && def.create_on_update && part == Part::Main => {
             return create::store(call, object, decoded.warnings).await;
         }
         answer => answer?,
     };
     Ok(answer.warning(decoded.warnings))
+}
+
+/// An object of the same name that is another one.
+fn check_uid(call: &Call, given: &str, current: &str) -> Result<(), ApiError> {
+    if given.is_empty() || given == current {
+        return Ok(());
+    }
+    Err(ApiError::conflict(
+        call.kind.resource(),
+        call.name(),
+        &format!("Precondition failed: UID in precondition: {given}, UID in object meta: {current}"),
+    ))
 }
 
 /// What the body calls itself must be what the URL names.

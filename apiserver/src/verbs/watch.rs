@@ -67,12 +67,8 @@ pub async fn watch(
     namespace: Option<&str>,
     options: WatchOptions,
 ) -> Result<impl Stream<Item = Signal> + Send + use<>, ApiError> {
-    let filter = filter(
-        kind.resource(),
-        namespace,
-        options.label_selector.as_deref(),
-        options.field_selector.as_deref(),
-    )?;
+    let filter =
+        filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
     let version = parse_version(options.resource_version.as_deref())?;
     let from = match version {
         None => {

@@ -51,6 +51,8 @@ struct State {
 
 struct Watcher {
     filter: Filter,
+    /// A watch from the future is told nothing about what happens until then.
+    after: u64,
     sender: mpsc::Sender<Delivery>,
 }
 
@@ -228,6 +230,9 @@ impl ResourceCache {
         }
         let resource = &self.resource;
         let deliver = |watcher: &mut Watcher| -> bool {
+            if event.revision <= watcher.after {
+                return true;
+            }
             let Some(delivery) = event.seen_through(&watcher.filter) else { return true };
             match watcher.sender.try_send(delivery) {
                 Ok(()) => true,
@@ -282,8 +287,7 @@ impl ResourceCache {
                 (initial, revision)
             }
         };
-        // A watch from the future is told nothing about what happens until then.
-        let watcher = Watcher { filter, sender };
+        let watcher = Watcher { filter, after: revision, sender };
         match &pinned {
             None => state.broad.insert(id, watcher),
             Some(value) => state.narrow.entry(value.clone()).or_default().insert(id, watcher),

@@ -1,0 +1,32 @@
+//! `namespaces/finalize`: the namespace controller says that it has emptied the namespace.
+
+use coracle_client::ApiError;
+use serde_json::Value;
+
+use crate::decode;
+use crate::verbs::modify::{Part, modify};
+use crate::verbs::{Answer, Call};
+
+/// Only `spec.finalizers` and the metadata's finalizers are taken from the body.
+pub async fn update(call: &Call) -> Result<Answer, ApiError> {
+    let def = &call.kind.def;
+    let decoded = decode::body(def, call.content_type.as_deref(), &call.body, call.validation())?;
+    let meta = decoded.object.meta().clone();
+    let body = decoded.object.to_value()?;
+    let finalizers = body.pointer("/spec/finalizers").cloned().unwrap_or(Value::Array(Vec::new()));
+    let answer = modify(call, Part::Whole, |current| {
+        let mut value = current.typed.to_value()?;
+        if let Some(members) = value.as_object_mut() {
+            let spec = members.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
+            if let Some(spec) = spec.as_object_mut() {
+                spec.insert("finalizers".into(), finalizers.clone());
+            }
+        }
+        let mut object = (def.decode_value)(value).map_err(ApiError::internal)?;
+        object.meta_mut().finalizers.clone_from(&meta.finalizers);
+        object.meta_mut().resource_version.clone_from(&meta.resource_version);
+        Ok(object)
+    })
+    .await?;
+    Ok(answer.warning(decoded.warnings))
+}

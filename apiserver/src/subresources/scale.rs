@@ -1,0 +1,121 @@
+//! `scale`: the replicas of a workload, whatever kind it is, as `autoscaling/v1` Scale.
+
+use coracle_client::selector::Selector;
+use coracle_client::{ApiError, Object, PatchType, Resource};
+use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde_json::{Value, json};
+
+use super::document;
+use crate::decode;
+use crate::field_error::Errors;
+use crate::object::ApiObject;
+use crate::patch;
+use crate::verbs::modify::{Current, Part, modify};
+use crate::verbs::{Answer, Call};
+
+/// Where workloads keep what a Scale shows.
+const WANTED: &str = "/spec/replicas";
+const PRESENT: &str = "/status/replicas";
+const SELECTOR: &str = "/spec/selector";
+
+pub async fn get(call: &Call) -> Result<Answer, ApiError> {
+    call.api.cache.catch_up(&*call.api.store).await?;
+    answer(&*call.current().await?)
+}
+
+pub async fn update(call: &Call) -> Result<Answer, ApiError> {
+    let (scale, warnings) = document::<Scale>(call, "autoscaling/v1", "Scale")?;
+    let name = scale.metadata.name.as_deref().unwrap_or_default();
+    if name != call.name() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.name()
+        )));
+    }
+    let changed = modify(call, Part::Main, |current| scaled(call, current, &scale)).await?;
+    shown(changed).map(|answer| answer.warning(warnings))
+}
+
+pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
+    // A Scale has no lists that a strategic patch would merge.
+    let patch_type = if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type };
+    let changed = modify(call, Part::Main, |current| {
+        let before = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
+        let after = patch::apply(&call.kind.def, patch_type, &before, &call.body)?;
+        let text = after.to_string();
+        let (scale, _) =
+            decode::document::<Scale>("autoscaling/v1", "Scale", None, text.as_bytes(), call.validation())?;
+        scaled(call, current, &scale)
+    })
+    .await?;
+    shown(changed)
+}
+
+/// The workload with the replicas of the scale.
+fn scaled(call: &Call, current: &Current, scale: &Scale) -> Result<Box<dyn ApiObject>, ApiError> {
+    let replicas = scale.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+    if replicas < 0 {
+        let mut errors = Errors::default();
+        errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        let resource = Resource::new("autoscaling", "v1", "scales", "Scale", true);
+        return Err(ApiError::invalid(&resource, call.name(), errors.into_causes()));
+    }
+    if let Some(uid) =
+        scale.metadata.uid.as_deref().filter(|u| !u.is_empty() && **u != *current.object.head.uid)
+    {
+        return Err(ApiError::conflict(
+            call.kind.resource(),
+            call.name(),
+            &format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                current.object.head.uid
+            ),
+        ));
+    }
+    let mut value = current.typed.to_value()?;
+    match value.pointer_mut("/spec").and_then(Value::as_object_mut) {
+        Some(spec) => drop(spec.insert("replicas".into(), json!(replicas))),
+        None => return Err(ApiError::internal("the object to scale has no spec")),
+    }
+    let mut object = (call.kind.def.decode_value)(value).map_err(ApiError::internal)?;
+    object.meta_mut().resource_version.clone_from(&scale.metadata.resource_version);
+    Ok(object)
+}
+
+fn shown(changed: Answer) -> Result<Answer, ApiError> {
+    let scale = answer(&*Object::parse(changed.json, &[])?)?;
+    Ok(Answer { code: changed.code, ..scale })
+}
+
+fn answer(object: &Object) -> Result<Answer, ApiError> {
+    Answer::document(200, &of(object)?)
+}
+
+fn of(object: &Object) -> Result<Scale, ApiError> {
+    let value: Value = serde_json::from_slice(&object.json)?;
+    let meta: ObjectMeta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
+    let count = |path: &str| value.pointer(path).and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok());
+    let selector = match value.pointer(SELECTOR) {
+        None => String::new(),
+        Some(selector) => {
+            let selector: LabelSelector = serde_json::from_value(selector.clone())?;
+            Selector::from_label_selector(Some(&selector)).map_err(ApiError::internal)?.to_string()
+        }
+    };
+    Ok(Scale {
+        metadata: ObjectMeta {
+            name: meta.name,
+            namespace: meta.namespace,
+            uid: meta.uid,
+            resource_version: meta.resource_version,
+            creation_timestamp: meta.creation_timestamp,
+            ..ObjectMeta::default()
+        },
+        spec: Some(ScaleSpec { replicas: count(WANTED) }),
+        status: Some(ScaleStatus {
+            replicas: count(PRESENT).unwrap_or(0),
+            selector: Some(selector).filter(|s| !s.is_empty()),
+        }),
+    })
+}
