@@ -3,8 +3,10 @@
 //! Keys, revisions and compares are etcd's own, so a cluster's data is where upstream would put it, and compaction is
 //! coordinated through upstream's key with upstream's protocol.
 
+mod compaction;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::{
     sync::{
@@ -17,18 +19,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, KeyValue,
-    KvClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions,
-    WatchRequestSender, WatchResponse, WatchResponseStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue, KvClient,
+    PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient,
 };
-use futures::StreamExt;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Change, Entry, Error, Expected, Operation, Outcome, Snapshot, Store, WatchItem, WatchStream, Write,
-    check_size,
-};
+use self::compaction::Compactor;
+use super::{Entry, Error, Expected, Operation, Outcome, Snapshot, Store, WatchStream, Write, check_size};
 
 /// Keys per page of a load; all pages are read at the revision of the first.
 const PAGE_KEYS: i64 = 500;
@@ -41,15 +39,10 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A watch that lost its server tries again after the first, then twice as long each time, up to the last.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(5);
-
 /// Messages from etcd may be this long: a page or a batch of events of the largest values.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Upstream's key and interval (kube-apiserver `--etcd-compaction-interval`).
-const COMPACTION_KEY: &str = "compact_rev_key";
+/// Upstream's interval (kube-apiserver `--etcd-compaction-interval`).
 pub const COMPACTION_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// Upstream's sharing of leases: one lease serves puts that would expire within a minute (or a twentieth of their time
@@ -266,20 +259,15 @@ impl Store for Etcd {
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<WatchStream, Error> {
         self.open()?;
-        let mut place = Place {
+        let start = watching::Start {
             client: self.watches.clone(),
             prefix: prefix.into(),
-            last: after,
+            after,
             progress: self.progress.subscribe(),
             sound_progress: self.sound_progress,
-            unconfirmed: None,
             closed: self.closed.clone(),
-            connection: None,
-            ended: false,
         };
-        place.connect().await?;
-        Ok(futures::stream::unfold(place, |mut place| async { place.next().await.map(|item| (item, place)) })
-            .boxed())
+        start.open().await
     }
 
     async fn revision(&self) -> Result<u64, Error> {
@@ -313,197 +301,6 @@ impl Store for Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.closed.cancel();
-    }
-}
-
-/// One watch: where it is, and the connection that serves it now.
-struct Place {
-    client: WatchClient,
-    prefix: String,
-    /// Everything up to here has been handed out.
-    last: u64,
-    progress: watch::Receiver<u64>,
-    sound_progress: bool,
-    /// A progress answer of an etcd whose answers may overtake events, until a second answer confirms it.
-    unconfirmed: Option<u64>,
-    closed: CancellationToken,
-    connection: Option<(WatchRequestSender, WatchResponseStream)>,
-    ended: bool,
-}
-
-impl Place {
-    /// Opens the watch and waits until the server has it, so that a request for progress finds it there.
-    async fn connect(&mut self) -> Result<(), Error> {
-        let options = WatchOptions::new()
-            .with_range(prefix_end(&self.prefix))
-            .with_start_revision(self.last as i64 + 1)
-            .with_progress_notify();
-        let from = if self.prefix.is_empty() { vec![0] } else { self.prefix.as_bytes().to_vec() };
-        let opened = async {
-            let mut stream = self.client.watch(from, Some(options)).await?;
-            let first = stream.message().await?;
-            Ok((stream, first))
-        };
-        let (stream, first) = within(REQUEST_TIMEOUT, "open an etcd watch", opened).await?;
-        match first {
-            Some(response) if response.canceled() => Err(self.cancelled(&response)),
-            Some(_) => {
-                self.connection = Some(stream.split());
-                self.unconfirmed = None;
-                // A request made while there was no connection is still to be answered.
-                Ok(())
-            }
-            None => Err(Error::unavailable(
-                "open an etcd watch",
-                std::io::Error::from(std::io::ErrorKind::UnexpectedEof),
-            )),
-        }
-    }
-
-    fn cancelled(&self, response: &WatchResponse) -> Error {
-        if response.compact_revision() > 0 {
-            let oldest = response.compact_revision() as u64 - 1;
-            return Error::Compacted { requested: self.last, oldest };
-        }
-        Error::unavailable("watch etcd", std::io::Error::other(response.cancel_reason().to_owned()))
-    }
-
-    async fn next(&mut self) -> Option<Result<WatchItem, Error>> {
-        if self.ended {
-            return None;
-        }
-        let mut retry = RETRY_FIRST;
-        let closed = self.closed.clone();
-        loop {
-            let step = async {
-                match self.connection {
-                    Some(_) => self.receive().await,
-                    None => {
-                        tokio::time::sleep(retry).await;
-                        retry = (retry * 2).min(RETRY_LAST);
-                        self.connect().await.map(|()| None)
-                    }
-                }
-            };
-            let step = tokio::select! {
-                step = step => step,
-                () = closed.cancelled() => Err(Error::Closed),
-            };
-            match step {
-                Ok(Some(item)) => return Some(Ok(item)),
-                Ok(None) => {}
-                Err(error @ (Error::Compacted { .. } | Error::Closed | Error::Corrupt { .. })) => {
-                    self.ended = true;
-                    return Some(Err(error));
-                }
-                Err(error) => {
-                    tracing::warn!(prefix = self.prefix, after = self.last, %error, "store: watch interrupted");
-                    self.connection = None;
-                }
-            }
-        }
-    }
-
-    /// Waits for one message; `None` when it holds nothing to hand out.
-    async fn receive(&mut self) -> Result<Option<WatchItem>, Error> {
-        let Some((sender, responses)) = &mut self.connection else { return Ok(None) };
-        let failed = |error| classify("watch etcd", error);
-        let response = tokio::select! {
-            response = responses.message() => response.map_err(failed)?,
-            asked = self.progress.changed() => {
-                if asked.is_err() {
-                    return Err(Error::Closed);
-                }
-                sender.request_progress().await.map_err(failed)?;
-                return Ok(None);
-            }
-        };
-        let Some(response) = response else {
-            let end = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            return Err(Error::unavailable("watch etcd", end));
-        };
-        if response.canceled() {
-            return Err(self.cancelled(&response));
-        }
-        let mut changes = Vec::with_capacity(response.events().len());
-        for event in response.events() {
-            let Some(pair) = event.kv() else { continue };
-            let value = match event.event_type() {
-                EventType::Put => Some(Bytes::copy_from_slice(pair.value())),
-                EventType::Delete => None,
-            };
-            changes.push(Change { key: key_of(pair)?, revision: pair.mod_revision() as u64, value });
-        }
-        if let Some(last) = changes.last() {
-            self.last = last.revision;
-            return Ok(Some(WatchItem::Changes(changes)));
-        }
-        if response.created() {
-            return Ok(None);
-        }
-        let revision = revision_of(response.header())?;
-        if !self.sound_progress
-            && let None = self.unconfirmed.take()
-        {
-            self.unconfirmed = Some(revision);
-            let Some((sender, _)) = &mut self.connection else { return Ok(None) };
-            sender.request_progress().await.map_err(failed)?;
-            return Ok(None);
-        }
-        self.last = self.last.max(revision);
-        Ok(Some(WatchItem::Progress(revision)))
-    }
-}
-
-/// Upstream's compactor: every interval the first of all apiservers to raise the key's version compacts to the revision
-/// it saw an interval ago.
-struct Compactor {
-    client: Client,
-    size: Arc<AtomicU64>,
-    version: i64,
-    revision: i64,
-}
-
-impl Compactor {
-    async fn run(mut self, interval: Duration, closed: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = closed.cancelled() => return,
-            }
-            if let Err(error) = self.compact().await {
-                tracing::warn!(%error, "store: compaction");
-            }
-        }
-    }
-
-    async fn compact(&mut self) -> Result<(), Error> {
-        let transaction = Txn::new()
-            .when([Compare::version(COMPACTION_KEY, CompareOp::Equal, self.version)])
-            .and_then([TxnOp::put(COMPACTION_KEY, self.revision.to_string(), None)])
-            .or_else([TxnOp::get(COMPACTION_KEY, None)]);
-        let answer = within(REQUEST_TIMEOUT, "agree on compaction", self.client.txn(transaction)).await?;
-        let seen = revision_of(answer.header())? as i64;
-        let compact_to = std::mem::replace(&mut self.revision, seen);
-        if !answer.succeeded() {
-            let found = answer.op_responses().into_iter().find_map(|response| match response {
-                TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
-                _ => None,
-            });
-            self.version = found.map_or(0, |pair| pair.version());
-            return Ok(());
-        }
-        self.version += 1;
-        if compact_to > 0 {
-            match within(REQUEST_TIMEOUT, "compact etcd", self.client.compact(compact_to, None)).await {
-                // Somebody else was there first.
-                Ok(_) | Err(Error::Compacted { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let status = within(REQUEST_TIMEOUT, "ask etcd for its status", self.client.status()).await?;
-        self.size.store(status.db_size() as u64, Ordering::Relaxed);
-        Ok(())
     }
 }
 

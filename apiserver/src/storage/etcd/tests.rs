@@ -6,7 +6,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{super::conformance, *};
+use futures::StreamExt;
+
+use super::{
+    super::{WatchItem, conformance},
+    *,
+};
 
 const SERVER: &str = "/usr/bin/etcd";
 

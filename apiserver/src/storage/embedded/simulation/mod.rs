@@ -11,14 +11,15 @@ use bytes::Bytes;
 
 use self::disk::{Faults, Random, SECTOR, SimulatedDisk};
 use super::{
-    super::{Error, Expected, Operation, Outcome, Write},
+    super::{Entry, Error, Expected, Operation, Outcome, Write},
     commit::Committer,
     expiry::Clock,
     frame::Identity,
+    state::Slot,
 };
 
 /// Runs of the main test, each with six power losses: some hundreds, in a few seconds.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 100;
 
 const SEGMENT_BYTES: u64 = 32 * 1024;
 
@@ -165,7 +166,16 @@ fn the_log_stays_short_and_whole_through_cleaning() {
     let mut model = Model { revision: 1, contents: Contents::new() };
     let mut committer = open(&disk).unwrap();
     let mut longest = 0;
-    for _ in 0..3_000 {
+    let mut reader = (Vec::new(), Contents::new());
+    for round in 0..3_000 {
+        // A reader that is slow: what it is at stays readable, though its segments are released meanwhile.
+        if round % 100 == 0 {
+            for (key, slot) in reader.0 {
+                let entry: Entry = Slot::read(&slot, key).unwrap();
+                assert_eq!(reader.1[&*entry.key], (entry.revision, entry.value));
+            }
+            reader = (committer.shared().state.read().under(""), model.contents.clone());
+        }
         let (after, acknowledged) = step(&mut committer, &model, &mut random);
         assert!(acknowledged);
         model = after;
@@ -225,7 +235,7 @@ fn a_failed_sync_poisons_and_what_is_served_after_the_restart_stays() {
 
 #[test]
 fn a_full_disk_refuses_writes_and_recovers_when_there_is_room() {
-    for seed in 0..200 {
+    for seed in 0..80 {
         let mut random = Random::new(seed);
         let disk = SimulatedDisk::default();
         let mut model = Model { revision: 1, contents: Contents::new() };
@@ -305,12 +315,12 @@ fn any_damage_to_acknowledged_data_is_noticed() {
                 noticed += usize::from(must_notice(&damaged, &model, &format!("{name} zeroed at {start}")));
             }
         }
-        for bit in (0..length * 8).step_by(997) {
+        for bit in (0..length * 8).step_by(4_999) {
             let damaged = disk.after_kill();
             damaged.damage(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
             noticed += usize::from(must_notice(&damaged, &model, &format!("{name} bit {bit}")));
         }
-        for length in (0..*length).step_by(61) {
+        for length in (0..*length).step_by(397) {
             let damaged = disk.after_kill();
             damaged.damage(name, |bytes| bytes.truncate(length));
             noticed += usize::from(must_notice(&damaged, &model, &format!("{name} cut to {length}")));
@@ -319,7 +329,7 @@ fn any_damage_to_acknowledged_data_is_noticed() {
         damaged.lose_file(name);
         assert!(must_notice(&damaged, &model, &format!("{name} lost")));
     }
-    assert!(noticed > 1_000, "{noticed}");
+    assert!(noticed > 300, "{noticed}");
 }
 
 #[test]
