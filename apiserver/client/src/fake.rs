@@ -570,6 +570,9 @@ fn merge(target: &mut Value, patch: &Value, strategic: bool) {
             for (field, change) in patch {
                 if change.is_null() {
                     target.remove(field);
+                } else if field.ends_with("Statuses") {
+                    // Atomic lists, whatever their items are called by.
+                    target.insert(field.clone(), change.clone());
                 } else {
                     merge(target.entry(field.clone()).or_insert(Value::Null), change, strategic);
                 }

@@ -38,12 +38,20 @@ pub async fn read(
     let mut filter = Filter::new(&options);
     let mut tail = options.tail_lines;
     let mut file: Option<File> = None;
+    // How often the log had been rotated when `file` was opened.
+    let mut opened_at = 0;
     let mut pending = Vec::new();
     loop {
         // What was written before this is seen by the reads below; what comes after wakes us.
         let seen = live.as_mut().map(|live| *live.borrow_and_update());
-        if file.is_none() {
+        let rotations = || live.as_ref().map_or(0, |live| live.borrow().rotations);
+        while file.is_none() {
+            opened_at = rotations();
             file = open(path.clone(), tail).await?;
+            if file.is_none() || rotations() == opened_at {
+                break;
+            }
+            file = None;
         }
         // Set when the file was seen to be rotated away: what it holds now is all it will ever hold.
         let mut last_pass = false;
@@ -51,8 +59,7 @@ pub async fn read(
         while let Some(current) = file.take() {
             let (current, chunk) = read_chunk(current).await?;
             if chunk.is_empty() {
-                let rotations = live.as_ref().map(|live| live.borrow().rotations);
-                let moved = rotations != seen.map(|s| s.rotations);
+                let moved = rotations() != opened_at;
                 rotated = moved && last_pass;
                 if moved && !last_pass {
                     last_pass = true;

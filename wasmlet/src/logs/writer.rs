@@ -47,12 +47,7 @@ struct Budget {
 
 impl LogWriter {
     pub(super) fn new(path: PathBuf, limits: Limits) -> Self {
-        LogWriter {
-            path,
-            limits,
-            inner: Mutex::default(),
-            progress: watch::Sender::new(Progress::default()),
-        }
+        LogWriter { path, limits, inner: Mutex::default(), progress: watch::Sender::new(Progress::default()) }
     }
 
     pub fn path(&self) -> &Path {

@@ -157,11 +157,36 @@ mod tests {
         for (what, spec, cpu, memory) in [
             ("none", json!({"containers": [{"name": "c"}]}), 0, 0),
             ("sum", json!({"containers": [container("100m", "1Ki"), container("1", "1Ki")]}), 1100, 2048),
-            ("large init", json!({"containers": [container("100m", "1Ki")], "initContainers": [container("2", "1")]}), 2000, 1024),
-            ("sidecar adds", json!({"containers": [container("100m", "1Ki")], "initContainers": [sidecar()]}), 110, 2048),
-            ("sidecar beside init", json!({"containers": [container("100m", "1Ki")], "initContainers": [sidecar(), container("100m", "9Ki")]}), 110, 10240),
-            ("pod level", json!({"resources": {"requests": {"cpu": "3"}}, "containers": [container("100m", "1Ki")]}), 3000, 1024),
-            ("overhead", json!({"overhead": {"memory": "1Ki"}, "containers": [container("100m", "1Ki")]}), 100, 2048),
+            (
+                "large init",
+                json!({"containers": [container("100m", "1Ki")], "initContainers": [container("2", "1")]}),
+                2000,
+                1024,
+            ),
+            (
+                "sidecar adds",
+                json!({"containers": [container("100m", "1Ki")], "initContainers": [sidecar()]}),
+                110,
+                2048,
+            ),
+            (
+                "sidecar beside init",
+                json!({"containers": [container("100m", "1Ki")], "initContainers": [sidecar(), container("100m", "9Ki")]}),
+                110,
+                10240,
+            ),
+            (
+                "pod level",
+                json!({"resources": {"requests": {"cpu": "3"}}, "containers": [container("100m", "1Ki")]}),
+                3000,
+                1024,
+            ),
+            (
+                "overhead",
+                json!({"overhead": {"memory": "1Ki"}, "containers": [container("100m", "1Ki")]}),
+                100,
+                2048,
+            ),
         ] {
             let got = requests(&pod(spec));
             assert_eq!((got.cpu_millis, got.memory_bytes, got.pods), (cpu, memory, 1), "{what}");

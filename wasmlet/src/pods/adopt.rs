@@ -13,18 +13,24 @@ use super::state::{Condition, Failure, ImageFacts, PodState, Run, Sandbox, Termi
 const EXIT_UNKNOWN: i32 = 255;
 
 /// The condition types the worker owns.
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 pub fn adopt(spec: &Spec, pod: &Pod, label: &str, now: Timestamp) -> PodState {
     let mut state = PodState::new(spec, label);
     let Some(status) = &pod.status else { return state };
     state.start_time = status.start_time.as_ref().map(|time| time.0);
     state.ip = status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
-    state.conditions = status.conditions.iter().flatten().filter_map(|c| {
-        let kind = OWNED.into_iter().find(|kind| *kind == c.type_)?;
-        let since = c.last_transition_time.as_ref()?.0;
-        Some(Condition { kind, status: c.status == "True", reason: "", message: String::new(), since })
-    }).collect();
+    state.conditions = status
+        .conditions
+        .iter()
+        .flatten()
+        .filter_map(|c| {
+            let kind = OWNED.into_iter().find(|kind| *kind == c.type_)?;
+            let since = c.last_transition_time.as_ref()?.0;
+            Some(Condition { kind, status: c.status == "True", reason: "", message: String::new(), since })
+        })
+        .collect();
     let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let statuses = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     for known in statuses {
@@ -135,12 +141,16 @@ mod tests {
 
     #[test]
     fn a_finished_pod_stays_finished() {
-        let (spec, mut state) = adopted("Never", json!({"phase": "Succeeded", "containerStatuses": [
+        let (spec, mut state) = adopted(
+            "Never",
+            json!({"phase": "Succeeded", "containerStatuses": [
             {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-             "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}));
+             "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}),
+        );
         assert_eq!(phase(&spec, &state), Phase::Succeeded);
         assert!(step(&spec, &mut state, Timestamp::now()).actions.is_empty());
-        let (spec, state) = adopted("Always", json!({"phase": "Failed", "reason": "OutOfcpu", "message": "m"}));
+        let (spec, state) =
+            adopted("Always", json!({"phase": "Failed", "reason": "OutOfcpu", "message": "m"}));
         assert_eq!(phase(&spec, &state), Phase::Failed);
         assert_eq!(state.failure.unwrap().reason, "OutOfcpu");
     }

@@ -27,11 +27,8 @@ impl Backoff {
 
     /// Counts one more try after the failure at `failed`.
     pub fn grow(&mut self, failed: Timestamp) {
-        self.delay = if self.delay.is_zero() || self.forgotten(failed) {
-            INITIAL
-        } else {
-            (self.delay * 2).min(MAX)
-        };
+        self.delay =
+            if self.delay.is_zero() || self.forgotten(failed) { INITIAL } else { (self.delay * 2).min(MAX) };
         self.last = Some(failed);
     }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use coracle_client::Client;
 use coracle_client::events::EventRecorder;
 use coracle_client::informer::Informer;
-use coracle_client::Client;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;

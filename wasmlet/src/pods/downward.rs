@@ -78,7 +78,8 @@ impl Fields<'_> {
             .split_once('.')
             .filter(|(kind, _)| matches!(*kind, "limits" | "requests"))
             .ok_or_else(|| FieldError::Resource(selector.resource.clone()))?;
-        if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !resource.starts_with("hugepages-") {
+        if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !resource.starts_with("hugepages-")
+        {
             return Err(FieldError::Resource(selector.resource.clone()));
         }
         let resources = container.resources.as_ref();
@@ -209,7 +210,11 @@ mod tests {
                 resource: resource.into(),
                 divisor: Some(Wire(divisor.into())),
             };
-            assert_eq!(fields.resource(&selector, None).as_deref(), Ok(want), "{container} {resource} {divisor}");
+            assert_eq!(
+                fields.resource(&selector, None).as_deref(),
+                Ok(want),
+                "{container} {resource} {divisor}"
+            );
         }
         let selector = ResourceFieldSelector { resource: "limits.disk".into(), ..Default::default() };
         let own = pod.spec.as_ref().map(|s| &s.containers[0]);

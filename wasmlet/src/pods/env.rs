@@ -128,10 +128,11 @@ pub fn resolve(
             None => return Err(reference.not_found()),
         }
     }
-    let services: Environment = services.into_iter().fold(Environment::default(), |mut all, (name, value)| {
-        all.set(name, value);
-        all
-    });
+    let services: Environment =
+        services.into_iter().fold(Environment::default(), |mut all, (name, value)| {
+            all.set(name, value);
+            all
+        });
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
             None => {
@@ -224,23 +225,78 @@ mod tests {
     #[test]
     fn environments() {
         for (what, container, want) in [
-            ("values expand earlier ones", json!({"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)"}, {"name": "C", "value": "3"}]}),
-             vec![("A", "1"), ("B", "1$(C)"), ("C", "3")]),
-            ("values see services", json!({"env": [{"name": "A", "value": "http://$(DB_SERVICE_HOST)"}]}), vec![("A", "http://10.96.0.7")]),
-            ("own variables win over services", json!({"env": [{"name": "DB_SERVICE_HOST", "value": "mine"}]}), vec![("DB_SERVICE_HOST", "mine")]),
-            ("config map key", json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "K"}}}]}), vec![("A", "v")]),
-            ("secret key", json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "pw"}}}]}), vec![("A", "s3cret")]),
-            ("optional key missing", json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "x", "optional": true}}}]}), vec![]),
-            ("optional object missing", json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "x", "optional": true}}}]}), vec![]),
-            ("envFrom with prefix", json!({"envFrom": [{"prefix": "P_", "configMapRef": {"name": "cfg"}}]}), vec![("P_K", "v"), ("P_OTHER", "o")]),
-            ("env wins over envFrom, in place", json!({"envFrom": [{"configMapRef": {"name": "cfg"}}], "env": [{"name": "K", "value": "mine"}]}), vec![("K", "mine"), ("OTHER", "o")]),
-            ("envFrom skips what is no text", json!({"envFrom": [{"secretRef": {"name": "sec"}}]}), vec![("pw", "s3cret")]),
-            ("optional envFrom", json!({"envFrom": [{"configMapRef": {"name": "gone", "optional": true}}]}), vec![]),
-            ("field", json!({"env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}), vec![("IP", "10.0.0.2")]),
-            ("envFrom is seen by values", json!({"envFrom": [{"configMapRef": {"name": "cfg"}}], "env": [{"name": "A", "value": "$(K)"}]}), vec![("K", "v"), ("OTHER", "o"), ("A", "v")]),
+            (
+                "values expand earlier ones",
+                json!({"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)"}, {"name": "C", "value": "3"}]}),
+                vec![("A", "1"), ("B", "1$(C)"), ("C", "3")],
+            ),
+            (
+                "values see services",
+                json!({"env": [{"name": "A", "value": "http://$(DB_SERVICE_HOST)"}]}),
+                vec![("A", "http://10.96.0.7")],
+            ),
+            (
+                "own variables win over services",
+                json!({"env": [{"name": "DB_SERVICE_HOST", "value": "mine"}]}),
+                vec![("DB_SERVICE_HOST", "mine")],
+            ),
+            (
+                "config map key",
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "K"}}}]}),
+                vec![("A", "v")],
+            ),
+            (
+                "secret key",
+                json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "pw"}}}]}),
+                vec![("A", "s3cret")],
+            ),
+            (
+                "optional key missing",
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "x", "optional": true}}}]}),
+                vec![],
+            ),
+            (
+                "optional object missing",
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "x", "optional": true}}}]}),
+                vec![],
+            ),
+            (
+                "envFrom with prefix",
+                json!({"envFrom": [{"prefix": "P_", "configMapRef": {"name": "cfg"}}]}),
+                vec![("P_K", "v"), ("P_OTHER", "o")],
+            ),
+            (
+                "env wins over envFrom, in place",
+                json!({"envFrom": [{"configMapRef": {"name": "cfg"}}], "env": [{"name": "K", "value": "mine"}]}),
+                vec![("K", "mine"), ("OTHER", "o")],
+            ),
+            (
+                "envFrom skips what is no text",
+                json!({"envFrom": [{"secretRef": {"name": "sec"}}]}),
+                vec![("pw", "s3cret")],
+            ),
+            (
+                "optional envFrom",
+                json!({"envFrom": [{"configMapRef": {"name": "gone", "optional": true}}]}),
+                vec![],
+            ),
+            (
+                "field",
+                json!({"env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}),
+                vec![("IP", "10.0.0.2")],
+            ),
+            (
+                "envFrom is seen by values",
+                json!({"envFrom": [{"configMapRef": {"name": "cfg"}}], "env": [{"name": "A", "value": "$(K)"}]}),
+                vec![("K", "v"), ("OTHER", "o"), ("A", "v")],
+            ),
         ] {
             let got = run(container).unwrap();
-            let got: Vec<_> = got.iter().map(|(k, v)| (k.as_str(), v.as_str())).filter(|(k, v)| *k != "DB_SERVICE_HOST" || *v == "mine").collect();
+            let got: Vec<_> = got
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .filter(|(k, v)| *k != "DB_SERVICE_HOST" || *v == "mine")
+                .collect();
             assert_eq!(got, want, "{what}");
         }
     }
@@ -248,11 +304,23 @@ mod tests {
     #[test]
     fn errors_are_upstreams() {
         for (container, want) in [
-            (json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "x"}}}]}), "couldn't find key x in ConfigMap ns/cfg"),
-            (json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "x"}}}]}), "couldn't find key x in Secret ns/sec"),
-            (json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "x"}}}]}), "configmap \"gone\" not found"),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "x"}}}]}),
+                "couldn't find key x in ConfigMap ns/cfg",
+            ),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "x"}}}]}),
+                "couldn't find key x in Secret ns/sec",
+            ),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "x"}}}]}),
+                "configmap \"gone\" not found",
+            ),
             (json!({"envFrom": [{"secretRef": {"name": "none"}}]}), "secret \"none\" not found"),
-            (json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}), "unsupported fieldPath: spec.x"),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}),
+                "unsupported fieldPath: spec.x",
+            ),
         ] {
             assert_eq!(run(container).unwrap_err().to_string(), want);
         }

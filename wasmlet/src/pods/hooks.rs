@@ -25,7 +25,9 @@ pub async fn run(
             return if status < 400 { Ok(()) } else { Err(format!("HTTP hook answered {status}")) };
         }
         if hook.exec.is_some() {
-            return Err("exec hooks are not supported for Wasm containers: they hold no other program to run".into());
+            return Err(
+                "exec hooks are not supported for Wasm containers: they hold no other program to run".into(),
+            );
         }
         // tcpSocket is accepted for compatibility and does nothing, as upstream.
         Ok(())

@@ -2,23 +2,23 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use crate::images::LocalImage;
+use crate::images::{ImageStore, LocalImage, PullPolicy, Reference, ReferenceError, auth};
 
 /// The node's images. Pulls of one image by many pods share the work.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
     /// The image, if it is complete on this node.
-    async fn find(&self, reference: &str) -> Result<Option<Arc<LocalImage>>, ImageError>;
+    fn find(&self, reference: &str) -> Result<Option<Arc<LocalImage>>, ImageError>;
 
     /// Fetches what the registry has under the reference now. Dropping the future abandons the wait.
-    async fn pull(&self, reference: &str, credentials: &[Credential]) -> Result<Pulled, ImageError>;
+    async fn pull(&self, reference: &str, secrets: &[PullSecret]) -> Result<Pulled, ImageError>;
 
-    /// What is on the node, for `status.images` and the disk's accounting.
-    fn list(&self) -> Vec<Arc<LocalImage>>;
+    /// What is on the node, for its status.
+    fn list(&self) -> Vec<Held>;
 }
 
 pub struct Pulled {
@@ -26,93 +26,101 @@ pub struct Pulled {
     pub took: Duration,
 }
 
-/// From an image pull secret.
+/// An image pull secret: the bytes of `.dockerconfigjson`, or of the older `.dockercfg`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    pub registry: String,
-    pub username: String,
-    pub password: String,
+pub struct PullSecret {
+    pub json: Vec<u8>,
+    pub legacy: bool,
+}
+
+/// One line of the node's `status.images`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub reference: String,
+    pub digest: String,
+    pub size_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ImageError {
-    /// `ErrImagePull`, `InvalidImageName`, `RegistryUnavailable`, …
+    /// `ErrImagePull`, `InvalidImageName`, …
     pub reason: Cow<'static, str>,
     pub message: String,
 }
 
-/// The credentials in a pull secret's data; what cannot be read gives none, as upstream.
-pub fn credentials(data: &std::collections::BTreeMap<String, Vec<u8>>) -> Vec<Credential> {
-    #[derive(serde::Deserialize)]
-    struct Config {
-        auths: std::collections::BTreeMap<String, Entry>,
+fn invalid(image: &str, error: &ReferenceError) -> ImageError {
+    ImageError {
+        reason: Cow::Borrowed("InvalidImageName"),
+        message: format!(
+            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {error}"
+        ),
     }
-    #[derive(serde::Deserialize)]
-    struct Entry {
-        username: Option<String>,
-        password: Option<String>,
-        auth: Option<String>,
-    }
-    let auths = if let Some(json) = data.get(".dockerconfigjson") {
-        serde_json::from_slice::<Config>(json).map(|config| config.auths).unwrap_or_default()
-    } else if let Some(json) = data.get(".dockercfg") {
-        serde_json::from_slice(json).unwrap_or_default()
-    } else {
-        Default::default()
-    };
-    auths
-        .into_iter()
-        .filter_map(|(registry, entry)| {
-            let registry = registry.trim_start_matches("https://").trim_start_matches("http://");
-            let registry = registry.split('/').next().unwrap_or_default().to_owned();
-            let (username, password) = match (entry.username, entry.password, entry.auth) {
-                (Some(username), Some(password), _) => (username, password),
-                (_, _, Some(auth)) => {
-                    use base64::Engine;
-                    let decoded = base64::engine::general_purpose::STANDARD.decode(auth.trim()).ok()?;
-                    let text = String::from_utf8(decoded).ok()?;
-                    let (username, password) = text.split_once(':')?;
-                    (username.to_owned(), password.to_owned())
-                }
-                _ => return None,
-            };
-            Some(Credential { registry, username, password })
+}
+
+#[async_trait]
+impl Images for Arc<ImageStore> {
+    fn find(&self, reference: &str) -> Result<Option<Arc<LocalImage>>, ImageError> {
+        let parsed: Reference = reference.parse().map_err(|error| invalid(reference, &error))?;
+        self.lookup(&parsed).map_err(|error| ImageError {
+            reason: Cow::Borrowed("ImageInspectError"),
+            message: format!("Failed to inspect image \"{reference}\": {error}"),
         })
-        .collect()
+    }
+
+    async fn pull(&self, reference: &str, secrets: &[PullSecret]) -> Result<Pulled, ImageError> {
+        let parsed: Reference = reference.parse().map_err(|error| invalid(reference, &error))?;
+        let mut logins = Vec::new();
+        for secret in secrets {
+            match auth::for_image(&secret.json, secret.legacy, &parsed) {
+                Ok(found) => logins.extend(found),
+                Err(error) => tracing::warn!(image = reference, %error, "an image pull secret is passed over"),
+            }
+        }
+        let begun = Instant::now();
+        match self.ensure(reference, PullPolicy::Always, logins).await {
+            Ok(image) => Ok(Pulled { image, took: begun.elapsed() }),
+            Err(error) => {
+                Err(ImageError { reason: Cow::Borrowed(error.reason()), message: error.to_string() })
+            }
+        }
+    }
+
+    fn list(&self) -> Vec<Held> {
+        match ImageStore::list(self) {
+            Ok(listed) => listed
+                .into_iter()
+                .map(|l| Held { reference: l.reference, digest: l.digest, size_bytes: l.size_bytes })
+                .collect(),
+            Err(error) => {
+                tracing::warn!(%error, "listing images");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// The secret's data as a pull secret; what has neither key is none.
+pub fn pull_secret(mut data: std::collections::BTreeMap<String, Vec<u8>>) -> Option<PullSecret> {
+    if let Some(json) = data.remove(".dockerconfigjson") {
+        return Some(PullSecret { json, legacy: false });
+    }
+    data.remove(".dockercfg").map(|json| PullSecret { json, legacy: true })
 }
 
 /// `repository@sha256:…`: how `imageID` names what runs.
-pub fn image_id(image: &LocalImage) -> String {
-    let name = image.reference.split('@').next().unwrap_or_default();
+pub fn image_id(reference: &str, digest: &str) -> String {
+    let name = reference.split('@').next().unwrap_or_default();
     let repository = match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => repository,
         _ => name,
     };
-    format!("{repository}@{}", image.digest)
+    format!("{repository}@{digest}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_hold_credentials() {
-        let json = br#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpwOnc="},
-            "reg.local:5000":{"username":"a","password":"b"},"broken":{"auth":"!"}}}"#;
-        let data = [(".dockerconfigjson".to_owned(), json.to_vec())].into();
-        let credential = |registry: &str, username: &str, password: &str| Credential {
-            registry: registry.into(),
-            username: username.into(),
-            password: password.into(),
-        };
-        assert_eq!(
-            credentials(&data),
-            [credential("index.docker.io", "u", "p:w"), credential("reg.local:5000", "a", "b")]
-        );
-        assert!(credentials(&[(".dockerconfigjson".to_owned(), b"x".to_vec())].into()).is_empty());
-        assert!(credentials(&Default::default()).is_empty());
-    }
 
     #[test]
     fn ids_name_the_repository() {
@@ -121,15 +129,15 @@ mod tests {
             ("reg:5000/a", "reg:5000/a@sha256:1"),
             ("reg:5000/a:v1@sha256:1", "reg:5000/a@sha256:1"),
         ] {
-            let image = LocalImage {
-                reference: reference.into(),
-                digest: "sha256:1".into(),
-                wasm_digest: String::new(),
-                wasm_path: Default::default(),
-                size_bytes: 0,
-                config: Default::default(),
-            };
-            assert_eq!(image_id(&image), want);
+            assert_eq!(image_id(reference, "sha256:1"), want);
         }
+    }
+
+    #[test]
+    fn secrets_are_of_two_kinds() {
+        let data = |key: &str| [(key.to_owned(), b"{}".to_vec())].into();
+        assert_eq!(pull_secret(data(".dockerconfigjson")).map(|s| s.legacy), Some(false));
+        assert_eq!(pull_secret(data(".dockercfg")).map(|s| s.legacy), Some(true));
+        assert_eq!(pull_secret(data("password")), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The pods of this node: a worker per pod, driven by the watch of the node's pods.
 
-pub mod adopt;
 pub mod admission;
+pub mod adopt;
 pub mod backoff;
 pub mod context;
 pub mod downward;
@@ -23,8 +23,8 @@ mod worker;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use coracle_client::informer::{Change, Informer};
 use coracle_client::Object;
+use coracle_client::informer::{Change, Informer};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;

@@ -100,7 +100,8 @@ async fn runtime_of(context: &Context, pod: &Pod) -> Result<Arc<dyn Runtime>, St
         return context.runtimes.first().cloned().ok_or_else(|| "this node has no runtime".to_owned());
     }
     let found = context.client.get::<RuntimeClass>("", class).await;
-    let class = found.map_err(|error| format!("failed to get RuntimeClass {class:?}: {}", error.message()))?;
+    let class =
+        found.map_err(|error| format!("failed to get RuntimeClass {class:?}: {}", error.message()))?;
     context
         .runtimes
         .iter()
@@ -211,9 +212,8 @@ fn termination_message(
     let view = spec.container_of(&pod, index)?;
     let file = message_file(context, &object.head.uid, &view.name, view.termination_message_path.as_deref());
     let written = file.and_then(|path| std::fs::read(path).ok()).filter(|bytes| !bytes.is_empty());
-    let mut message = written.map(|bytes| {
-        String::from_utf8_lossy(bytes.get(..MESSAGE_BYTES_MAX).unwrap_or(&bytes)).into_owned()
-    });
+    let mut message = written
+        .map(|bytes| String::from_utf8_lossy(bytes.get(..MESSAGE_BYTES_MAX).unwrap_or(&bytes)).into_owned());
     if message.is_none() {
         message.clone_from(&exit.message);
     }

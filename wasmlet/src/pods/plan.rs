@@ -14,7 +14,10 @@ pub enum Action {
     SetUp,
     Start(usize),
     /// Ask a container to end; it is killed when the grace is over.
-    Stop { index: usize, grace_seconds: i64 },
+    Stop {
+        index: usize,
+        grace_seconds: i64,
+    },
     /// The container has entered CrashLoopBackOff.
     CrashBackOff(usize),
     /// ErrImagePull has become ImagePullBackOff.
@@ -219,8 +222,9 @@ fn end(spec: &Spec, state: &mut PodState, now: Timestamp, plan: &mut Plan) {
         }
     }
     let is_main = |index: usize| index >= spec.init_count || !spec.containers[index].sidecar;
-    let quiet =
-        |state: &PodState, index: usize| matches!(state.containers[index].run, Run::Waiting(_) | Run::Terminated(_));
+    let quiet = |state: &PodState, index: usize| {
+        matches!(state.containers[index].run, Run::Waiting(_) | Run::Terminated(_))
+    };
     for index in (0..spec.containers.len()).filter(|index| is_main(*index)) {
         stop(state, index, grace_seconds, now, plan);
     }

@@ -64,7 +64,11 @@ mod tests {
             ("MY_DB_PORT_5432_TCP_ADDR", "10.96.0.5"),
             ("MY_DB_PORT_53_UDP", "udp://10.96.0.5:53"),
         ] {
-            assert_eq!(variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()), Some(want), "{name}");
+            assert_eq!(
+                variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()),
+                Some(want),
+                "{name}"
+            );
         }
     }
 

@@ -82,7 +82,9 @@ impl Sources {
                 Reference::ConfigMap(name) => {
                     self.client.find::<ConfigMap>(namespace, name).await?.map(config_map_data)
                 }
-                Reference::Secret(name) => self.client.find::<Secret>(namespace, name).await?.map(secret_data),
+                Reference::Secret(name) => {
+                    self.client.find::<Secret>(namespace, name).await?.map(secret_data)
+                }
             };
             fetched.insert(reference, data);
         }

@@ -181,8 +181,7 @@ mod tests {
                 container["restartPolicy"] = own.into();
             }
             if !rules.is_empty() {
-                container["restartPolicyRules"] =
-                    serde_json::json!([{"action": "Restart", "exitCodes": {"operator": rules, "values": [42]}}]);
+                container["restartPolicyRules"] = serde_json::json!([{"action": "Restart", "exitCodes": {"operator": rules, "values": [42]}}]);
             }
             let list = if init { "initContainers" } else { "containers" };
             let mut pod = serde_json::json!({"restartPolicy": policy, "containers": []});

@@ -17,7 +17,7 @@ use super::env;
 use super::events::{PodEvents, field_path};
 use super::expansion::expand;
 use super::hooks;
-use super::images::{Credential, credentials, image_id};
+use super::images::{PullSecret, image_id, pull_secret};
 use super::service_env;
 use super::spec::Spec;
 use super::state::ImageFacts;
@@ -84,7 +84,8 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
         let spec = container_spec(&order, &pod, view, image.clone()).await?;
         order.runtime.prepare(&image).await.map_err(|e| Failed::new("CreateContainerError", e))?;
         let probes = probes::of(view, order.network.ip());
-        let post_start = view.lifecycle.as_ref().and_then(|l| l.post_start.clone()).map(|h| (h, view.clone()));
+        let post_start =
+            view.lifecycle.as_ref().and_then(|l| l.post_start.clone()).map(|h| (h, view.clone()));
         let shown = view.image.clone().unwrap_or_default();
         Ok((spec, image, probes, post_start, shown, field))
     };
@@ -116,14 +117,19 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
     if let Some((hook, view)) = post_start
         && let Err(error) = hooks::run(&hook, &view, order.network.ip(), POST_START_MAX).await
     {
-        events.container(&field, EventType::Warning, "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+        events.container(
+            &field,
+            EventType::Warning,
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {error}"),
+        );
         hook_failure = Some(error);
     }
     Ok(Started {
         container,
         id: container_id(),
         started_at,
-        image: ImageFacts { image: shown, image_id: image_id(&image) },
+        image: ImageFacts { image: shown, image_id: image_id(&image.reference, &image.digest) },
         log,
         probes,
         hook_failure,
@@ -156,16 +162,24 @@ async fn image(
     };
     let policy = view.image_pull_policy.as_deref().unwrap_or(default_policy(reference));
     if policy != "Always" {
-        let found = context.images.find(reference).await.map_err(|error| {
+        let found = context.images.find(reference).map_err(|error| {
             if error.reason == "InvalidImageName" {
-                events.container(field, EventType::Warning, "InspectFailed", format!(
-                    "Failed to apply default image tag \"{reference}\": {error}"));
+                events.container(
+                    field,
+                    EventType::Warning,
+                    "InspectFailed",
+                    format!("Failed to apply default image tag \"{reference}\": {error}"),
+                );
             }
             failed(error.reason, error.message)
         })?;
         if let Some(image) = found {
-            events.container(field, EventType::Normal, "Pulled", format!(
-                "Container image \"{reference}\" already present on machine"));
+            events.container(
+                field,
+                EventType::Normal,
+                "Pulled",
+                format!("Container image \"{reference}\" already present on machine"),
+            );
             return Ok(image);
         }
         if policy == "Never" {
@@ -175,8 +189,8 @@ async fn image(
         }
     }
     events.container(field, EventType::Normal, "Pulling", format!("Pulling image \"{reference}\""));
-    let credentials = pull_credentials(context, pod).await?;
-    match context.images.pull(reference, &credentials).await {
+    let secrets = pull_secrets(context, pod).await?;
+    match context.images.pull(reference, &secrets).await {
         Ok(pulled) => {
             let took = format!("{:?}", round_millis(pulled.took));
             events.container(field, EventType::Normal, "Pulled", format!(
@@ -185,9 +199,8 @@ async fn image(
             Ok(pulled.image)
         }
         Err(error) => {
-            let message = format!("failed to pull and unpack image \"{reference}\": {}", error.message);
-            warn(format!("Failed to pull image \"{reference}\": {message}"));
-            Err(failed(error.reason, message))
+            warn(format!("Failed to pull image \"{reference}\": {error}"));
+            Err(failed(error.reason, error.message))
         }
     }
 }
@@ -203,7 +216,7 @@ fn default_policy(reference: &str) -> &'static str {
     if pinned { "IfNotPresent" } else { "Always" }
 }
 
-async fn pull_credentials(context: &Context, pod: &Pod) -> Result<Vec<Credential>, Failed> {
+async fn pull_secrets(context: &Context, pod: &Pod) -> Result<Vec<PullSecret>, Failed> {
     let names: Vec<_> = pod
         .spec
         .iter()
@@ -220,7 +233,7 @@ async fn pull_credentials(context: &Context, pod: &Pod) -> Result<Vec<Credential
         .fetch(namespace, names)
         .await
         .map_err(|error| Failed { image: true, ..Failed::new("ErrImagePull", error.message()) })?;
-    Ok(fetched.into_values().flatten().flat_map(|data| credentials(&data)).collect())
+    Ok(fetched.into_values().flatten().filter_map(pull_secret).collect())
 }
 
 async fn container_spec(
@@ -320,7 +333,12 @@ fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> Option<Port> {
 const MESSAGE_PATH_DEFAULT: &str = "/dev/termination-log";
 
 /// Where a container's termination message is found afterwards, when the pod names a path of its own.
-pub fn message_file(context: &Context, uid: &str, container: &str, path: Option<&str>) -> Option<std::path::PathBuf> {
+pub fn message_file(
+    context: &Context,
+    uid: &str,
+    container: &str,
+    path: Option<&str>,
+) -> Option<std::path::PathBuf> {
     let path = std::path::Path::new(path.filter(|p| *p != MESSAGE_PATH_DEFAULT && p.starts_with('/'))?);
     Some(context.node.messages.join(uid).join(container).join(path.file_name()?))
 }
@@ -346,7 +364,6 @@ fn message_mount(
     std::fs::write(&file, b"")?;
     Ok(Some(Mount { host_path: directory.to_owned(), container_path: inside, read_only: false }))
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -58,7 +58,8 @@ pub fn phase(spec: &Spec, state: &PodState) -> Phase {
         }
     }
     let mains = state.containers.get(spec.init_count..).unwrap_or_default();
-    let begun = mains.iter().any(|c| c.last.is_some() || !matches!(c.run, Run::Waiting(_) | Run::Starting(_)));
+    let begun =
+        mains.iter().any(|c| c.last.is_some() || !matches!(c.run, Run::Waiting(_) | Run::Starting(_)));
     if failed_init && (spec.restart_policy == RestartPolicy::Never || terminal) {
         return Phase::Failed;
     }
@@ -124,14 +125,16 @@ fn initialized(spec: &Spec, state: &PodState, phase: Phase) -> Fresh {
         return (KIND, true, "PodCompleted", String::new());
     }
     let mains = state.containers.get(spec.init_count..).unwrap_or_default();
-    let begun = mains.iter().any(|c| c.last.is_some() || matches!(c.run, Run::Running(_) | Run::Terminated(_)));
+    let begun =
+        mains.iter().any(|c| c.last.is_some() || matches!(c.run, Run::Running(_) | Run::Terminated(_)));
     if begun || is_initialized(spec, state) {
         return (KIND, true, "", String::new());
     }
-    let names = names(spec.containers.iter().zip(&state.containers).take(spec.init_count).filter_map(|(v, c)| {
-        let done = if v.sidecar { c.running().is_some() && c.started } else { c.succeeded() };
-        (!done).then_some(&*v.name)
-    }));
+    let names =
+        names(spec.containers.iter().zip(&state.containers).take(spec.init_count).filter_map(|(v, c)| {
+            let done = if v.sidecar { c.running().is_some() && c.started } else { c.succeeded() };
+            (!done).then_some(&*v.name)
+        }));
     (KIND, false, "ContainersNotInitialized", format!("containers with incomplete status: [{names}]"))
 }
 
@@ -141,9 +144,10 @@ fn containers_ready(spec: &Spec, state: &PodState, phase: Phase) -> (bool, &'sta
         Phase::Failed => return (false, "PodFailed", String::new()),
         Phase::Pending | Phase::Running => {}
     }
-    let unready = names(spec.containers.iter().zip(&state.containers).enumerate().filter_map(|(index, (v, c))| {
-        ((v.sidecar || !spec.is_init(index)) && !is_ready(spec, index, c)).then_some(&*v.name)
-    }));
+    let unready =
+        names(spec.containers.iter().zip(&state.containers).enumerate().filter_map(|(index, (v, c))| {
+            ((v.sidecar || !spec.is_init(index)) && !is_ready(spec, index, c)).then_some(&*v.name)
+        }));
     if unready.is_empty() {
         (true, "", String::new())
     } else {
@@ -216,7 +220,10 @@ pub fn compose(spec: &Spec, state: &PodState, given: &Given, runtime: &str) -> V
     if let Some(start) = state.start_time {
         status.insert("startTime".into(), time(start));
     }
-    status.insert("conditions".into(), state.conditions.iter().map(|c| condition(c, spec.generation)).collect());
+    status.insert(
+        "conditions".into(),
+        state.conditions.iter().map(|c| condition(c, spec.generation)).collect(),
+    );
     let statuses = |range: std::ops::Range<usize>| -> Value {
         range.map(|index| container_status(spec, state, index, runtime)).collect()
     };

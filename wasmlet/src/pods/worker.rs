@@ -172,7 +172,8 @@ impl Worker {
         } else {
             Err(admission::Rejection {
                 reason: "NodeAffinity",
-                message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+                message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+                    .into(),
             })
         };
         if let Err(rejection) = admitted {
@@ -263,7 +264,8 @@ impl Worker {
                 let metadata_changed = !same_metadata(&self.object, &object);
                 self.object = object;
                 self.volumes_dirty |= metadata_changed;
-                self.status_dirty |= self.spec.generation != generation || !self.spec.readiness_gates.is_empty();
+                self.status_dirty |=
+                    self.spec.generation != generation || !self.spec.readiness_gates.is_empty();
             }
             Err(error) => tracing::warn!(pod = %object.key(), %error, "an undecodable pod"),
         }
@@ -352,14 +354,16 @@ impl Worker {
             volumes,
             cancel: self.starting.clone(),
         };
-        let work = start::start(order).map(move |result| Done::Started { index, result: result.map(Box::new) });
+        let work =
+            start::start(order).map(move |result| Done::Started { index, result: result.map(Box::new) });
         self.operations.push(work.boxed());
     }
 
     fn kill_event(&self, index: usize, why: &str) {
         let view = &self.spec.containers[index];
         let field = field_path(&view.name, self.spec.is_init(index));
-        let message = if why.is_empty() { format!("Stopping container {}", view.name) } else { why.to_owned() };
+        let message =
+            if why.is_empty() { format!("Stopping container {}", view.name) } else { why.to_owned() };
         self.events().container(&field, EventType::Normal, "Killing", message);
     }
 
@@ -439,9 +443,7 @@ impl Worker {
 
     fn set_up_failed(&mut self, failure: operations::SetUpFailure) {
         self.events().warning(failure.reason, failure.message);
-        let delay = SET_UP_RETRY_MIN
-            .saturating_mul(1 << self.set_up_failures.min(10))
-            .min(SET_UP_RETRY_MAX);
+        let delay = SET_UP_RETRY_MIN.saturating_mul(1 << self.set_up_failures.min(10)).min(SET_UP_RETRY_MAX);
         self.set_up_failures += 1;
         let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::ZERO);
         self.state.sandbox = Sandbox::Failed(later(Timestamp::now(), delay));
@@ -505,7 +507,8 @@ impl Worker {
         self.operations.push(operations::wait(watched).boxed());
         let probes = started.probes.into_iter().map(probing::Probing::new).collect();
         let now = tokio::time::Instant::now();
-        self.live.insert(index, Live { run, container: started.container, probes, started: now, stopping: false });
+        self.live
+            .insert(index, Live { run, container: started.container, probes, started: now, stopping: false });
         self.begin_probes(index);
         self.status_dirty = true;
         if started.hook_failure.is_some() {
@@ -606,7 +609,8 @@ impl Worker {
             return;
         }
         self.status_dirty = false;
-        let runtime = self.runtime.as_ref().or(self.context.runtimes.first()).map_or("wasmtime", |r| r.name());
+        let runtime =
+            self.runtime.as_ref().or(self.context.runtimes.first()).map_or("wasmtime", |r| r.name());
         status::refresh_conditions(&self.spec, &mut self.state, &self.given, Timestamp::now());
         let status = status::compose(&self.spec, &self.state, &self.given, runtime);
         let mut hasher = DefaultHasher::new();
@@ -681,3 +685,6 @@ fn same_metadata(before: &Object, after: &Object) -> bool {
 }
 
 mod probing;
+
+#[cfg(test)]
+mod tests;

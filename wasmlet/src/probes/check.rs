@@ -29,9 +29,11 @@ pub async fn run(check: &Check, timeout: Duration) -> Outcome {
             match tokio::time::timeout(timeout, get(request)).await {
                 Ok(Ok(status)) if (200..400).contains(&status) => Outcome::Success,
                 Ok(Ok(status)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
-                Ok(Err(GetError::Dial(error))) => {
-                    dial_failure(&format!("{}:{}", request.host, request.port), &format!("Get \"{url}\": "), &error)
-                }
+                Ok(Err(GetError::Dial(error))) => dial_failure(
+                    &format!("{}:{}", request.host, request.port),
+                    &format!("Get \"{url}\": "),
+                    &error,
+                ),
                 Ok(Err(GetError::Other(text))) => Outcome::Failure(format!("Get \"{url}\": {text}")),
                 Err(_) => Outcome::Failure(format!(
                     "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
@@ -69,14 +71,14 @@ impl GetError {
 
 /// The status code that a GET is answered with; the body is not read.
 pub async fn get(request: &HttpCheck) -> Result<u16, GetError> {
-    let stream =
-        TcpStream::connect((request.host.as_str(), request.port)).await.map_err(GetError::Dial)?;
+    let stream = TcpStream::connect((request.host.as_str(), request.port)).await.map_err(GetError::Dial)?;
     let other = |error: String| GetError::Other(error);
     if !request.tls {
         return exchange(request, stream).await;
     }
     let config = tls::CONFIG.clone().ok_or_else(|| other("TLS is not available".into()))?;
-    let name = rustls_pki_types::ServerName::try_from(request.host.clone()).map_err(|e| other(e.to_string()))?;
+    let name =
+        rustls_pki_types::ServerName::try_from(request.host.clone()).map_err(|e| other(e.to_string()))?;
     let connector = tokio_rustls::TlsConnector::from(config);
     let stream = connector.connect(name, stream).await.map_err(|e| other(e.to_string()))?;
     exchange(request, stream).await
@@ -87,14 +89,17 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let other = |error: String| GetError::Other(error);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(|e| other(e.to_string()))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+            .await
+            .map_err(|e| other(e.to_string()))?;
     let mut builder = Request::builder().method(Method::GET).uri(&request.path);
     let named = |name: &str| request.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
-    for (name, value) in
-        [("Host", format!("{}:{}", request.host, request.port)), ("User-Agent", "kube-probe/1.37".into()), ("Accept", "*/*".into())]
-    {
+    for (name, value) in [
+        ("Host", format!("{}:{}", request.host, request.port)),
+        ("User-Agent", "kube-probe/1.37".into()),
+        ("Accept", "*/*".into()),
+    ] {
         if !named(name) {
             builder = builder.header(name, value);
         }
@@ -149,7 +154,13 @@ mod tests {
     }
 
     fn http(port: u16) -> Check {
-        Check::Http(HttpCheck { tls: false, host: "127.0.0.1".into(), port, path: "/healthz".into(), headers: vec![] })
+        Check::Http(HttpCheck {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port,
+            path: "/healthz".into(),
+            headers: vec![],
+        })
     }
 
     #[tokio::test]
@@ -157,7 +168,10 @@ mod tests {
         for (answer, want) in [
             (Some("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), None),
             (Some("HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n"), None),
-            (Some("HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno"), Some("HTTP probe failed with statuscode: 503")),
+            (
+                Some("HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno"),
+                Some("HTTP probe failed with statuscode: 503"),
+            ),
             (None, Some("context deadline exceeded")),
         ] {
             let (port, task) = server(answer).await;

@@ -44,7 +44,10 @@ pub struct ProbeSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     Http(HttpCheck),
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     /// Never succeeds and never counts as a failure: told in an event.
     Impossible(String),
 }
@@ -99,7 +102,12 @@ impl Tracker {
 
     /// A guest needs a moment until it listens. A refused connection does not disturb it, so in the first period it
     /// is tried again soon and not counted: readiness then follows the listening by milliseconds, not by a period.
-    pub fn retry_early(&mut self, spec: &ProbeSpec, outcome: &Outcome, running_for: Duration) -> Option<Duration> {
+    pub fn retry_early(
+        &mut self,
+        spec: &ProbeSpec,
+        outcome: &Outcome,
+        running_for: Duration,
+    ) -> Option<Duration> {
         let eligible = matches!(outcome, Outcome::Refused(_))
             && spec.kind != Kind::Liveness
             && running_for < spec.initial_delay + spec.period;
@@ -125,9 +133,12 @@ pub fn of(container: &Container, pod_ip: Ipv4Addr) -> Vec<ProbeSpec> {
 }
 
 fn resolve(kind: Kind, probe: &Probe, container: &Container, pod_ip: Ipv4Addr) -> ProbeSpec {
-    let seconds =
-        |value: Option<i32>, default: u64| Duration::from_secs(value.map_or(default, |v| u64::try_from(v).unwrap_or(0)));
-    let threshold = |value: Option<i32>, default: u32| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default).max(1);
+    let seconds = |value: Option<i32>, default: u64| {
+        Duration::from_secs(value.map_or(default, |v| u64::try_from(v).unwrap_or(0)))
+    };
+    let threshold = |value: Option<i32>, default: u32| {
+        value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default).max(1)
+    };
     ProbeSpec {
         kind,
         check: check_of(probe, container, pod_ip),
@@ -154,16 +165,24 @@ fn check_of(probe: &Probe, container: &Container, pod_ip: Ipv4Addr) -> Check {
         };
     }
     if probe.exec.is_some() {
-        return Check::Impossible("exec probes are not supported for Wasm containers: they hold no other program to run".into());
+        return Check::Impossible(
+            "exec probes are not supported for Wasm containers: they hold no other program to run".into(),
+        );
     }
     if probe.grpc.is_some() {
-        return Check::Impossible("grpc probes are not supported for Wasm containers: use httpGet or tcpSocket".into());
+        return Check::Impossible(
+            "grpc probes are not supported for Wasm containers: use httpGet or tcpSocket".into(),
+        );
     }
     Check::Impossible("missing probe handler".into())
 }
 
 /// The request of an httpGet probe or hook.
-pub fn http_check(http: &HTTPGetAction, container: &Container, pod_ip: Ipv4Addr) -> Result<HttpCheck, String> {
+pub fn http_check(
+    http: &HTTPGetAction,
+    container: &Container,
+    pod_ip: Ipv4Addr,
+) -> Result<HttpCheck, String> {
     let path = http.path.as_deref().unwrap_or("/");
     Ok(HttpCheck {
         tls: http.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
@@ -214,7 +233,9 @@ mod tests {
 
     #[test]
     fn defaults_and_targets() {
-        let probe = spec(json!({"httpGet": {"port": "web", "path": "healthz", "httpHeaders": [{"name": "X", "value": "y"}]}}));
+        let probe = spec(
+            json!({"httpGet": {"port": "web", "path": "healthz", "httpHeaders": [{"name": "X", "value": "y"}]}}),
+        );
         assert_eq!(
             (probe.period, probe.timeout, probe.success_threshold, probe.failure_threshold),
             (Duration::from_secs(10), Duration::from_secs(1), 1, 3)

@@ -46,7 +46,12 @@ pub fn write(volume: &Path, payload: &Payload) -> io::Result<bool> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::File::options().write(true).create_new(true).mode(file.mode).open(&target)?.write_all(&file.bytes)?;
+        fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(file.mode)
+            .open(&target)?
+            .write_all(&file.bytes)?;
         // The process's umask must not take bits away.
         fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
     }
@@ -68,7 +73,10 @@ pub fn write(volume: &Path, payload: &Payload) -> io::Result<bool> {
 fn check(path: &str) -> io::Result<()> {
     let plain = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
     if path.is_empty() || !plain || path.starts_with("..") {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {path:?} in a volume")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("invalid path {path:?} in a volume"),
+        ));
     }
     Ok(())
 }
@@ -91,7 +99,8 @@ fn holds(directory: &Path, payload: &Payload) -> io::Result<bool> {
             let path = entry.path();
             let known = path.strip_prefix(directory).ok().and_then(Path::to_str).and_then(|n| payload.get(n));
             let Some(file) = known else { return Ok(false) };
-            if entry.metadata()?.permissions().mode() & 0o7777 != file.mode || fs::read(&path)? != file.bytes {
+            if entry.metadata()?.permissions().mode() & 0o7777 != file.mode || fs::read(&path)? != file.bytes
+            {
                 return Ok(false);
             }
             found += 1;
@@ -169,9 +178,7 @@ mod tests {
     fn paths_stay_inside() {
         let dir = tempfile::tempdir().unwrap();
         for bad in ["", "/etc/x", "../x", "a/../../x", "..data", "./a"] {
-            let result = write(dir.path(), &payload(&[(bad, "x")]));
-            // `./a` is normalised by the path parser, all others must fail.
-            assert_eq!(result.is_err(), bad != "./a", "{bad}");
+            assert!(write(dir.path(), &payload(&[(bad, "x")])).is_err(), "{bad}");
         }
     }
 }

@@ -69,13 +69,24 @@ mod tests {
 
     #[test]
     fn selections() {
-        let data: BTreeMap<_, _> =
-            [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())].into();
+        let data: BTreeMap<_, _> = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())].into();
         for (what, items, optional, exists, want) in [
             ("all keys", vec![], false, true, Ok(vec![("a", 0o644), ("b", 0o644)])),
             ("chosen", vec![item("b", "x/y", Some(0o400))], false, true, Ok(vec![("x/y", 0o400)])),
-            ("twice", vec![item("a", "p", None), item("a", "q", None)], false, true, Ok(vec![("p", 0o644), ("q", 0o644)])),
-            ("no such key", vec![item("z", "z", None)], false, true, Err("configmap references non-existent config key: z")),
+            (
+                "twice",
+                vec![item("a", "p", None), item("a", "q", None)],
+                false,
+                true,
+                Ok(vec![("p", 0o644), ("q", 0o644)]),
+            ),
+            (
+                "no such key",
+                vec![item("z", "z", None)],
+                false,
+                true,
+                Err("configmap references non-existent config key: z"),
+            ),
             ("no such key, optional", vec![item("z", "z", None)], true, true, Ok(vec![])),
             ("no object", vec![], false, false, Err("configmap \"cfg\" not found")),
             ("no object, optional", vec![], true, false, Ok(vec![])),

@@ -280,7 +280,10 @@ async fn write(path: &Path, payload: Payload) -> Result<(), MountError> {
     blocking(path, move || atomic_writer::write(&target, &payload).map(drop)).await
 }
 
-async fn blocking(path: &Path, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), MountError> {
+async fn blocking(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), MountError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)

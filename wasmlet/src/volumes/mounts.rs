@@ -70,7 +70,10 @@ fn check(volume: &Path, target: &Path) -> io::Result<PathBuf> {
     if real.starts_with(&base) {
         return Ok(real);
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} leads outside the volume", target.display())))
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("{} leads outside the volume", target.display()),
+    ))
 }
 
 #[cfg(test)]
@@ -124,7 +127,11 @@ mod tests {
             match want {
                 Some((path, read_only)) => {
                     let got = got.unwrap();
-                    assert_eq!((got[0].host_path.clone(), got[0].read_only), (root.join(path), read_only), "{mount}");
+                    assert_eq!(
+                        (got[0].host_path.clone(), got[0].read_only),
+                        (root.join(path), read_only),
+                        "{mount}"
+                    );
                 }
                 None => assert!(got.is_err(), "{mount}"),
             }

@@ -105,7 +105,9 @@ impl Worker {
     fn tell(&self, index: usize, kind: Kind, outcome: &Outcome) {
         let message = match outcome {
             Outcome::Success => return,
-            Outcome::Failure(text) | Outcome::Refused(text) => format!("{} probe failed: {text}", kind.title()),
+            Outcome::Failure(text) | Outcome::Refused(text) => {
+                format!("{} probe failed: {text}", kind.title())
+            }
             Outcome::Unknown(text) => format!("{} probe errored: {text}", kind.title()),
         };
         let field = field_path(&self.spec.containers[index].name, self.spec.is_init(index));
