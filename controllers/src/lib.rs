@@ -12,6 +12,8 @@ pub mod manager;
 mod deployment;
 mod endpoints;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
 mod replicaset;
 mod service_account;
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::context::Context;
-use crate::{Error, Options, namespace};
+use crate::{Error, Options, namespace, node_ipam};
 
 /// One controller: its name, and what runs it until the context's shutdown.
 pub struct Controller {
@@ -34,6 +34,10 @@ pub fn controllers() -> Vec<Controller> {
         "replicaset-controller" => crate::replicaset::run,
         "endpoints-controller" => crate::endpoints::classic::run,
         "endpointslice-controller" => crate::endpoints::slices::run,
+        "node-lifecycle-controller" => crate::node_lifecycle::run,
+        "taint-eviction-controller" => crate::node_lifecycle::eviction::run,
+        "pod-garbage-collector-controller" => crate::node_lifecycle::pod_gc::run,
+        "node-ipam-controller" => crate::node_ipam::run,
     };
     let mut names = HashSet::new();
     for controller in &all {
@@ -43,6 +47,7 @@ pub fn controllers() -> Vec<Controller> {
 }
 
 pub(crate) async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    node_ipam::check(&options).map_err(Error::ClusterCidr)?;
     // The lease itself lives in kube-system.
     namespace::defaults::ensure(&client, &shutdown).await;
     let options = Arc::new(options);
