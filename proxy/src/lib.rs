@@ -1,1 +1,81 @@
-//! stub
+//! Services on the node: what clients send to a Service's address reaches one of its ready endpoints.
+
+mod follow;
+mod nftables;
+mod routes;
+pub mod table;
+mod userspace;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coracle_client::events::EventRecorder;
+use coracle_client::{Client, Informers};
+use tokio_util::sync::CancellationToken;
+
+pub use table::ServiceRules;
+
+/// How traffic is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Rules in the kernel; needs CAP_NET_ADMIN and the `nft` program.
+    Nftables,
+    /// Sockets in this process; needs nothing, reaches this machine's own clients.
+    Userspace,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub node_name: String,
+    pub mode: Mode,
+    /// The cluster's Service network: addresses in it that no Service has are refused.
+    pub service_cidr: (Ipv4Addr, u8),
+    /// The cluster's pod network: its traffic keeps its source address.
+    pub pod_cidr: (Ipv4Addr, u8),
+    /// The node's own address, the source of its connections to Services.
+    pub node_address: IpAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "Services need the `nft` program, which is missing: install it with `apt-get install nftables`, or run with --rootless"
+    )]
+    NftMissing,
+    #[error("nft refused the rules: {0}")]
+    Nft(String),
+    #[error("running nft: {0}")]
+    Run(#[source] std::io::Error),
+    #[error("routes: {0}")]
+    Routes(String),
+}
+
+/// Puts rules into effect. A backend keeps what it was told and changes only what differs.
+#[async_trait]
+trait Backend: Send {
+    /// The rules of the named Services (`namespace/name`) are now these; none means that the Service is gone.
+    async fn apply(&mut self, changed: Vec<(Arc<str>, ServiceRules)>) -> Result<(), Error>;
+    /// Takes everything back at an orderly end, where leaving it would mislead.
+    async fn stop(&mut self);
+}
+
+/// Serves until `shutdown`. Rules in the kernel stay after that, so that a restart loses no connection.
+pub async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let informers = Informers::new(client.clone(), shutdown.clone());
+    let mut backend: Box<dyn Backend> = match options.mode {
+        Mode::Nftables => {
+            routes::add_service_route(&options).await?;
+            let keeper = routes::follow(&options, &informers);
+            tokio::spawn(keeper.run(shutdown.clone()));
+            Box::new(nftables::Nftables::start(&options).await?)
+        }
+        Mode::Userspace => {
+            let recorder = EventRecorder::new(client, "kube-proxy", Some(&options.node_name));
+            Box::new(userspace::Userspace::new(recorder))
+        }
+    };
+    let result = follow::run(&options.node_name, &informers, &mut *backend, shutdown).await;
+    backend.stop().await;
+    result
+}

@@ -1,0 +1,132 @@
+//! Services as sockets of this process, where the kernel cannot be told: accept, choose an endpoint, copy.
+
+mod balance;
+mod tcp;
+mod udp;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coracle_client::events::{EventRecorder, EventType};
+use k8s_openapi::api::core::v1::ObjectReference;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::table::{PortRules, Protocol, ServiceRules};
+use crate::{Backend, Error};
+use balance::Balancer;
+
+pub struct Userspace {
+    recorder: EventRecorder,
+    services: BTreeMap<Arc<str>, BTreeMap<Entrance, Open>>,
+}
+
+/// Where clients come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entrance {
+    address: SocketAddrV4,
+    protocol: Protocol,
+}
+
+/// A socket that is served; closed when dropped.
+struct Open {
+    balancer: Arc<Balancer>,
+    closed: CancellationToken,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl Userspace {
+    pub fn new(recorder: EventRecorder) -> Self {
+        Self { recorder, services: BTreeMap::new() }
+    }
+
+    fn open(&self, service: &str, entrance: Entrance, balancer: Arc<Balancer>) -> Option<Open> {
+        let closed = CancellationToken::new();
+        let opened = match entrance.protocol {
+            Protocol::Tcp => tcp::serve(entrance.address, balancer.clone(), closed.clone()),
+            Protocol::Udp => udp::serve(entrance.address, balancer.clone(), closed.clone()),
+        };
+        match opened {
+            Ok(()) => Some(Open { balancer, closed }),
+            Err(error) => {
+                self.complain(service, entrance, &error);
+                None
+            }
+        }
+    }
+
+    /// Says on the Service that one of its ports cannot be served here.
+    fn complain(&self, service: &str, entrance: Entrance, error: &io::Error) {
+        let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+            "; ports below 1024 need privileges: give the Service a higher port, or set net.ipv4.ip_unprivileged_port_start=0"
+        } else {
+            ""
+        };
+        let message =
+            format!("Cannot serve {} {}: {error}{hint}", entrance.protocol.as_str(), entrance.address);
+        warn!(service, "{message}");
+        if let Some((namespace, name)) = service.split_once('/') {
+            let about = ObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Service".into()),
+                namespace: Some(namespace.into()),
+                name: Some(name.into()),
+                ..ObjectReference::default()
+            };
+            self.recorder.event_for(about, EventType::Warning, "FailedToBind", message);
+        }
+    }
+}
+
+/// What is to be served, and by which endpoints. An entrance without endpoints is closed: the kernel then refuses.
+fn entrances(rules: &ServiceRules) -> BTreeMap<Entrance, (&[SocketAddrV4], &PortRules)> {
+    let mut all = BTreeMap::new();
+    for port in &rules.ports {
+        let by_address = port.addresses.iter().map(|a| (SocketAddrV4::new(*a, port.port), &port.endpoints));
+        let by_node_port =
+            port.node_port.map(|p| (SocketAddrV4::new(Ipv4Addr::LOCALHOST, p), &port.node_port_endpoints));
+        for (address, endpoints) in by_address.chain(by_node_port) {
+            if !endpoints.is_empty() {
+                all.insert(Entrance { address, protocol: port.protocol }, (endpoints.as_slice(), port));
+            }
+        }
+    }
+    all
+}
+
+#[async_trait]
+impl Backend for Userspace {
+    async fn apply(&mut self, changed: Vec<(Arc<str>, ServiceRules)>) -> Result<(), Error> {
+        for (service, rules) in changed {
+            let wanted = entrances(&rules);
+            let mut open = self.services.remove(&service).unwrap_or_default();
+            open.retain(|entrance, _| wanted.contains_key(entrance));
+            for (entrance, (endpoints, port)) in wanted {
+                if let Some(known) = open.get(&entrance) {
+                    known.balancer.set(endpoints, port.affinity);
+                    continue;
+                }
+                let balancer = Arc::new(Balancer::new(endpoints, port.affinity));
+                if let Some(socket) = self.open(&service, entrance, balancer) {
+                    open.insert(entrance, socket);
+                }
+            }
+            if !open.is_empty() {
+                self.services.insert(service, open);
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self) {
+        self.services.clear();
+    }
+}
