@@ -18,10 +18,12 @@ use super::{
 /// The log may be this many times as long as what is live, and two segments more, before cleaning starts.
 const LIVE_FACTOR: u64 = 2;
 
-/// Per commit: bytes looked at for each byte written, and the least and most of it.
+/// Per commit: bytes looked at for each byte written, and the least and most of it. At most half of what is looked at
+/// is live on average, so four for one frees faster than the commit and its copies fill; the most is a commit of the
+/// largest batch.
 const SCAN_FACTOR: usize = 4;
 const SCAN_BYTES_MIN: usize = 64 * 1024;
-const SCAN_BYTES_MAX: usize = 1024 * 1024;
+const SCAN_BYTES_MAX: usize = 20 * 1024 * 1024;
 
 /// The place in the oldest segment up to which everything live has been copied.
 #[derive(Clone, Default)]

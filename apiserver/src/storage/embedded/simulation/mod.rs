@@ -188,6 +188,35 @@ fn the_log_stays_short_and_whole_through_cleaning() {
 }
 
 #[test]
+fn cleaning_keeps_up_with_the_largest_batches() {
+    let disk = SimulatedDisk::default();
+    let mut committer = open(&disk).unwrap();
+    let (keys, value) = (500, Bytes::from(vec![7; 12_000]));
+    let mut revisions = vec![0; keys];
+    let mut longest = 0;
+    for round in 0..25 {
+        for half in [0, keys / 2] {
+            // Every other round writes a part only, so that live and dead records lie mixed.
+            let some = (half..half + keys / 2).filter(|key| round % 2 == 0 || key % 3 == 0);
+            let write = |key: usize| Write {
+                key: format!("/k/{key}"),
+                expected: Expected::Revision(revisions[key]),
+                operation: Operation::Put { value: value.clone(), ttl: None },
+            };
+            let keys: Vec<usize> = some.collect();
+            let outcomes = committer.commit(keys.iter().map(|k| write(*k)).collect(), Clock::read());
+            for (key, outcome) in keys.into_iter().zip(outcomes) {
+                let Ok(Outcome::Written { revision }) = outcome else { panic!("{outcome:?}") };
+                revisions[key] = revision;
+            }
+            longest = longest.max(disk.files().iter().map(|f| f.1).sum::<usize>());
+        }
+    }
+    let live = keys * value.len();
+    assert!(longest < 4 * live, "{longest} bytes for {live} live");
+}
+
+#[test]
 fn a_failed_sync_poisons_and_what_is_served_after_the_restart_stays() {
     for seed in 0..200 {
         let mut random = Random::new(seed);
