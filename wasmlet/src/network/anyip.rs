@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use rtnetlink::packet_route::route::{RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::cidr::Cidr;
@@ -31,13 +31,27 @@ pub(super) async fn make_local(cidr: Cidr) -> Result<(), RouteError> {
 }
 
 async fn add(handle: &Handle, cidr: Cidr, lo: u32) -> Result<(), RouteError> {
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+    handle.route().add(route(cidr, lo)).replace().execute().await.map_err(RouteError::Add)
+}
+
+/// Undoes `make_local`.
+#[cfg(test)]
+pub(super) async fn remove(cidr: Cidr) -> Result<(), RouteError> {
+    let lo = nix::net::if_::if_nametoindex("lo").map_err(RouteError::Loopback)?;
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(RouteError::Netlink)?;
+    let connection = tokio::spawn(connection);
+    let removed = handle.route().del(route(cidr, lo)).execute().await.map_err(RouteError::Add);
+    connection.abort();
+    removed
+}
+
+fn route(cidr: Cidr, lo: u32) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(cidr.network(), cidr.prefix())
         .output_interface(lo)
         .table_id(TABLE_LOCAL)
         .scope(RouteScope::Host)
         .kind(RouteType::Local)
         .protocol(RouteProtocol::Boot)
-        .build();
-    handle.route().add(route).replace().execute().await.map_err(RouteError::Add)
+        .build()
 }

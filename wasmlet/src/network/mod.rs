@@ -186,4 +186,27 @@ mod tests {
         assert!(a.closed().is_cancelled());
         assert!(network.create("d", Some(a.ip()), SearchList::default()).unwrap().ip() == a.ip());
     }
+
+    /// Needs CAP_NET_ADMIN, as the mode itself does; adds a route in 198.18.0.0/15 and takes it away again.
+    #[tokio::test]
+    async fn anyip_makes_every_address_of_the_range_bindable() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let cidr: Cidr = format!("198.18.{}.0/24", std::process::id() % 256).parse().unwrap();
+        let before = tokio::net::TcpListener::bind((cidr.nth(7).unwrap(), 0)).await;
+        let network = match Network::new(options(Mode::AnyIp(cidr))).await {
+            Err(NetworkError::Route { .. }) => return,
+            made => made.unwrap(),
+        };
+        Network::new(options(Mode::AnyIp(cidr))).await.expect("the same again changes nothing");
+        let pod = network.create("a", None, SearchList::default()).unwrap();
+        let listener = tokio::net::TcpListener::bind((pod.ip(), 0)).await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(client.local_addr().unwrap().ip(), pod.ip(), "probes come from the pod's own address");
+        drop((listener, client));
+        anyip::remove(cidr).await.unwrap();
+        assert!(before.is_err());
+        assert!(tokio::net::TcpListener::bind((pod.ip(), 0)).await.is_err(), "removed");
+    }
 }

@@ -153,3 +153,83 @@ impl Container for FakeContainer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::images::ImageConfig;
+    use crate::network::{HostResolver, Mode, Network, Options, SearchList};
+    use crate::runtime::{DiscardLogs, LogSink};
+
+    async fn start(annotations: &[(&str, &str)]) -> Result<Arc<dyn Container>, StartError> {
+        let network = Network::new(Options {
+            mode: Mode::Rootless("127.126.0.0/24".parse().unwrap()),
+            resolver: Arc::new(HostResolver),
+            balancer: None,
+            reachable_loopback: Vec::new(),
+        })
+        .await
+        .unwrap();
+        let image = LocalImage {
+            reference: "fake".into(),
+            digest: String::new(),
+            wasm_digest: String::new(),
+            wasm_path: PathBuf::new(),
+            size_bytes: 0,
+            config: ImageConfig::default(),
+        };
+        let log: Arc<dyn LogSink> = Arc::new(DiscardLogs);
+        let annotations: BTreeMap<String, String> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let spec = ContainerSpec {
+            pod_namespace: "default".into(),
+            pod_name: "pod".into(),
+            pod_uid: "uid".into(),
+            container_name: "c".into(),
+            restart_count: 0,
+            image: Arc::new(image),
+            command: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            working_dir: None,
+            mounts: Vec::new(),
+            ports: Vec::new(),
+            memory_limit_bytes: None,
+            cpu_limit_millis: None,
+            network: network.create("uid", None, SearchList::default()).unwrap(),
+            log,
+            annotations,
+        };
+        FakeRuntime.start(spec).await
+    }
+
+    #[tokio::test]
+    async fn lifetimes_and_exit_codes() {
+        let container = start(&[(ANNOTATION_LIFETIME_MS, "5"), (ANNOTATION_EXIT_CODE, "3")]).await.unwrap();
+        let exit = container.wait().await;
+        assert_eq!((exit.code, exit.reason), (3, ExitReason::Error));
+        assert_eq!(container.stats().memory_bytes, 0);
+        container.kill();
+        assert_eq!(container.wait().await, exit, "the first end counts");
+    }
+
+    #[tokio::test]
+    async fn stops() {
+        for (stop_ms, grace_ms, code) in [("0", 1000, 143), ("1000", 10, 137)] {
+            let container = start(&[(ANNOTATION_STOP_MS, stop_ms)]).await.unwrap();
+            container.stop(Duration::from_millis(grace_ms)).await;
+            assert_eq!(container.wait().await.code, code);
+        }
+    }
+
+    #[tokio::test]
+    async fn start_errors() {
+        let error = start(&[(ANNOTATION_START_ERROR, "no luck")]).await.err().unwrap();
+        assert_eq!(error.to_string(), "invalid container configuration: no luck");
+        let annotations = BTreeMap::from([(ANNOTATION_READY_MS.to_owned(), "7".to_owned())]);
+        assert_eq!(ready_after(&annotations), Duration::from_millis(7));
+    }
+}

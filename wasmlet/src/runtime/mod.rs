@@ -178,6 +178,9 @@ pub const EXIT_TERMINATED: i32 = 143;
 /// Exit code of a guest that trapped (128 + SIGABRT, what abort() gives a process).
 pub const EXIT_TRAPPED: i32 = 134;
 
+/// Exit code of a container that never ran (what OCI runtimes give).
+pub const EXIT_CANNOT_RUN: i32 = 128;
+
 /// What a container has used since it started, and uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {

@@ -10,12 +10,14 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use wasmtime::PoolConcurrencyLimitError;
 
 use super::cpu::CpuAccount;
 use super::memory::{MemoryAccount, OomKilled};
 use super::sockets::ContainerNetwork;
 use crate::runtime::{
-    Container, EXIT_KILLED, EXIT_TERMINATED, EXIT_TRAPPED, Exit, ExitReason, LogSink, Stats, Stream,
+    Container, EXIT_CANNOT_RUN, EXIT_KILLED, EXIT_TERMINATED, EXIT_TRAPPED, Exit, ExitReason, LogSink,
+    StartError, Stats, Stream,
 };
 
 /// How the work of a container came to its end.
@@ -77,6 +79,8 @@ impl Control {
     /// Runs the work to its end, or to a kill. Whatever it holds is dropped, and the cleanup done, before the end is
     /// told.
     pub async fn supervise(&self, work: impl Future<Output = Outcome>, cleanup: impl Future<Output = ()>) {
+        // The runtime's end drops this task; who waits for the container must not wait for ever.
+        let _last_word = LastWord(self);
         let outcome = {
             let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
             tokio::select! {
@@ -96,6 +100,9 @@ impl Control {
     }
 
     fn finish(&self, outcome: Outcome) {
+        if self.exit.borrow().is_some() {
+            return;
+        }
         let exit = exit_of(&outcome, self.started_at, Timestamp::now());
         if let Outcome::Failed(_) | Outcome::OutOfMemory(_) | Outcome::Panicked = outcome
             && let Some(message) = &exit.message
@@ -117,6 +124,14 @@ impl Control {
     }
 }
 
+struct LastWord<'a>(&'a Control);
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        self.0.finish(Outcome::Killed);
+    }
+}
+
 /// Pure: the container status of an outcome.
 fn exit_of(outcome: &Outcome, started_at: Timestamp, finished_at: Timestamp) -> Exit {
     let exit = |code, reason, message| Exit { code, reason, message, signal: 0, started_at, finished_at };
@@ -125,6 +140,9 @@ fn exit_of(outcome: &Outcome, started_at: Timestamp, finished_at: Timestamp) -> 
         // A process's status is 8 bits wide.
         Outcome::Exited(code) if code & 0xff == 0 => exit(0, ExitReason::Completed, None),
         Outcome::Exited(code) => exit(code & 0xff, ExitReason::Error, None),
+        Outcome::Failed(error) if !is_the_guests(error) => {
+            exit(EXIT_CANNOT_RUN, ExitReason::ContainerCannotRun, Some(describe(error)))
+        }
         Outcome::Failed(error) => exit(EXIT_TRAPPED, ExitReason::Error, Some(describe(error))),
         Outcome::OutOfMemory(oom) => exit(EXIT_KILLED, ExitReason::OomKilled, Some(oom.to_string())),
         Outcome::Terminated => exit(EXIT_TERMINATED, ExitReason::Error, None),
@@ -133,6 +151,11 @@ fn exit_of(outcome: &Outcome, started_at: Timestamp, finished_at: Timestamp) -> 
             exit(EXIT_TRAPPED, ExitReason::Error, Some("the Wasm host failed running this guest".into()))
         }
     }
+}
+
+/// False for what kept the guest from running at all.
+fn is_the_guests(error: &wasmtime::Error) -> bool {
+    !error.is::<PoolConcurrencyLimitError>() && !error.is::<StartError>()
 }
 
 /// Upstream's bound on a termination message.

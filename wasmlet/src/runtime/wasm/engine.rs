@@ -52,6 +52,8 @@ pub enum EngineError {
     Ticker(#[source] std::io::Error),
     #[error("start the guests' threads: {0}")]
     Threads(#[source] std::io::Error),
+    #[error("empty the scratch directory: {0}")]
+    Scratch(#[source] std::io::Error),
     #[error("link the host's interfaces: {0:#}")]
     Linker(wasmtime::Error),
 }

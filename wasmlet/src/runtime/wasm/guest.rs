@@ -11,16 +11,17 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::logs::LogStream;
 use super::memory::{MemoryAccount, StoreMemory};
+use super::mounts::Mounts;
 use super::outgoing::PodHttp;
 use super::sockets::ContainerNetwork;
-use crate::runtime::{ContainerSpec, LogSink, Mount, StartError, Stream};
+use crate::runtime::{ContainerSpec, LogSink, StartError, Stream};
 
 /// A container's configuration, ready to make any number of stores from.
 pub(super) struct GuestSetup {
     args: Vec<String>,
     env: Vec<(String, String)>,
     working_dir: Option<String>,
-    mounts: Vec<Mount>,
+    mounts: Mounts,
     pub log: Arc<dyn LogSink>,
     pub memory: Arc<MemoryAccount>,
     pub net: Arc<ContainerNetwork>,
@@ -34,13 +35,17 @@ pub(super) struct ModuleState {
 
 /// State of a component's store.
 pub(super) struct ComponentState {
-    wasi: WasiCtx,
+    pub wasi: WasiCtx,
     pub table: ResourceTable,
     http: WasiHttpCtx,
     hooks: PodHttp,
     memory: StoreMemory,
     pub net: Arc<ContainerNetwork>,
+    pub sockets_open: u32,
 }
+
+/// Handles of the host (streams, files, sockets, pollables) that one instance may hold.
+const RESOURCES_MAX: usize = 20_000;
 
 impl WasiView for ComponentState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
@@ -55,12 +60,12 @@ impl WasiHttpView for ComponentState {
 }
 
 impl GuestSetup {
-    pub fn new(spec: &ContainerSpec, memory: Arc<MemoryAccount>) -> Result<Self, StartError> {
+    pub fn new(spec: &ContainerSpec, memory: Arc<MemoryAccount>, scratch: &Path) -> Result<Self, StartError> {
         let setup = GuestSetup {
             args: arguments(spec),
             env: environment(spec),
             working_dir: spec.working_dir.clone().or_else(|| spec.image.config.working_dir.clone()),
-            mounts: spec.mounts.clone(),
+            mounts: Mounts::prepare(spec, scratch)?,
             log: spec.log.clone(),
             memory,
             net: Arc::new(ContainerNetwork::new(spec.network.clone())),
@@ -88,13 +93,14 @@ impl GuestSetup {
         if let Some(dir) = &self.working_dir {
             builder.initial_cwd(dir);
         }
-        for mount in &self.mounts {
+        for mount in self.mounts.directories() {
             let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             builder.preopened_dir(&mount.host_path, &mount.container_path, perms).map_err(|error| {
-                StartError::Mount {
-                    container_path: mount.container_path.clone(),
-                    source: mount_error(&mount.host_path, &error),
-                }
+                let source = match error.downcast_ref::<std::io::Error>() {
+                    Some(io) => std::io::Error::new(io.kind(), io.to_string()),
+                    None => std::io::Error::other(format!("{error:#}")),
+                };
+                StartError::Mount { container_path: mount.container_path.clone(), source }
             })?;
         }
         let net = self.net.clone();
@@ -115,13 +121,16 @@ impl GuestSetup {
     }
 
     pub fn component_store(&self, engine: &Engine) -> Result<Store<ComponentState>, StartError> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
         let state = ComponentState {
             wasi: self.context()?.build(),
-            table: ResourceTable::new(),
+            table,
             http: WasiHttpCtx::new(),
             hooks: PodHttp::new(self.net.pod.clone()),
             memory: StoreMemory::new(self.memory.clone()),
             net: self.net.clone(),
+            sockets_open: 0,
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);
@@ -134,16 +143,6 @@ impl GuestSetup {
 fn yield_on_epoch<T>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
-}
-
-fn mount_error(host_path: &Path, error: &wasmtime::Error) -> std::io::Error {
-    if host_path.is_file() {
-        return std::io::Error::other("is a file; a Wasm guest can be given directories only");
-    }
-    match error.downcast_ref::<std::io::Error>() {
-        Some(io) => std::io::Error::new(io.kind(), io.to_string()),
-        None => std::io::Error::other(format!("{error:#}")),
-    }
 }
 
 /// argv as OCI makes it: `command` replaces the image's entrypoint, and with it its cmd; `args` replaces cmd.

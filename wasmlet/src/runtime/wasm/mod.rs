@@ -11,6 +11,7 @@ mod http_limits;
 mod logs;
 mod memory;
 mod modules;
+mod mounts;
 mod outgoing;
 mod sockets;
 mod ticker;
@@ -18,6 +19,7 @@ mod ticker;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -48,6 +50,8 @@ pub struct Options {
     /// Threads for guests; None: one per CPU.
     pub worker_threads: Option<usize>,
     pub cache: CompiledCache,
+    /// For what single containers need on disk while they run. Emptied at start: it belongs to one process.
+    pub scratch_dir: PathBuf,
 }
 
 /// RuntimeClass handler `wasmtime`. Must not be dropped on one of its own guests' threads (nobody else has them).
@@ -61,6 +65,7 @@ pub struct WasmRuntime {
     /// One permit per http request in progress.
     requests: Arc<Semaphore>,
     threads: GuestThreads,
+    scratch_dir: PathBuf,
 }
 
 /// Blocking file operations of all guests together.
@@ -72,6 +77,7 @@ impl WasmRuntime {
     /// Sizes the engine by what the machine allows (see [`Self::capacity`]) and starts the guests' threads.
     pub fn new(options: Options) -> Result<Self, EngineError> {
         Machine::raise_open_files();
+        empty_dir(&options.scratch_dir).map_err(EngineError::Scratch)?;
         let (engine, capacity) = engine::build(Machine::probe().capacity(options.demand))?;
         let ticker = Ticker::start(&engine).map_err(EngineError::Ticker)?;
         let mut threads = tokio::runtime::Builder::new_multi_thread();
@@ -97,6 +103,7 @@ impl WasmRuntime {
             engine,
             capacity,
             threads,
+            scratch_dir: options.scratch_dir,
         })
     }
 
@@ -121,6 +128,20 @@ impl WasmRuntime {
         work.await.unwrap_or_else(|error| {
             Err(PrepareError::Compile { reference, reason: format!("the compiler failed: {error}") })
         })
+    }
+
+    /// Mounts are opened (and files staged) here: disk work, so not on the caller's threads.
+    async fn setup(
+        &self,
+        spec: &ContainerSpec,
+        memory: Arc<MemoryAccount>,
+    ) -> Result<GuestSetup, StartError> {
+        if spec.mounts.is_empty() {
+            return GuestSetup::new(spec, memory, &self.scratch_dir);
+        }
+        let (spec, scratch) = (spec.clone(), self.scratch_dir.clone());
+        let work = self.threads.handle().spawn_blocking(move || GuestSetup::new(&spec, memory, &scratch));
+        work.await.unwrap_or(Err(StartError::ShuttingDown))
     }
 
     fn start_command(
@@ -218,7 +239,7 @@ impl Runtime for WasmRuntime {
     async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
         let prepared = self.prepared(&spec.image).await?;
         let memory = Arc::new(MemoryAccount::new(spec.memory_limit_bytes.filter(|limit| *limit > 0)));
-        let setup = GuestSetup::new(&spec, memory.clone())?;
+        let setup = self.setup(&spec, memory.clone()).await?;
         let container = Arc::new(WasmContainer {
             control: Arc::new(Control::new(spec.log.clone())),
             cpu: Arc::new(CpuAccount::new(spec.cpu_limit_millis.filter(|limit| *limit > 0))),
@@ -232,6 +253,15 @@ impl Runtime for WasmRuntime {
         }
         Ok(container)
     }
+}
+
+/// What a killed predecessor staged.
+fn empty_dir(dir: &std::path::Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(dir)
 }
 
 fn permits(count: u32) -> Arc<Semaphore> {

@@ -158,6 +158,8 @@ impl Modules {
         // Flash forgets: what is compiled is what was pulled, or nothing is.
         let found = digest::of_bytes(&bytes);
         if found != image.wasm_digest {
+            // Without its file the image counts as absent, and the next start pulls it again.
+            let _ = std::fs::remove_file(&image.wasm_path);
             return Err(PrepareError::Damaged {
                 reference: reference(),
                 reason: format!("expected {}, found {found}", image.wasm_digest),

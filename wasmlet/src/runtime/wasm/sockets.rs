@@ -20,7 +20,7 @@ use wasmtime_wasi::p2::{
     TcpSocket, UdpSocket, subscribe,
 };
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView, WasiSocketsView};
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView};
 
 use super::guest::ComponentState;
 use crate::network::{AddressError, PodNetwork, ResolveError};
@@ -100,6 +100,24 @@ fn denied(error: AddressError) -> SocketError {
 pub(super) struct PodView<'a> {
     wasi: WasiSocketsCtxView<'a>,
     net: Arc<ContainerNetwork>,
+    open: &'a mut u32,
+}
+
+/// Sockets that one instance may hold: they are the node's file descriptors.
+const SOCKETS_MAX: u32 = 1_024;
+
+impl PodView<'_> {
+    fn take_socket(&mut self) -> Result<(), ErrorCode> {
+        if *self.open >= SOCKETS_MAX {
+            return Err(ErrorCode::NewSocketLimit);
+        }
+        *self.open += 1;
+        Ok(())
+    }
+
+    fn give_socket_back(&mut self) {
+        *self.open = self.open.saturating_sub(1);
+    }
 }
 
 struct PodSockets;
@@ -110,7 +128,8 @@ impl HasData for PodSockets {
 
 fn view(state: &mut ComponentState) -> PodView<'_> {
     let net = state.net.clone();
-    PodView { wasi: state.sockets(), net }
+    let ComponentState { wasi, table, sockets_open, .. } = state;
+    PodView { wasi: WasiSocketsCtxView { ctx: wasi.sockets(), table }, net, open: sockets_open }
 }
 
 /// Functions that are wasmtime's as they stand.
@@ -182,7 +201,8 @@ impl HostTcpSocket for PodView<'_> {
         if self.net.terminating.is_cancelled() {
             return Err(ErrorCode::ConnectionAborted.into());
         }
-        HostTcpSocket::accept(&mut self.wasi, this)
+        self.take_socket()?;
+        HostTcpSocket::accept(&mut self.wasi, this).inspect_err(|_| *self.open -= 1)
     }
 
     fn local_address(&mut self, this: Tcp) -> SocketResult<IpSocketAddress> {
@@ -207,6 +227,7 @@ impl HostTcpSocket for PodView<'_> {
                 self.net.pod.note_unbound(Protocol::Tcp, local);
             }
         }
+        self.give_socket_back();
         HostTcpSocket::drop(&mut self.wasi, this)
     }
 
@@ -285,6 +306,7 @@ impl HostUdpSocket for PodView<'_> {
         if let Ok(local) = HostUdpSocket::local_address(&mut self.wasi, Resource::new_borrow(this.rep())) {
             self.net.pod.note_unbound(Protocol::Udp, local.into());
         }
+        self.give_socket_back();
         HostUdpSocket::drop(&mut self.wasi, this)
     }
 
@@ -348,6 +370,7 @@ impl HostOutgoingDatagramStream for PodView<'_> {
 impl tcp_create_socket::Host for PodView<'_> {
     fn create_tcp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
         refuse_ipv6(family)?;
+        self.take_socket()?;
         tcp_create_socket::Host::create_tcp_socket(&mut self.wasi, family)
     }
 }
@@ -355,6 +378,7 @@ impl tcp_create_socket::Host for PodView<'_> {
 impl udp_create_socket::Host for PodView<'_> {
     async fn create_udp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
         refuse_ipv6(family)?;
+        self.take_socket()?;
         udp_create_socket::Host::create_udp_socket(&mut self.wasi, family).await
     }
 }

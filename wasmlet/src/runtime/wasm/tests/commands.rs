@@ -86,12 +86,37 @@ async fn mounts_are_the_only_files_and_keep_their_permissions() {
     assert_eq!(node.start(spec).await.wait().await.code, 0);
     assert!(host.path().join("file").exists());
 
-    let (mut spec, _) = node.spec(image);
-    let file = Mount { host_path: host.path().join("file"), ..mount(true) };
-    spec.mounts = vec![file];
+    let (mut spec, _) = node.spec(image.clone());
+    spec.mounts = vec![Mount { host_path: host.path().join("missing"), ..mount(true) }];
     let error = node.runtime.start(spec).await.err().unwrap();
-    assert!(matches!(error, StartError::Mount { .. }), "{error}");
-    assert!(error.to_string().contains("/data") && error.to_string().contains("directories only"), "{error}");
+    assert!(matches!(error, StartError::Mount { .. }) && error.to_string().contains("/data"), "{error}");
+
+    // A single file: O_EXCL tells whether the guest sees it in the directory that stands for its parent.
+    let exclusive =
+        open.replace("(i32.const 4)\n        (i32.const 1)", "(i32.const 4)\n        (i32.const 5)");
+    assert_ne!(exclusive, open);
+    let exclusive = node.wat(&p1(&exclusive));
+    std::fs::write(host.path().join("source"), b"x").unwrap();
+    let (mut spec, _) = node.spec(exclusive);
+    spec.mounts = vec![Mount {
+        host_path: host.path().join("source"),
+        container_path: "/etc/app/file".into(),
+        read_only: false,
+    }];
+    assert_eq!(node.start(spec).await.wait().await.code, 20, "exists");
+    let staged = node.dir.path().join("scratch");
+    assert_eq!(std::fs::read_dir(staged).unwrap().count(), 0, "removed with the container");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runtimes_end_is_its_containers() {
+    let node = Node::new().await;
+    let (mut spec, written) = node.spec(node.sample("counter"));
+    spec.env.push(("INTERVAL_MS".into(), "60000".into()));
+    let container = node.start(spec).await;
+    written.until_out("count 1").await;
+    drop(node);
+    assert_eq!(container.wait().await.code, 137);
 }
 
 #[tokio::test(flavor = "multi_thread")]

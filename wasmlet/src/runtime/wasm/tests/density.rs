@@ -15,7 +15,7 @@ fn rss_anon_kib() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
 async fn density() {
-    const PODS: u32 = 1000;
+    const PODS: u32 = 600;
     let node = Node::sized(PODS + 8).await;
     println!("capacity: {}", node.runtime.capacity());
     for (name, env) in
