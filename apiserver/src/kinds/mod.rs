@@ -22,7 +22,7 @@ mod testing;
 mod workload;
 
 pub use certificate_signing_request::{prepare_approval, prepare_signed, set_requester};
-pub use service::{Reservation, ServiceAllocator};
+pub use service::{RangeError, Reservation, ServiceAllocator};
 
 use std::time::Duration;
 
@@ -270,3 +270,7 @@ impl KindDef {
             .map_err(|e| ApiError::internal(format!("decoding a stored {}: {e}", self.resource.kind())))
     }
 }
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 mod allocate;
 mod validate;
 
-pub use allocate::{Reservation, ServiceAllocator};
+pub use allocate::{RangeError, Reservation, ServiceAllocator};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
