@@ -13,7 +13,7 @@
 //! holds key, revision and place ([`state`]). Live records of the oldest segment are copied forward by the commits
 //! themselves ([`clean`]); the segment is then written over instead of a new file, so a commit of 2 KiB writes one 4 KiB
 //! page and no metadata. The file `mark` says how far the log was acknowledged; with it and the numbering, an open tells
-//! a torn tail from lost data ([`recovery`]). The tests lose power a few hundred times ([`simulation`]; 18,000 times
+//! a torn tail from lost data ([`recovery`]). The tests lose power a few hundred times (`simulation`; 18,000 times
 //! when it was written, and with each sync or check taken out in turn they fail).
 
 mod clean;
