@@ -1,0 +1,63 @@
+//! The node's two components, wasmlet and proxy, set up for this machine.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use coracle_apiserver::pki::Pair;
+use coracle_client::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::options::Cidr;
+use crate::server::Components;
+
+/// What both need to know of the node.
+pub struct Agent {
+    pub name: String,
+    /// Where the apiserver reaches this node.
+    pub address: IpAddr,
+    pub data: PathBuf,
+    pub rootless: bool,
+    /// Who signed the certificates of those that may talk to the wasmlet, PEM.
+    pub client_ca: String,
+    /// The wasmlet's serving certificate; a new one counts for new connections.
+    pub serving: watch::Receiver<Pair>,
+    pub client: Client,
+    pub proxy_client: Client,
+    pub pod_cidr: Cidr,
+    pub service_cidr: Cidr,
+}
+
+/// A certificate that does not change while the process runs.
+pub fn fixed(pair: Pair) -> watch::Receiver<Pair> {
+    watch::channel(pair).1
+}
+
+/// How the proxy of a node is set up.
+pub fn proxy_options(
+    node: &str,
+    rootless: bool,
+    address: IpAddr,
+    pod_cidr: Cidr,
+    service_cidr: Cidr,
+) -> coracle_proxy::Options {
+    coracle_proxy::Options {
+        node_name: node.to_owned(),
+        mode: if rootless { coracle_proxy::Mode::Userspace } else { coracle_proxy::Mode::Nftables },
+        service_cidr: (service_cidr.network, service_cidr.prefix),
+        pod_cidr: (pod_cidr.network, pod_cidr.prefix),
+        node_address: address,
+    }
+}
+
+impl Agent {
+    /// Wasmlet and proxy, until `shutdown`.
+    pub fn start(self, running: &mut Components, shutdown: &CancellationToken) {
+        let options = proxy_options(&self.name, self.rootless, self.address, self.pod_cidr, self.service_cidr);
+        let (client, token) = (self.proxy_client.clone(), shutdown.clone());
+        running.spawn("proxy", async move { coracle_proxy::run(options, client, token).await });
+        self.start_wasmlet(running, shutdown);
+    }
+
+    pub fn start_wasmlet(self, _running: &mut Components, _shutdown: &CancellationToken) {}
+}

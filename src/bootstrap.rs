@@ -1,0 +1,177 @@
+//! What every cluster has before its first user comes: namespaces, the `kubernetes` Service, a join token.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use anyhow::Context;
+use coracle_apiserver::pki::{Pki, write_private};
+use coracle_client::{ApiError, Client};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Secret, Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::join::Token;
+
+const KUBERNETES: &str = "kubernetes";
+
+/// Creates what is missing and corrects what has moved (the API's own address).
+pub async fn ensure(client: &Client, service_address: IpAddr, api_address: SocketAddr) -> anyhow::Result<()> {
+    coracle_controllers::ensure_default_namespaces(client).await.context("creating the default namespaces")?;
+    ensure_service(client, service_address, api_address.port()).await.context("the kubernetes Service")?;
+    ensure_endpoints(client, api_address).await.context("the endpoints of the kubernetes Service")
+}
+
+fn meta(labels: &[(&str, &str)]) -> ObjectMeta {
+    let labels: BTreeMap<String, String> =
+        labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    ObjectMeta {
+        name: Some(KUBERNETES.into()),
+        namespace: Some("default".into()),
+        labels: (!labels.is_empty()).then_some(labels),
+        ..ObjectMeta::default()
+    }
+}
+
+async fn ensure_service(client: &Client, address: IpAddr, api_port: u16) -> Result<(), ApiError> {
+    let ports = Some(vec![ServicePort {
+        name: Some("https".into()),
+        port: 443,
+        protocol: Some("TCP".into()),
+        target_port: Some(IntOrString::Int(api_port.into())),
+        ..ServicePort::default()
+    }]);
+    match client.find::<Service>("default", KUBERNETES).await? {
+        None => {
+            let service = Service {
+                metadata: meta(&[("component", "apiserver"), ("provider", KUBERNETES)]),
+                spec: Some(ServiceSpec {
+                    cluster_ip: Some(address.to_string()),
+                    cluster_ips: Some(vec![address.to_string()]),
+                    type_: Some("ClusterIP".into()),
+                    session_affinity: Some("None".into()),
+                    ports,
+                    ..ServiceSpec::default()
+                }),
+                status: None,
+            };
+            created(client.create(&service).await.map(drop))
+        }
+        Some(mut service) => {
+            let current = service.spec.get_or_insert_default();
+            let same = current.ports.as_ref().and_then(|p| p.first()).and_then(|p| p.target_port.clone())
+                == Some(IntOrString::Int(api_port.into()));
+            if same {
+                return Ok(());
+            }
+            current.ports = ports;
+            client.update(&service).await.map(drop)
+        }
+    }
+}
+
+async fn ensure_endpoints(client: &Client, api: SocketAddr) -> Result<(), ApiError> {
+    let subsets = Some(vec![EndpointSubset {
+        addresses: Some(vec![EndpointAddress { ip: api.ip().to_string(), ..EndpointAddress::default() }]),
+        not_ready_addresses: None,
+        ports: Some(vec![EndpointPort {
+            name: Some("https".into()),
+            port: api.port().into(),
+            protocol: Some("TCP".into()),
+            app_protocol: None,
+        }]),
+    }]);
+    let endpoints = Endpoints {
+        metadata: meta(&[("endpointslice.kubernetes.io/skip-mirror", "true")]),
+        subsets,
+    };
+    match client.find::<Endpoints>("default", KUBERNETES).await? {
+        None => created(client.create(&endpoints).await.map(drop))?,
+        Some(mut current) if current.subsets != endpoints.subsets => {
+            current.subsets = endpoints.subsets;
+            client.update(&current).await.map(drop)?;
+        }
+        Some(_) => {}
+    }
+    let slice = EndpointSlice {
+        metadata: meta(&[("kubernetes.io/service-name", KUBERNETES)]),
+        address_type: if api.is_ipv4() { "IPv4".into() } else { "IPv6".into() },
+        endpoints: Some(vec![Endpoint {
+            addresses: vec![api.ip().to_string()],
+            conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
+            ..Endpoint::default()
+        }]),
+        ports: Some(vec![SlicePort {
+            name: Some("https".into()),
+            port: Some(api.port().into()),
+            protocol: Some("TCP".into()),
+            app_protocol: None,
+        }]),
+    };
+    match client.find::<EndpointSlice>("default", KUBERNETES).await? {
+        None => created(client.create(&slice).await.map(drop)),
+        Some(mut current) => {
+            let address = |slice: &EndpointSlice| slice.endpoints.iter().flatten().next().map(|e| e.addresses.clone());
+            let port = |slice: &EndpointSlice| slice.ports.iter().flatten().next().and_then(|p| p.port);
+            if address(&current) == address(&slice) && port(&current) == port(&slice) {
+                return Ok(());
+            }
+            (current.endpoints, current.ports) = (slice.endpoints, slice.ports);
+            client.update(&current).await.map(drop)
+        }
+    }
+}
+
+/// Another server of the same cluster may have been quicker.
+fn created(result: Result<(), ApiError>) -> Result<(), ApiError> {
+    match result {
+        Err(error) if error.is_already_exists() => Ok(()),
+        other => other,
+    }
+}
+
+/// The join token in `<data>/node-token`, made when there is none, and the Secret that makes it count.
+pub async fn ensure_join_token(client: &Client, pki: &Pki, data: &Path) -> anyhow::Result<Token> {
+    let path = data.join("node-token");
+    let token = match std::fs::read_to_string(&path) {
+        Ok(text) => Token::parse(&text).with_context(|| format!("{}", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let token = Token { ca_hash: pki.ca_hash()?, id: random(6), secret: random(16) };
+            write_private(&path, format!("{token}\n").as_bytes())
+                .with_context(|| format!("writing {}", path.display()))?;
+            token
+        }
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let text = |value: &str| ByteString(value.as_bytes().to_vec());
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(format!("bootstrap-token-{}", token.id)),
+            namespace: Some("kube-system".into()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("bootstrap.kubernetes.io/token".into()),
+        data: Some(BTreeMap::from([
+            ("token-id".to_owned(), text(&token.id)),
+            ("token-secret".to_owned(), text(&token.secret)),
+            ("usage-bootstrap-authentication".to_owned(), text("true")),
+            ("usage-bootstrap-signing".to_owned(), text("true")),
+            ("description".to_owned(), text("The token in node-token, with which nodes join.")),
+        ])),
+        ..Secret::default()
+    };
+    created(client.create(&secret).await.map(drop)).context("storing the join token")?;
+    Ok(token)
+}
+
+/// Lower-case letters and digits from the system's generator.
+fn random(length: usize) -> String {
+    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    (0..length).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
+}

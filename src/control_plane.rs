@@ -1,0 +1,235 @@
+//! Starts the apiserver in this process: store, certificates, API, listener, and what every cluster begins with.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use coracle_apiserver::api::{self, Api};
+use coracle_apiserver::authn::{
+    Authenticators, BootstrapTokens, Identity, MASTERS_GROUP, ServiceAccountTokens, token::TokenKey,
+};
+use coracle_apiserver::authz::Authorizers;
+use coracle_apiserver::chain::Chain;
+use coracle_apiserver::deferred::Deferred;
+use coracle_apiserver::direct::Direct;
+use coracle_apiserver::node_connection::NodeConnection;
+use coracle_apiserver::pki::{Pair, Pki, Subject};
+use coracle_apiserver::storage::Store;
+use coracle_apiserver::storage::embedded::{self, Embedded};
+use coracle_apiserver::storage::etcd::Etcd;
+use coracle_apiserver::{routes, server};
+use coracle_client::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::data_directory::DataDirectory;
+use crate::options::{Cidr, ControlPlaneOptions};
+use crate::{bootstrap, kubeconfig, process};
+
+/// As kube-apiserver's default for `--etcd-compaction-interval`.
+const ETCD_COMPACTION: Duration = Duration::from_secs(300);
+
+/// A running apiserver.
+pub struct ControlPlane {
+    api: Arc<Api>,
+    pub pki: Arc<Pki>,
+    store: Arc<dyn Store>,
+    pub embedded: bool,
+    /// Where the API is reached from outside this process.
+    pub address: SocketAddr,
+    pub kubeconfig: PathBuf,
+    pub pod_cidr: Cidr,
+    pub service_cidr: Cidr,
+    serving: JoinHandle<()>,
+    background: JoinHandle<()>,
+    listening: CancellationToken,
+    storing: CancellationToken,
+}
+
+impl ControlPlane {
+    /// Ready when this returns: the listener serves, the first objects exist, the kubeconfig is written.
+    pub async fn start(
+        options: &ControlPlaneOptions,
+        data: &DataDirectory,
+        rootless: bool,
+    ) -> anyhow::Result<Self> {
+        let (pod_cidr, service_cidr) = networks(options, rootless);
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", options.listen))?;
+        let bound = listener.local_addr().context("the listener's address")?;
+        let address = SocketAddr::new(reachable(bound.ip()), bound.port());
+        let service_address = service_cidr.address(1);
+
+        let pki = Arc::new(Pki::open_or_create(&data.path().join("pki"))?);
+        let (store, embedded) = open_store(options, data).await?;
+
+        let listening = CancellationToken::new();
+        let storing = CancellationToken::new();
+        let deferred = Deferred::new();
+        let own = Client::new(deferred.clone(), "kube-apiserver");
+        let authorizers = Authorizers::built_in(own.clone());
+        let key = || TokenKey::from_pem(pki.service_account_key());
+        let node_client =
+            pki.client("apiserver-kubelet-client", Subject { user: "kube-apiserver-kubelet-client", group: Some(MASTERS_GROUP) })?;
+        let api = Api::start(
+            store.clone(),
+            api::Options {
+                node_proxy: Some(Arc::new(NodeConnection::new(&node_client, pki.ca_certificate())?)),
+                token_issuer: Some(Arc::new(key()?)),
+                authorizer: Some(authorizers.clone()),
+                service_cidr: Some(service_cidr.to_string()),
+                ..api::Options::default()
+            },
+            listening.clone(),
+        )
+        .await
+        .with_context(|| format!("starting the API on the store in {}", data.path().display()))?;
+        deferred.provide(Direct::new(api.clone(), Identity::new("system:apiserver", &[MASTERS_GROUP])));
+
+        bootstrap::ensure(&own, service_address, address).await?;
+
+        let authenticators = Authenticators::new(vec![
+            Box::new(BootstrapTokens { client: own.clone() }),
+            Box::new(ServiceAccountTokens { client: own.clone(), key: key()? }),
+        ]);
+        let app = Chain::new(authenticators, authorizers).around(routes::router(api.clone()));
+        let certificates = Certificates { pki: pki.clone(), addresses: serving_addresses(address.ip(), service_address) };
+        let (tls, tls_receiver) = watch::channel(certificates.current()?);
+        let serving = tokio::spawn(server::serve(listener, tls_receiver, app, listening.clone()));
+        let background = tokio::spawn(certificates.renew(tls, listening.clone()));
+
+        let admin = pki.client("admin", Subject { user: "kubernetes-admin", group: Some(MASTERS_GROUP) })?;
+        let kubeconfig = options.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
+        let text =
+            kubeconfig::render(&format!("https://{address}"), pki.ca_certificate(), "kubernetes-admin", &admin)?;
+        kubeconfig::write(&kubeconfig, &text)?;
+        bootstrap::ensure_join_token(&own, &pki, data.path()).await?;
+        info!(%address, "serving");
+        Ok(Self {
+            api,
+            pki,
+            store,
+            embedded,
+            address,
+            kubeconfig,
+            pod_cidr,
+            service_cidr,
+            serving,
+            background,
+            listening,
+            storing,
+        })
+    }
+
+    /// One line for scripts and people; the kubeconfig is complete by now.
+    pub fn announce(&self) {
+        println!("API server ready: https://{} kubeconfig={}", self.address, self.kubeconfig.display());
+    }
+
+    /// A client in this process with a component's own identity.
+    pub fn client(&self, user: &str, groups: &[&str], component: &str) -> Client {
+        Client::new(Direct::new(self.api.clone(), Identity::new(user, groups)), component)
+    }
+
+    /// Ends serving, then the store. Components must have ended before.
+    pub async fn stop(self) {
+        self.listening.cancel();
+        self.serving.await.ok();
+        self.background.await.ok();
+        self.storing.cancel();
+        if let Err(error) = self.store.close().await {
+            warn!(%error, "closing the store failed");
+        }
+    }
+}
+
+fn networks(options: &ControlPlaneOptions, rootless: bool) -> (Cidr, Cidr) {
+    let first = |rooted: Ipv4Addr, loopback: Ipv4Addr| Cidr {
+        network: if rootless { loopback } else { rooted },
+        prefix: 16,
+    };
+    (
+        options.pod_cidr.unwrap_or(first([10, 244, 0, 0].into(), [127, 244, 0, 0].into())),
+        options.service_cidr.unwrap_or(first([10, 96, 0, 0].into(), [127, 96, 0, 0].into())),
+    )
+}
+
+async fn open_store(
+    options: &ControlPlaneOptions,
+    data: &DataDirectory,
+) -> anyhow::Result<(Arc<dyn Store>, bool)> {
+    if options.etcd_servers.is_empty() {
+        let directory = data.path().join("store");
+        let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, embedded::Options::default()));
+        return Ok((Arc::new(opened.await.context("opening the store")??), true));
+    }
+    let etcd = Etcd::connect(&options.etcd_servers, None, Some(ETCD_COMPACTION))
+        .await
+        .with_context(|| format!("--etcd-servers {}", options.etcd_servers.join(",")))?;
+    Ok((Arc::new(etcd), false))
+}
+
+/// The address to tell others: the one listened on, or one of this machine's when that is all of them.
+fn reachable(listened: IpAddr) -> IpAddr {
+    if !listened.is_unspecified() {
+        return listened;
+    }
+    machine_addresses().into_iter().find(|a| !a.is_loopback()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// IPv4 addresses of this machine's interfaces.
+pub fn machine_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())))
+        .collect()
+}
+
+fn serving_addresses(address: IpAddr, service_address: IpAddr) -> Vec<IpAddr> {
+    let mut all = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), address, service_address];
+    all.sort();
+    all.dedup();
+    all
+}
+
+struct Certificates {
+    pki: Arc<Pki>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Certificates {
+    /// The chain carries the CA, so that joining nodes can take it from there and check it against their token.
+    fn current(&self) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+        let names = [
+            "localhost".to_owned(),
+            process::hostname(),
+            "kubernetes".into(),
+            "kubernetes.default".into(),
+            "kubernetes.default.svc".into(),
+            "kubernetes.default.svc.cluster.local".into(),
+        ];
+        let Pair { certificate, key } = self.pki.serving(&names, &self.addresses)?;
+        let pair = Pair { certificate: format!("{certificate}{}", self.pki.ca_certificate()), key };
+        Ok(server::tls_config(&pair, self.pki.ca_certificate())?)
+    }
+
+    async fn renew(self, tls: watch::Sender<Arc<rustls::ServerConfig>>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(coracle_apiserver::pki::RENEWAL_CHECK) => {}
+                () = shutdown.cancelled() => return,
+            }
+            match self.current() {
+                Ok(config) => drop(tls.send_replace(config)),
+                Err(error) => warn!(error = format!("{error:#}"), "renewing the serving certificate failed"),
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! How a node joins: the token pins the CA, a bootstrap credential gets a client certificate by CSR, that one a
+//! serving certificate.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use coracle_apiserver::pki::{Pair, certificate_hash, write_private};
+use coracle_client::http::Https;
+use coracle_client::{Client, WatchOptions};
+use futures::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+
+pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+
+/// Certificates are approved and signed by a controller; this long is waited for it.
+const SIGNING_PATIENCE: Duration = Duration::from_secs(60);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// `coracle1.<sha256 of the CA certificate>.<token id>.<token secret>`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub ca_hash: String,
+    pub id: String,
+    pub secret: String,
+}
+
+impl Token {
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let parts: Vec<&str> = text.trim().split('.').collect();
+        let lower = |s: &str| s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        match parts[..] {
+            ["coracle1", hash, id, secret]
+                if hash.len() == 64
+                    && hash.bytes().all(|b| b.is_ascii_hexdigit())
+                    && id.len() == 6
+                    && secret.len() == 16
+                    && lower(id)
+                    && lower(secret) =>
+            {
+                Ok(Self { ca_hash: hash.into(), id: id.into(), secret: secret.into() })
+            }
+            _ => bail!("not a join token; it is what `coracle server` writes to DATA-DIR/node-token"),
+        }
+    }
+
+    /// From the flag's value: a token, or a file that holds one.
+    pub fn from_flag(value: &str) -> anyhow::Result<Self> {
+        if value.starts_with("coracle1.") {
+            return Self::parse(value).context("--token");
+        }
+        let text = std::fs::read_to_string(value).with_context(|| format!("--token: reading the file {value}"))?;
+        Self::parse(&text).with_context(|| format!("--token: the file {value}"))
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("{}.{}", self.id, self.secret)
+    }
+}
+
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "coracle1.{}.{}.{}", self.ca_hash, self.id, self.secret)
+    }
+}
+
+/// Connects once and takes the CA certificate (PEM) out of the chain that the server shows, if it is the pinned one.
+pub async fn fetch_ca(server: &http::Uri, ca_hash: &str) -> anyhow::Result<String> {
+    let host = server.host().context("--server has no host")?.trim_matches(['[', ']']).to_owned();
+    let port = server.port_u16().unwrap_or(443);
+    let pin = Arc::new(Pin { ca_hash: ca_hash.into(), ca: Mutex::new(None) });
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(pin.clone())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.clone()).with_context(|| format!("--server {server}"))?;
+    let connecting = async {
+        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    let connected = tokio::time::timeout(CONNECT_PATIENCE, connecting)
+        .await
+        .with_context(|| format!("connecting to {server}: no answer in {CONNECT_PATIENCE:?}"))?;
+    connected.with_context(|| format!("connecting to {server}"))?;
+    let ca = pin.ca.lock().ok().and_then(|ca| ca.clone());
+    ca.with_context(|| format!("{server} did not show the CA certificate that the token names"))
+}
+
+/// Accepts a chain that contains the pinned CA and is signed by it.
+#[derive(Debug)]
+struct Pin {
+    ca_hash: String,
+    ca: Mutex<Option<String>>,
+}
+
+impl ServerCertVerifier for Pin {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let pinned = intermediates.iter().find_map(|certificate| {
+            let pem = to_pem(certificate);
+            (certificate_hash(&pem).as_deref() == Some(&self.ca_hash)).then_some((certificate, pem))
+        });
+        let Some((certificate, pem)) = pinned else {
+            return Err(rustls::Error::General(
+                "the server's CA is not the one that the token names: wrong server, or a token of another cluster"
+                    .into(),
+            ));
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.clone().into_owned())?;
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::new(rustls::crypto::ring::default_provider()),
+        )
+        .build()
+        .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let verified =
+            verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        if let Ok(mut ca) = self.ca.lock() {
+            *ca = Some(pem);
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine;
+    let body = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let lines: Vec<&str> =
+        body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+/// A connection to `server` that trusts only the CA, with a client certificate or a bearer token.
+pub fn config(server: &http::Uri, ca: &str, credential: Credential<'_>) -> anyhow::Result<kube::Config> {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let mut config = kube::Config::new(server.clone());
+    let (_, parsed) = x509_parser::pem::parse_x509_pem(ca.as_bytes()).context("the CA certificate")?;
+    config.root_cert = Some(vec![parsed.contents]);
+    match credential {
+        Credential::Bearer(token) => config.auth_info.token = Some(token.into()),
+        Credential::Certificate(pair) => {
+            config.auth_info.client_certificate_data = Some(STANDARD.encode(&pair.certificate));
+            config.auth_info.client_key_data = Some(STANDARD.encode(&pair.key).into());
+        }
+    }
+    Ok(config)
+}
+
+pub enum Credential<'a> {
+    Bearer(String),
+    Certificate(&'a Pair),
+}
+
+/// What a certificate is asked for.
+pub struct Wanted<'a> {
+    pub signer: &'a str,
+    pub node: &'a str,
+    pub addresses: &'a [IpAddr],
+}
+
+/// Asks for a certificate by CSR and waits until it is signed.
+pub async fn request_certificate(client: &Client, wanted: &Wanted<'_>) -> anyhow::Result<Pair> {
+    let key = KeyPair::generate().context("making a key")?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::CommonName, format!("system:node:{}", wanted.node));
+    let serving = wanted.signer == SERVING_SIGNER;
+    if serving {
+        params.subject_alt_names.push(SanType::DnsName(wanted.node.try_into().context("the node's name")?));
+        params.subject_alt_names.extend(wanted.addresses.iter().map(|a| SanType::IpAddress(*a)));
+    }
+    let request = params.serialize_request(&key).and_then(|r| r.pem()).context("making a certificate request")?;
+    let usages = ["digital signature", if serving { "server auth" } else { "client auth" }];
+    let csr = CertificateSigningRequest {
+        metadata: ObjectMeta { generate_name: Some("csr-".into()), ..ObjectMeta::default() },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(request.into_bytes()),
+            signer_name: wanted.signer.into(),
+            usages: Some(usages.map(str::to_owned).to_vec()),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    };
+    let created = client.create(&csr).await.context("creating the certificate signing request")?.decode()?;
+    let name = created.metadata.name.clone().unwrap_or_default();
+    let version = created.metadata.resource_version.clone();
+    let certificate = tokio::time::timeout(SIGNING_PATIENCE, signed(client, &name, version))
+        .await
+        .with_context(|| format!("certificate signing request {name}: not signed within {SIGNING_PATIENCE:?}; is a controller manager running?"))??;
+    Ok(Pair { certificate, key: key.serialize_pem() })
+}
+
+async fn signed(client: &Client, name: &str, version: Option<String>) -> anyhow::Result<String> {
+    let resource = coracle_client::Resource::of::<CertificateSigningRequest>();
+    let options = WatchOptions {
+        field_selector: Some(format!("metadata.name={name}")),
+        resource_version: version,
+        ..WatchOptions::default()
+    };
+    let mut events = client.watch_objects(&resource, "", options).await?;
+    while let Some(event) = events.next().await {
+        let csr: CertificateSigningRequest = event?.object.decode()?;
+        let Some(status) = csr.status else { continue };
+        if let Some(refused) =
+            status.conditions.iter().flatten().find(|c| c.type_ == "Denied" || c.type_ == "Failed")
+        {
+            bail!(
+                "certificate signing request {name} was {}: {}",
+                refused.type_.to_lowercase(),
+                refused.message.as_deref().unwrap_or_default()
+            );
+        }
+        if let Some(certificate) = status.certificate {
+            return String::from_utf8(certificate.0).context("the signed certificate");
+        }
+    }
+    bail!("certificate signing request {name}: the watch ended before it was signed")
+}
+
+/// The client certificate and CA of a node that has joined, from its data directory.
+pub fn load(directory: &Path) -> Option<(String, Pair)> {
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
+    let pair = Pair { certificate: read("client.crt")?, key: read("client.key")? };
+    let days_left = seconds_left(&pair.certificate)? / 86_400;
+    (days_left >= 1).then_some(())?;
+    Some((read("ca.crt")?, pair))
+}
+
+pub fn store(directory: &Path, ca: &str, pair: &Pair) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    for (name, text) in [("ca.crt", ca), ("client.key", &pair.key), ("client.crt", &pair.certificate)] {
+        let path = directory.join(name);
+        write_private(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// How long a certificate still lasts; None where it does not parse.
+pub fn seconds_left(certificate: &str) -> Option<i64> {
+    let (_, not_after) = validity(certificate)?;
+    Some(not_after - jiff::Timestamp::now().as_second())
+}
+
+/// Begin and end of a certificate's life in Unix seconds.
+pub fn validity(certificate: &str) -> Option<(i64, i64)> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
+    let parsed = pem.parse_x509().ok()?;
+    Some((parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp()))
+}
+
+/// An HTTPS client with a node's own identity.
+pub fn node_client(
+    server: &http::Uri,
+    ca: &str,
+    pair: &Pair,
+    component: &str,
+) -> anyhow::Result<(Arc<Https>, Client)> {
+    let transport = Https::new(config(server, ca, Credential::Certificate(pair))?)?;
+    Ok((transport.clone(), Client::new(transport, component)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_parse_whole_or_not_at_all() {
+        let text = format!("coracle1.{}.abcdef.0123456789abcdef", "a1".repeat(32));
+        let token = Token::parse(&text).unwrap();
+        assert_eq!(token.to_string(), text);
+        assert_eq!(token.bearer(), "abcdef.0123456789abcdef");
+        for bad in ["", "coracle1", "abcdef.0123456789abcdef", &text[..text.len() - 1], &text.replace("abcdef.", "ABCDEF.")] {
+            assert!(Token::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

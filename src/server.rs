@@ -1,0 +1,139 @@
+//! `coracle server`: the control plane without a node; `coracle apiserver`: the apiserver alone.
+
+use anyhow::Context;
+use clap::Args;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::control_plane::ControlPlane;
+use crate::data_directory::DataDirectory;
+use crate::options::{ControlPlaneOptions, DataOptions};
+use crate::process;
+
+#[derive(Args)]
+pub struct Server {
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    control_plane: ControlPlaneOptions,
+}
+
+impl Server {
+    pub fn run(self) -> anyhow::Result<()> {
+        let level = self.data.log_level.clone();
+        process::run(&level, |shutdown| async move {
+            let data = DataDirectory::open(&self.data.directory()?)?;
+            let control_plane = ControlPlane::start(&self.control_plane, &data, false).await?;
+            control_plane.announce();
+            let components = CancellationToken::new();
+            let mut running = Components::start(&control_plane, &self.control_plane, &components);
+            let result = running.until(&shutdown).await;
+            components.cancel();
+            running.ended().await;
+            control_plane.stop().await;
+            result
+        })
+    }
+}
+
+#[derive(Args)]
+pub struct Apiserver {
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    control_plane: ControlPlaneOptions,
+}
+
+impl Apiserver {
+    pub fn run(self) -> anyhow::Result<()> {
+        let level = self.data.log_level.clone();
+        process::run(&level, |shutdown| async move {
+            let data = DataDirectory::open(&self.data.directory()?)?;
+            let control_plane = ControlPlane::start(&self.control_plane, &data, false).await?;
+            control_plane.announce();
+            shutdown.cancelled().await;
+            control_plane.stop().await;
+            Ok(())
+        })
+    }
+}
+
+/// Components that run in this process; the end of one is the end of all.
+#[derive(Default)]
+pub struct Components {
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Components {
+    /// Scheduler and controllers beside their apiserver. With the embedded store no other process can lead, so no
+    /// lease is written every two seconds for nothing.
+    pub fn start(
+        control_plane: &ControlPlane,
+        options: &ControlPlaneOptions,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let mut components = Self::default();
+        let leader_elect = !control_plane.embedded;
+        let scheduler = coracle_scheduler::Options { leader_elect, ..coracle_scheduler::Options::default() };
+        let client = control_plane.client("system:kube-scheduler", &[], "kube-scheduler");
+        let token = shutdown.clone();
+        components.spawn("scheduler", async move { coracle_scheduler::run(scheduler, client, token).await });
+
+        let controllers = coracle_controllers::Options {
+            leader_elect,
+            node_monitor_grace_period: options.node_monitor_grace_period,
+            cluster_cidr: vec![coracle_controllers::Cidr {
+                address: control_plane.pod_cidr.network.into(),
+                prefix: control_plane.pod_cidr.prefix,
+            }],
+            signer: coracle_controllers::Signer::new(control_plane.pki.ca_certificate(), control_plane.pki.ca_key()).ok(),
+            ..coracle_controllers::Options::default()
+        };
+        let client = control_plane.client("system:kube-controller-manager", &[], "kube-controller-manager");
+        let token = shutdown.clone();
+        components.spawn("controllers", async move { coracle_controllers::run(controllers, client, token).await });
+        components
+    }
+
+    pub fn spawn<E: std::error::Error + Send + Sync + 'static>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { work.await.with_context(|| format!("the {name} failed")) });
+    }
+
+    pub fn spawn_quiet(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            work.await;
+            Ok(())
+        });
+    }
+
+    /// Until shutdown is asked for, or a component ends with an error.
+    pub async fn until(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                ended = self.tasks.join_next() => match ended {
+                    Some(Ok(Ok(()))) if shutdown.is_cancelled() => return Ok(()),
+                    Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(error))) => return Err(error),
+                    Some(Err(error)) => return Err(error).context("a component crashed"),
+                    None => {
+                        shutdown.cancelled().await;
+                        return Ok(());
+                    }
+                },
+            }
+        }
+    }
+
+    /// Lets what still runs end, for a while.
+    pub async fn ended(&mut self) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(std::time::Duration::from_secs(5), all).await.is_err() {
+            self.tasks.abort_all();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `coracle up`: a whole cluster in one process.
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{self, Agent};
+use crate::control_plane::ControlPlane;
+use crate::data_directory::DataDirectory;
+use crate::options::{ControlPlaneOptions, DataOptions, NodeOptions};
+use crate::process;
+use crate::server::Components;
+
+#[derive(Args)]
+pub struct Up {
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    control_plane: ControlPlaneOptions,
+    #[command(flatten)]
+    node: NodeOptions,
+}
+
+impl Up {
+    pub fn run(self) -> anyhow::Result<()> {
+        let level = self.data.log_level.clone();
+        process::run(&level, |shutdown| self.work(shutdown))
+    }
+
+    async fn work(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let name = self.node.name()?;
+        let rootless = self.node.rootless();
+        let data = DataDirectory::open(&self.data.directory()?)?;
+        let control_plane = ControlPlane::start(&self.control_plane, &data, rootless).await?;
+        control_plane.announce();
+
+        let components = CancellationToken::new();
+        let mut running = Components::start(&control_plane, &self.control_plane, &components);
+        let address = control_plane.address.ip();
+        let serving = control_plane.pki.node_serving(&name, &[address])?;
+        let agent = Agent {
+            name: name.clone(),
+            address,
+            data: data.path().to_owned(),
+            rootless,
+            client_ca: control_plane.pki.ca_certificate().to_owned(),
+            serving: agent::fixed(serving),
+            client: control_plane.client(&format!("system:node:{name}"), &["system:nodes"], "kubelet"),
+            proxy_client: control_plane.client("system:kube-proxy", &[], "kube-proxy"),
+            pod_cidr: control_plane.pod_cidr,
+            service_cidr: control_plane.service_cidr,
+        };
+        agent.start(&mut running, &components);
+
+        let result = running.until(&shutdown).await;
+        components.cancel();
+        running.ended().await;
+        control_plane.stop().await;
+        result
+    }
+}
