@@ -61,7 +61,7 @@ fn objects_get_their_metadata() {
     assert!(name.starts_with("gen-") && name.len() == 9, "{name}");
 
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {
-        "replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+        "replicas": 2, "paused": true, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
         "spec": {"containers": [{"name": "c", "image": "i"}]}}}, "status": {"replicas": 9}});
     let path = "/apis/apps/v1/namespaces/metadata/deployments";
     let made_deployment = made(api.post(path, deployment.to_string()));
@@ -77,7 +77,7 @@ fn objects_get_their_metadata() {
     assert_eq!(changed["metadata"]["generation"], 2);
     assert_ne!(changed["status"]["replicas"], 8);
     let scale = good(api.get(&format!("{path}/d/scale")));
-    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(0)));
+    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(2)));
     assert_eq!(scale["status"]["selector"], "a=b");
 }
 

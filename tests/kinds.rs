@@ -1,4 +1,4 @@
-//! Every kind that the API serves has a manifest under tests/fixtures/kinds, and comes back as it was sent.
+//! Every kind that the API serves has a manifest under tests/fixtures/round_trip, and comes back as it was sent.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod harness;
@@ -19,7 +19,7 @@ struct Resource {
 }
 
 fn fixtures() -> BTreeMap<String, Value> {
-    std::fs::read_dir(repository("tests/fixtures/kinds"))
+    std::fs::read_dir(repository("tests/fixtures/round_trip"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| {
@@ -98,7 +98,7 @@ fn every_kind_has_a_manifest_and_comes_back_as_it_was_sent() {
     for resource in &resources {
         if !covered.contains(&(resource.group_version.clone(), resource.kind.clone())) {
             faults.push(format!(
-                "{} {} has no manifest under tests/fixtures/kinds",
+                "{} {} has no manifest under tests/fixtures/round_trip",
                 resource.group_version, resource.kind
             ));
         }
