@@ -11,6 +11,7 @@ pub mod manager;
 
 mod deployment;
 mod endpoints;
+mod gc;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;

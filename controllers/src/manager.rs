@@ -30,6 +30,7 @@ pub fn controllers() -> Vec<Controller> {
     let all = list! {
         "namespace-controller" => crate::namespace::run,
         "serviceaccount-controller" => crate::service_account::run,
+        "garbage-collector-controller" => crate::gc::run,
         "deployment-controller" => crate::deployment::run,
         "replicaset-controller" => crate::replicaset::run,
         "endpoints-controller" => crate::endpoints::classic::run,
