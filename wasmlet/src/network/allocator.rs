@@ -11,6 +11,7 @@ use super::cidr::Cidr;
 pub struct Allocator {
     cidr: Cidr,
     taken: HashMap<Ipv4Addr, String>,
+    owners: HashMap<String, Ipv4Addr>,
     next: u64,
 }
 
@@ -29,7 +30,7 @@ const FIRST_USABLE: u64 = 2;
 
 impl Allocator {
     pub fn new(cidr: Cidr) -> Self {
-        Allocator { cidr, taken: HashMap::new(), next: FIRST_USABLE }
+        Allocator { cidr, taken: HashMap::new(), owners: HashMap::new(), next: FIRST_USABLE }
     }
 
     /// How many pods the range holds.
@@ -43,7 +44,7 @@ impl Allocator {
 
     /// A free address for the pod with this uid; the one it has when it already has one.
     pub fn allocate(&mut self, owner: &str) -> Result<Ipv4Addr, AllocateError> {
-        if let Some((address, _)) = self.taken.iter().find(|(_, o)| *o == owner) {
+        if let Some(address) = self.owners.get(owner) {
             return Ok(*address);
         }
         let usable = self.usable();
@@ -53,7 +54,7 @@ impl Allocator {
             if let Some(address) = self.cidr.nth(offset)
                 && !self.taken.contains_key(&address)
             {
-                self.taken.insert(address, owner.to_owned());
+                self.take(address, owner);
                 return Ok(address);
             }
         }
@@ -69,7 +70,7 @@ impl Allocator {
         match self.taken.get(&address) {
             Some(other) if other != owner => Err(AllocateError::Taken { address, owner: other.clone() }),
             _ => {
-                self.taken.insert(address, owner.to_owned());
+                self.take(address, owner);
                 Ok(())
             }
         }
@@ -79,7 +80,13 @@ impl Allocator {
     pub fn free(&mut self, address: Ipv4Addr, owner: &str) {
         if self.taken.get(&address).is_some_and(|o| o == owner) {
             self.taken.remove(&address);
+            self.owners.remove(owner);
         }
+    }
+
+    fn take(&mut self, address: Ipv4Addr, owner: &str) {
+        self.taken.insert(address, owner.to_owned());
+        self.owners.insert(owner.to_owned(), address);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER};
@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::{Engine, PoolConcurrencyLimitError};
@@ -26,6 +26,7 @@ use super::command::outcome_of;
 use super::container::{Control, Outcome, describe};
 use super::cpu::{CpuAccount, Metered};
 use super::guest::{ComponentState, GuestSetup};
+use super::http_admission::{Admission, Admitted, Busy};
 use super::http_body::{AbortOnDrop, ResponseBody};
 use super::http_limits::HttpLimits;
 use super::memory::OomKilled;
@@ -40,7 +41,8 @@ const LAME_DUCK_MAX: Duration = Duration::from_secs(2);
 /// How long the answers to the requests that a dying container fails may take to leave.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// An idle or half-open connection is closed after this long without a request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// (Longer than common clients keep theirs, so that it is they who close.)
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Pause after a failed accept (out of file descriptors, most likely), so that it does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -54,15 +56,11 @@ pub(super) struct HttpServer {
     pub cpu: Arc<CpuAccount>,
     pub ticker: Arc<Ticker>,
     pub limits: HttpLimits,
-    /// The container's requests in progress.
-    pub slots: Arc<Semaphore>,
-    /// The node's.
-    pub node_slots: Arc<Semaphore>,
+    pub admission: Arc<Admission>,
     pub state: ServerState,
 }
 
 pub(super) struct ServerState {
-    waiting: AtomicUsize,
     accepted: AtomicU64,
     /// Nothing is accepted any more.
     deaf: CancellationToken,
@@ -79,7 +77,6 @@ pub(super) struct ServerState {
 impl ServerState {
     pub fn new() -> Self {
         ServerState {
-            waiting: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             deaf: CancellationToken::new(),
             acceptors: TaskTracker::new(),
@@ -108,12 +105,6 @@ impl ServerState {
         self.guests.wait().await;
         let _ = tokio::time::timeout(LAST_WORDS, self.connections.wait()).await;
     }
-}
-
-/// Why a request was not let in.
-enum Busy {
-    QueueFull,
-    WaitedTooLong,
 }
 
 impl HttpServer {
@@ -219,8 +210,8 @@ impl HttpServer {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let version = request.version();
-        let mut response = match self.admit().await {
-            Ok(permits) => self.clone().answer(request, permits).await,
+        let mut response = match self.admission.admit().await {
+            Ok(admitted) => self.clone().answer(request, admitted).await,
             Err(busy) => refuse(&busy),
         };
         if self.control.terminate.is_cancelled() && version <= Version::HTTP_11 {
@@ -229,29 +220,10 @@ impl HttpServer {
         response
     }
 
-    async fn admit(&self) -> Result<[OwnedSemaphorePermit; 2], Busy> {
-        if let (Ok(own), Ok(node)) =
-            (self.slots.clone().try_acquire_owned(), self.node_slots.clone().try_acquire_owned())
-        {
-            return Ok([own, node]);
-        }
-        // The count is held by a guard: a client that gives up while it waits must leave the queue.
-        let _place = QueuePlace::take(&self.state.waiting, self.limits.queue_max).ok_or(Busy::QueueFull)?;
-        let permits = async {
-            let own = self.slots.clone().acquire_owned().await.ok()?;
-            let node = self.node_slots.clone().acquire_owned().await.ok()?;
-            Some([own, node])
-        };
-        match tokio::time::timeout(self.limits.queue_timeout, permits).await {
-            Ok(Some(permits)) => Ok(permits),
-            Ok(None) | Err(_) => Err(Busy::WaitedTooLong),
-        }
-    }
-
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        permits: [OwnedSemaphorePermit; 2],
+        admitted: Admitted,
     ) -> Response<ResponseBody> {
         if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
             return plain(StatusCode::BAD_REQUEST, "missing Host header\n");
@@ -260,7 +232,7 @@ impl HttpServer {
         let server = self.clone();
         let guest = self.state.guests.spawn(async move {
             let status = server.guest(request, sender).await;
-            drop(permits);
+            drop(admitted);
             status
         });
         let guest = AbortOnDrop::new(guest);
@@ -362,22 +334,6 @@ fn plain(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
-}
-
-struct QueuePlace<'a>(&'a AtomicUsize);
-
-impl<'a> QueuePlace<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let place = QueuePlace(waiting);
-        // On refusal the guard's drop takes the count back.
-        (waiting.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
-    }
-}
-
-impl Drop for QueuePlace<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Listens without a runtime, so that the caller learns of a taken port before the container counts as started.

@@ -11,6 +11,8 @@ pub(super) struct MemoryAccount {
     limit: Option<u64>,
     used: AtomicU64,
     peak: AtomicU64,
+    /// The most that one store held.
+    store_peak: AtomicU64,
     exceeded: AtomicBool,
 }
 
@@ -35,6 +37,7 @@ impl MemoryAccount {
             limit,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            store_peak: AtomicU64::new(0),
             exceeded: AtomicBool::new(false),
         }
     }
@@ -45,6 +48,14 @@ impl MemoryAccount {
 
     pub fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
+    }
+
+    pub fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    pub fn store_peak(&self) -> u64 {
+        self.store_peak.load(Ordering::Relaxed)
     }
 
     /// True once a guest was refused memory. Sticky: a guest cannot hide it by catching the trap in a nested call.
@@ -97,6 +108,7 @@ impl StoreMemory {
         self.account.charge(bytes)?;
         self.held += bytes;
         self.growing = bytes;
+        self.account.store_peak.fetch_max(self.held, Ordering::Relaxed);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod cpu;
 mod engine;
 mod guest;
 mod http;
+mod http_admission;
 mod http_body;
 mod http_limits;
 mod logs;
@@ -39,6 +40,7 @@ use container::{Control, WasmContainer};
 use cpu::{CpuAccount, Metered};
 use guest::GuestSetup;
 use http::{HttpServer, ServerState};
+use http_admission::Admission;
 use http_limits::HttpLimits;
 use memory::MemoryAccount;
 use modules::{Modules, Prepared};
@@ -208,8 +210,7 @@ impl WasmRuntime {
             cpu: container.cpu.clone(),
             ticker: self.ticker.clone(),
             limits,
-            slots: Arc::new(Semaphore::new(limits.concurrency_max)),
-            node_slots: self.requests.clone(),
+            admission: Admission::new(limits, self.requests.clone(), container.memory.clone()),
             state: ServerState::new(),
         });
         self.threads.handle().spawn(async move {

@@ -106,6 +106,24 @@ async fn past_the_memory_limit_the_container_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_burst_waits_for_memory_instead_of_being_killed() {
+    let node = Node::new().await;
+    let (mut spec, _) = node.spec(node.sample("hello-http"));
+    // Two instances or so.
+    spec.memory_limit_bytes = Some(3 << 20);
+    let address = at(&spec, 8080);
+    let container = node.start(spec).await;
+    let burst = (0..40).map(|_| tokio::spawn(get(address, "/healthz")));
+    for answer in futures::future::join_all(burst).await {
+        assert_eq!(answer.unwrap().0, 200);
+    }
+    let stats = container.stats();
+    assert!(stats.memory_peak_bytes > 1 << 20 && stats.memory_peak_bytes <= 3 << 20, "{stats:?}");
+    container.stop(Duration::from_secs(5)).await;
+    assert_eq!(container.wait().await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn concurrency_and_queue_are_bounded() {
     let node = Node::new().await;
     let (mut spec, _) = node.spec(node.wat(&http_guest(SPIN)));
