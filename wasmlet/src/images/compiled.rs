@@ -27,6 +27,11 @@ impl CompiledCache {
         Ok(CompiledCache { dir: dir.to_owned() })
     }
 
+    /// A directory beside the cache's own.
+    pub fn sibling(&self, name: &str) -> PathBuf {
+        self.dir.with_file_name(name)
+    }
+
     /// The path of the machine code for a key, whether it exists or not.
     pub fn path(&self, key: &CompiledKey) -> io::Result<PathBuf> {
         let hex = digest::sha256_hex(&key.wasm_digest)

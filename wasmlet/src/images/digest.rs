@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -59,14 +60,22 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Removes what an interrupted `write_atomically` left behind. Call before the directory is in use.
+/// A temporary file this old has no writer any more.
+const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// Removes what interrupted writes left behind long ago. Another process may be writing at this moment.
 pub fn remove_temporaries(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") {
-            let _ = fs::remove_file(entry.path());
+        let old = || {
+            let modified = entry.metadata().and_then(|meta| meta.modified()).ok();
+            modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > TEMPORARY_AGE_MAX)
+        };
+        if name.starts_with('.') && name.ends_with(".tmp") && old() {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
     }
     Ok(())
@@ -94,7 +103,10 @@ mod tests {
         write_atomically(&path, b"one").unwrap();
         write_atomically(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        fs::write(dir.path().join(".f.0123.tmp"), b"torn").unwrap();
+        let torn = File::create(dir.path().join(".f.0123.tmp")).unwrap();
+        remove_temporaries(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "somebody may be writing it");
+        torn.set_modified(std::time::SystemTime::now() - 2 * TEMPORARY_AGE_MAX).unwrap();
         remove_temporaries(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

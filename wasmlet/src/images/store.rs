@@ -23,7 +23,7 @@ use super::inspect::{Inspection, inspect};
 use super::manifest::{self, Content, Descriptor, MANIFEST_BYTES_MAX, Manifest};
 use super::reference::Reference;
 use super::source::{Registry, Source};
-use super::{ImageConfig, LocalImage, unpack};
+use super::{ImageConfig, LocalImage, digest, unpack};
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,6 +79,7 @@ impl ImageStore {
     pub fn open_with(dir: &Path, options: Options) -> Result<Arc<Self>, StoreError> {
         let failed = |step| move |source| StoreError::Io { step, source };
         std::fs::create_dir_all(dir).map_err(failed("create the image directory"))?;
+        digest::remove_temporaries(dir).map_err(failed("clean the image directory"))?;
         Ok(Arc::new(ImageStore {
             dir: dir.to_owned(),
             blobs: Blobs::open(dir).map_err(failed("open the blob directory"))?,

@@ -233,6 +233,14 @@ mod tests {
     const BIG: Machine = Machine { maps_max: 1 << 20, files_max: 1 << 20, address_space: u64::MAX };
 
     #[test]
+    fn the_version_is_the_locked_one() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).unwrap();
+        let entry = format!("name = \"wasmtime\"\nversion = \"{}\"", crate::runtime::wasm::VERSION);
+        assert!(lock.contains(&entry), "update wasm::VERSION");
+    }
+
+    #[test]
     fn demand_is_met_where_the_machine_allows() {
         let demand = Demand { instances_max: 10_000, requests_max: 1_000 };
         let capacity = BIG.capacity(demand);

@@ -46,14 +46,15 @@ use memory::MemoryAccount;
 use modules::{Modules, Prepared};
 use ticker::Ticker;
 
+/// The engine's version, as `containerRuntimeVersion` shows it.
+pub const VERSION: &str = "48.0.8";
+
 /// What the node gives its guests.
 pub struct Options {
     pub demand: Demand,
     /// Threads for guests; None: one per CPU.
     pub worker_threads: Option<usize>,
     pub cache: CompiledCache,
-    /// For what single containers need on disk while they run. Emptied at start: it belongs to one process.
-    pub scratch_dir: PathBuf,
 }
 
 /// RuntimeClass handler `wasmtime`. Must not be dropped on one of its own guests' threads (nobody else has them).
@@ -79,7 +80,9 @@ impl WasmRuntime {
     /// Sizes the engine by what the machine allows (see [`Self::capacity`]) and starts the guests' threads.
     pub fn new(options: Options) -> Result<Self, EngineError> {
         Machine::raise_open_files();
-        empty_dir(&options.scratch_dir).map_err(EngineError::Scratch)?;
+        // Beside the compiled modules: on the disk of the volumes, so that their files can be linked into it.
+        let scratch_dir = options.cache.sibling("mounts");
+        empty_dir(&scratch_dir).map_err(EngineError::Scratch)?;
         let (engine, capacity) = engine::build(Machine::probe().capacity(options.demand))?;
         let ticker = Ticker::start(&engine).map_err(EngineError::Ticker)?;
         let mut threads = tokio::runtime::Builder::new_multi_thread();
@@ -105,7 +108,7 @@ impl WasmRuntime {
             engine,
             capacity,
             threads,
-            scratch_dir: options.scratch_dir,
+            scratch_dir,
         })
     }
 

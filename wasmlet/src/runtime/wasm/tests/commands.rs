@@ -104,7 +104,7 @@ async fn mounts_are_the_only_files_and_keep_their_permissions() {
         read_only: false,
     }];
     assert_eq!(node.start(spec).await.wait().await.code, 20, "exists");
-    let staged = node.dir.path().join("scratch");
+    let staged = node.dir.path().join("mounts");
     assert_eq!(std::fs::read_dir(staged).unwrap().count(), 0, "removed with the container");
 }
 

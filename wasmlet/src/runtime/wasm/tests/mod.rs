@@ -98,7 +98,6 @@ impl Node {
             demand: Demand { instances_max, requests_max: 32 },
             worker_threads: Some(2),
             cache: CompiledCache::open(&dir.path().join("compiled")).unwrap(),
-            scratch_dir: dir.path().join("scratch"),
         })
         .unwrap();
         let network = Network::new(network::Options {
