@@ -73,16 +73,6 @@ pub fn prepare_approval(
     stamp(new, old, now);
 }
 
-/// The `status` subresource: everything but Approved and Denied comes from `new`.
-pub fn prepare_signed(new: &mut CertificateSigningRequest, old: &CertificateSigningRequest, now: Timestamp) {
-    new.spec = old.spec.clone();
-    let decisions = conditions(old).into_iter().filter(|c| c.type_ == APPROVED || c.type_ == DENIED);
-    let others = conditions(new).into_iter().filter(|c| c.type_ != APPROVED && c.type_ != DENIED);
-    let all: Vec<_> = decisions.chain(others).collect();
-    new.status.get_or_insert_default().conditions = (!all.is_empty()).then_some(all);
-    stamp(new, old, now);
-}
-
 fn conditions(request: &CertificateSigningRequest) -> Vec<CertificateSigningRequestCondition> {
     request.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default()
 }
@@ -116,6 +106,14 @@ impl BuiltIn for CertificateSigningRequest {
 
     fn prepare_update(&mut self, old: &Self) {
         self.spec = old.spec.clone();
+    }
+
+    /// Approved and Denied are not for signers to say: they stay as they are.
+    fn prepare_status_update(&mut self, old: &Self) {
+        let decisions = conditions(old).into_iter().filter(|c| c.type_ == APPROVED || c.type_ == DENIED);
+        let others = conditions(self).into_iter().filter(|c| c.type_ != APPROVED && c.type_ != DENIED);
+        let all: Vec<_> = decisions.chain(others).collect();
+        self.status.get_or_insert_default().conditions = (!all.is_empty()).then_some(all);
     }
 
     fn validate_name(name: &str) -> Result<(), String> {
@@ -228,6 +226,9 @@ fn parse(pem: &[u8]) -> Result<(), String> {
 fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
         return errors.required(path, "");
+    }
+    if name == "kubernetes.io/legacy-unknown" {
+        return errors.invalid(path, name, "the legacy signerName is not allowed via this API version");
     }
     let Some((domain, rest)) = name.split_once('/') else {
         return errors.invalid(
@@ -348,11 +349,11 @@ mod tests {
                 .0,
             testing::now()
         );
-        prepare_signed(&mut new, &old, testing::now());
+        new.prepare_status_update(&old);
         assert_eq!(state(&new), "Pending,Issued");
         let mut issued = approved.clone();
         issued.status.as_mut().unwrap().certificate = Some(k8s_openapi::ByteString(b"x".to_vec()));
-        prepare_signed(&mut issued, &approved, testing::now());
+        issued.prepare_status_update(&approved);
         assert_eq!(state(&issued), "Approved,Issued");
     }
 

@@ -229,7 +229,6 @@ mod tests {
                 "spec.replicas",
                 "Invalid value: -1: must be greater than or equal to 0",
             ),
-            (with("/spec/selector", json!({})), "spec.selector", "Required value"),
             (
                 with("/spec/selector", json!({"matchLabels": {}})),
                 "spec.selector",
@@ -282,6 +281,21 @@ mod tests {
                 "Invalid value: 0: must be greater than minReadySeconds",
             ),
         ]);
+    }
+
+    #[test]
+    fn a_missing_selector_matches_nothing() {
+        let mut errors = Errors::default();
+        defaulted::<Deployment>(with("/spec/selector", json!({}))).validate(&mut errors);
+        let found: Vec<String> =
+            errors.into_causes().into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        assert_eq!(
+            found,
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`"
+            ]
+        );
     }
 
     #[test]

@@ -22,9 +22,6 @@ impl BuiltIn for Lease {
         if let Some(transitions) = spec.lease_transitions {
             validation::non_negative(path.child("leaseTransitions"), transitions, errors);
         }
-        if spec.holder_identity.as_deref() == Some("") {
-            errors.invalid(path.child("holderIdentity"), "", "must not be empty");
-        }
         if let Some(strategy) = &spec.strategy {
             if !strategy.contains('/') && strategy != "OldestEmulationVersion" {
                 errors.not_supported(path.child("strategy"), strategy, &["OldestEmulationVersion"]);
@@ -70,12 +67,14 @@ mod tests {
                 "Invalid value: -1: must be greater than or equal to 0",
             ),
             (
-                json!({"spec": {"holderIdentity": ""}}),
-                "spec.holderIdentity",
-                "Invalid value: \"\": must not be empty",
+                json!({"spec": {"preferredHolder": "a"}}),
+                "spec.preferredHolder",
+                "Forbidden: may only be specified if `strategy` is defined",
             ),
         ]);
+        // A leader that resigns leaves an empty name behind.
         testing::valid::<Lease>(&[
+            json!({"spec": {"leaseDurationSeconds": 1, "holderIdentity": ""}}),
             json!({"spec": {"leaseDurationSeconds": 40, "holderIdentity": "n"}}),
             json!({}),
         ]);

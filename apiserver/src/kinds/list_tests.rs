@@ -79,6 +79,7 @@ fn every_manifest_is_accepted_and_keeps_what_it_says() {
         (kind.prepare_create)(object.as_mut());
         let mut errors = Errors::default();
         (kind.validate)(object.as_ref(), &mut errors);
+        (kind.validate_create)(object.as_ref(), &mut errors);
         (kind.validate_update)(object.as_ref(), object.as_ref(), &mut errors);
         (kind.validate_status_update)(object.as_ref(), object.as_ref(), &mut errors);
         assert!(errors.is_empty(), "{:?}: {errors:#?}", kind.resource);
@@ -131,6 +132,7 @@ fn an_empty_object_is_refused_or_valid_but_never_a_panic() {
         let object = defaulted(&kind, empty);
         let mut errors = Errors::default();
         (kind.validate)(object.as_ref(), &mut errors);
+        (kind.validate_create)(object.as_ref(), &mut errors);
         (kind.validate_update)(object.as_ref(), object.as_ref(), &mut errors);
         (kind.validate_status_update)(object.as_ref(), object.as_ref(), &mut errors);
     }

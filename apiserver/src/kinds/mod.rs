@@ -21,7 +21,7 @@ mod service_account;
 mod testing;
 mod workload;
 
-pub use certificate_signing_request::{prepare_approval, prepare_signed, set_requester};
+pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use service::{RangeError, Reservation, ServiceAllocator};
 
 use std::time::Duration;
@@ -122,6 +122,8 @@ pub trait BuiltIn: Kind + Clone {
     }
     /// Everything but metadata, which the verb validates.
     fn validate(&self, errors: &mut Errors);
+    /// What only a new object must not say; `validate` runs beside it.
+    fn validate_create(&self, _errors: &mut Errors) {}
     /// Immutability and transitions; `validate` runs beside it.
     fn validate_update(&self, _old: &Self, _errors: &mut Errors) {}
     fn validate_status_update(&self, _old: &Self, _errors: &mut Errors) {}
@@ -150,6 +152,9 @@ pub struct Alias {
     pub fields: &'static [(&'static str, &'static str)],
 }
 
+/// An object out of JSON, or serde's error with line and column.
+type Decoded = Result<Box<dyn ApiObject>, serde_json::Error>;
+
 /// A kind as the generic machinery sees it: a [`BuiltIn`] behind functions on [`ApiObject`].
 pub struct KindDef {
     pub resource: Resource,
@@ -164,10 +169,10 @@ pub struct KindDef {
     pub ttl: Option<Duration>,
     pub subresources: &'static [&'static str],
     /// Decodes JSON into the type, without defaults; the error is serde's, with line and column.
-    pub decode: fn(&[u8]) -> Result<Box<dyn ApiObject>, serde_json::Error>,
-    pub decode_value: fn(Value) -> Result<Box<dyn ApiObject>, serde_json::Error>,
+    pub decode: fn(&[u8]) -> Decoded,
+    pub decode_value: fn(Value) -> Decoded,
     /// Decodes a request's JSON; unknown and duplicate fields and wrong types go into the report.
-    pub decode_checked: fn(&[u8], &crate::decode::Report) -> Result<Box<dyn ApiObject>, serde_json::Error>,
+    pub decode_checked: fn(&[u8], &crate::decode::Report) -> Decoded,
     pub deletion_grace_seconds: fn(&dyn ApiObject) -> Option<i64>,
     pub prepare_deletion: fn(&mut dyn ApiObject),
     pub held_back: fn(&dyn ApiObject) -> bool,
@@ -179,6 +184,7 @@ pub struct KindDef {
     pub prepare_status_update: fn(&mut dyn ApiObject, &dyn ApiObject),
     pub validate_name: fn(&str) -> Result<(), String>,
     pub validate: fn(&dyn ApiObject, &mut Errors),
+    pub validate_create: fn(&dyn ApiObject, &mut Errors),
     pub validate_update: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
     pub validate_status_update: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
     pub columns: fn() -> Vec<Column>,
@@ -246,6 +252,11 @@ impl KindDef {
             validate: |o, errors| {
                 if let Some(o) = typed::<K>(o) {
                     o.validate(errors);
+                }
+            },
+            validate_create: |o, errors| {
+                if let Some(o) = typed::<K>(o) {
+                    o.validate_create(errors);
                 }
             },
             validate_update: |o, old, errors| {

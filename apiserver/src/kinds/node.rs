@@ -47,11 +47,11 @@ impl BuiltIn for Node {
             errors.check(cidrs.index(i), cidr, validation::cidr);
         }
         if list.len() > 2 {
-            errors.invalid(&cidrs, list, "may specify no more than one CIDR for each IP family");
+            errors.invalid(cidrs, list, "may specify no more than one CIDR for each IP family");
         } else if let [first, second] = list
             && first.contains(':') == second.contains(':')
         {
-            errors.invalid(&cidrs, list, "may specify no more than one CIDR for each IP family");
+            errors.invalid(cidrs, list, "may specify no more than one CIDR for each IP family");
         }
     }
 

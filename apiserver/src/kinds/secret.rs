@@ -62,15 +62,13 @@ impl BuiltIn for Secret {
             }
             "kubernetes.io/dockercfg" => is_json(data, ".dockercfg", errors),
             "kubernetes.io/dockerconfigjson" => is_json(data, ".dockerconfigjson", errors),
-            "kubernetes.io/basic-auth" => {
-                if !data.contains_key("username") && !data.contains_key("password") {
-                    require(errors, &["username", "password"]);
-                }
+            "kubernetes.io/basic-auth"
+                if !data.contains_key("username") && !data.contains_key("password") =>
+            {
+                require(errors, &["username", "password"]);
             }
-            "kubernetes.io/ssh-auth" => {
-                if data.get("ssh-privatekey").is_none_or(|k| k.0.is_empty()) {
-                    errors.required(path.key("ssh-privatekey"), "");
-                }
+            "kubernetes.io/ssh-auth" if data.get("ssh-privatekey").is_none_or(|k| k.0.is_empty()) => {
+                errors.required(path.key("ssh-privatekey"), "");
             }
             "kubernetes.io/tls" => require(errors, &["tls.crt", "tls.key"]),
             _ => {}

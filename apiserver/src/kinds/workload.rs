@@ -33,9 +33,11 @@ pub(super) fn selector_and_template(
     let at = path.child("template");
     let Some(template) = template else { return errors.required(at, "") };
     let labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-    if let Ok(selector) = Selector::from_label_selector(Some(selector))
-        && !selector.is_everything()
-        && !selector.matches(&labels)
+    // A selector that is not there selects nothing; an empty one, everything.
+    let absent = selector.match_labels.is_none() && selector.match_expressions.is_none();
+    if absent
+        || Selector::from_label_selector(Some(selector))
+            .is_ok_and(|s| !s.is_everything() && !s.matches(&labels))
     {
         errors.invalid(
             at.child("metadata").child("labels"),

@@ -1,7 +1,7 @@
 //! How `kubectl get pods` describes a pod.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodSpec, PodStatus};
 use serde_json::{Value, json};
 
 use crate::kinds::Column;
@@ -87,10 +87,11 @@ impl Summary {
     /// Upstream's `printPod`: init containers in order until one is not done, then the containers from the last to the
     /// first, so the first one that is in trouble has the word.
     fn of(pod: &Pod) -> Self {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let status = pod.status.clone().unwrap_or_default();
-        let phase = status.phase.clone().unwrap_or_default();
-        let mut reason = given(&status.reason).map_or_else(|| phase.clone(), str::to_owned);
+        let (no_spec, no_status) = Default::default();
+        let spec: &PodSpec = pod.spec.as_ref().unwrap_or(&no_spec);
+        let status: &PodStatus = pod.status.as_ref().unwrap_or(&no_status);
+        let phase = status.phase.as_deref().unwrap_or_default();
+        let mut reason = given(&status.reason).unwrap_or(phase).to_owned();
         let gated = status
             .conditions
             .iter()
@@ -100,7 +101,7 @@ impl Summary {
             reason = "SchedulingGated".into();
         }
 
-        let init = spec.init_containers.unwrap_or_default();
+        let init = spec.init_containers.as_deref().unwrap_or_default();
         let is_sidecar =
             |name: &str| init.iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"));
         let total = spec.containers.len() + init.iter().filter(|c| is_sidecar(&c.name)).count();
@@ -113,8 +114,9 @@ impl Summary {
             if is_sidecar(&container.name) {
                 sidecar_restarts.add(container);
             }
-            let state = container.state.clone().unwrap_or_default();
-            reason = match (&state.terminated, &state.waiting) {
+            let state = container.state.as_ref();
+            let terminated = state.and_then(|s| s.terminated.as_ref());
+            reason = match (terminated, state.and_then(|s| s.waiting.as_ref())) {
                 (Some(done), _) if done.exit_code == 0 => continue,
                 _ if is_sidecar(&container.name) && container.started == Some(true) => {
                     ready += usize::from(container.ready);
@@ -136,12 +138,12 @@ impl Summary {
             let mut running = false;
             for container in status.container_statuses.iter().flatten().rev() {
                 restarts.add(container);
-                let state = container.state.clone().unwrap_or_default();
-                let waiting = state.waiting.as_ref().and_then(|w| given(&w.reason));
-                match (waiting, &state.terminated) {
+                let state = container.state.as_ref();
+                let waiting = state.and_then(|s| given(&s.waiting.as_ref()?.reason));
+                match (waiting, state.and_then(|s| s.terminated.as_ref())) {
                     (Some(why), _) => reason = why.to_owned(),
                     (None, Some(ended)) => reason = ending(ended),
-                    (None, None) if container.ready && state.running.is_some() => {
+                    (None, None) if container.ready && state.is_some_and(|s| s.running.is_some()) => {
                         running = true;
                         ready += 1;
                     }
@@ -156,7 +158,7 @@ impl Summary {
         if pod.metadata.deletion_timestamp.is_some() {
             if status.reason.as_deref() == Some("NodeLost") {
                 reason = "Unknown".into();
-            } else if !matches!(phase.as_str(), "Succeeded" | "Failed") {
+            } else if !matches!(phase, "Succeeded" | "Failed") {
                 reason = "Terminating".into();
             }
         }

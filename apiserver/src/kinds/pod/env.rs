@@ -113,13 +113,13 @@ pub(super) fn object_field(
     if let Some((map, key)) = subscript(&field.field_path) {
         match map {
             "metadata.annotations" => {
-                errors.check(&at, key, |key| validation::qualified_name(&key.to_lowercase()));
+                errors.check(at, key, |key| validation::qualified_name(&key.to_lowercase()));
             }
-            "metadata.labels" => errors.check(&at, key, validation::qualified_name),
-            _ => errors.invalid(&at, &field.field_path, "does not support subscript"),
+            "metadata.labels" => errors.check(at, key, validation::qualified_name),
+            _ => errors.invalid(at, &field.field_path, "does not support subscript"),
         }
     } else if !paths.contains(&field.field_path.as_str()) {
-        errors.not_supported(&at, &field.field_path, paths);
+        errors.not_supported(at, &field.field_path, paths);
     }
 }
 

@@ -23,8 +23,7 @@ impl BuiltIn for Pod {
     const SHORT_NAMES: &'static [&'static str] = &["po"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
-    const SUBRESOURCES: &'static [&'static str] =
-        &["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy"];
+    const SUBRESOURCES: &'static [&'static str] = &["binding", "eviction", "log"];
     const HAS_GENERATION: bool = true;
 
     /// None, whatever the client asks for, where nothing has to stop: the pod is on no node, or is over.
@@ -85,6 +84,13 @@ impl BuiltIn for Pod {
         }
     }
 
+    fn validate_create(&self, errors: &mut Errors) {
+        if self.spec.as_ref().is_some_and(|s| s.ephemeral_containers.as_ref().is_some_and(|c| !c.is_empty()))
+        {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+    }
+
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
         update::validate(self, old, errors);
     }
@@ -119,6 +125,17 @@ mod tests {
             serde_json::to_value(pod.status).unwrap(),
             json!({"phase": "Pending", "qosClass": "BestEffort"})
         );
+    }
+
+    #[test]
+    fn ephemeral_containers_come_later() {
+        let pod: Pod = defaulted(json!({"spec": {"containers": [{"name": "c", "image": "i"}],
+            "ephemeralContainers": [{"name": "debug", "image": "i", "targetContainerName": "c"}]}}));
+        let mut errors = Errors::default();
+        pod.validate(&mut errors);
+        assert!(errors.is_empty(), "{errors:?}");
+        pod.validate_create(&mut errors);
+        assert_eq!(errors.into_causes()[0].field, "spec.ephemeralContainers");
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn weight(weight: i32, path: &Path<'_>, errors: &mut Errors) {
 fn node_selector(selector: &NodeSelector, path: &Path<'_>, errors: &mut Errors) {
     let terms = path.child("nodeSelectorTerms");
     if selector.node_selector_terms.is_empty() {
-        errors.required(&terms, "must have at least one node selector term");
+        errors.required(terms, "must have at least one node selector term");
     }
     for (i, term) in selector.node_selector_terms.iter().enumerate() {
         node_term(term, &terms.index(i), errors);

@@ -42,16 +42,16 @@ pub(super) fn validate(resources: &ResourceRequirements, path: &Path<'_>, errors
         match limits.get(resource) {
             Some(limit) if !overcommittable(resource) && request != *limit => {
                 let detail = format!("must be equal to {resource} limit of {limit}");
-                errors.invalid(&requests_path, &wire.0, detail);
+                errors.invalid(requests_path, &wire.0, detail);
             }
             Some(limit) if request > *limit => {
                 let detail = format!("must be less than or equal to {resource} limit of {limit}");
-                errors.invalid(&requests_path, &wire.0, detail);
+                errors.invalid(requests_path, &wire.0, detail);
             }
             None if !overcommittable(resource)
                 && !resources.limits.iter().flatten().any(|(l, _)| l == resource) =>
             {
-                errors.required(&limits_path, "Limit must be set for non overcommitable resources");
+                errors.required(limits_path, "Limit must be set for non overcommitable resources");
             }
             _ => {}
         }

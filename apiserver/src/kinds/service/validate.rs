@@ -127,19 +127,19 @@ fn addresses(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     if let (Some(one), Some(first)) = (given(&spec.cluster_ip), ips.first())
         && one != first
     {
-        errors.invalid(&at, ips, "first value must match `clusterIP`");
+        errors.invalid(at, ips, "first value must match `clusterIP`");
     }
     for (i, ip) in ips.iter().enumerate() {
         if ip == super::HEADLESS {
             if ips.len() > 1 {
-                errors.invalid(&at, ips, "'None' must be the first and only value");
+                errors.invalid(at, ips, "'None' must be the first and only value");
             }
             continue;
         }
         errors.check(at.index(i), ip, validation::ip);
     }
     if ips.len() > 2 {
-        errors.invalid(&at, ips, "may only hold up to 2 values");
+        errors.invalid(at, ips, "may only hold up to 2 values");
     }
     for (i, ip) in spec.external_ips.iter().flatten().enumerate() {
         crate::kinds::endpoints::endpoint_ip(ip, &path.child("externalIPs").index(i), errors);

@@ -1,0 +1,131 @@
+//! Who gets which address and port, and when they come back.
+
+use serde_json::{Value, json};
+
+use crate::kinds::testing::defaulted;
+
+use super::*;
+
+fn allocator() -> ServiceAllocator {
+    ServiceAllocator::new("10.96.0.0/24").unwrap()
+}
+
+fn service(name: &str, spec: Value) -> Service {
+    defaulted(json!({"metadata": {"namespace": "a", "name": name}, "spec": spec}))
+}
+
+fn allocated(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> Value {
+    let mut service = service(name, spec);
+    allocator.allocate(&mut service).unwrap();
+    serde_json::to_value(service.spec).unwrap()
+}
+
+fn refused(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> (String, String) {
+    let causes = allocator.allocate(&mut service(name, spec)).unwrap_err().into_causes();
+    assert_eq!(causes.len(), 1);
+    (causes[0].field.clone(), causes[0].message.clone())
+}
+
+#[test]
+fn a_service_gets_an_address_and_its_family() {
+    let spec = allocated(&mut allocator(), "s", json!({"ports": [{"port": 80}]}));
+    assert_eq!(spec["clusterIP"], "10.96.0.16");
+    assert_eq!(spec["clusterIPs"], json!(["10.96.0.16"]));
+    assert_eq!((&spec["ipFamilies"], &spec["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
+}
+
+#[test]
+fn headless_and_named_services_get_none() {
+    let headless = allocated(&mut allocator(), "s", json!({"clusterIP": "None", "selector": {"a": "b"}}));
+    assert_eq!((&headless["clusterIP"], &headless["ipFamilies"]), (&json!("None"), &json!(["IPv4"])));
+    let bare = allocated(&mut allocator(), "s", json!({"clusterIP": "None"}));
+    assert_eq!(bare["ipFamilies"], json!(["IPv4", "IPv6"]));
+    let name = allocated(&mut allocator(), "s", json!({"type": "ExternalName", "externalName": "e"}));
+    assert_eq!((name.get("clusterIP"), name.get("ipFamilies")), (None, None));
+}
+
+#[test]
+fn wishes_are_granted_once() {
+    let mut allocator = allocator();
+    let wish =
+        json!({"clusterIP": "10.96.0.1", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    let spec = allocated(&mut allocator, "s", wish.clone());
+    assert_eq!((&spec["clusterIP"], &spec["ports"][0]["nodePort"]), (&json!("10.96.0.1"), &json!(30080)));
+    // The same service again: an update.
+    assert_eq!(allocator.allocate(&mut service("s", wish.clone())).unwrap(), Reservation::default());
+    assert_eq!(
+        refused(&mut allocator, "t", json!({"clusterIP": "10.96.0.1"})),
+        (
+            "spec.clusterIPs".into(),
+            "Invalid value: [\"10.96.0.1\"]: failed to allocate IP 10.96.0.1: provided IP is already allocated".into()
+        )
+    );
+    assert_eq!(
+        refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30080}]})),
+        ("spec.ports[0].nodePort".into(), "Invalid value: 30080: provided port is already allocated".into())
+    );
+    assert_eq!(
+        refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]})),
+        (
+            "spec.ports[0].nodePort".into(),
+            "Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767".into()
+        )
+    );
+    let (field, message) = refused(&mut allocator, "t", json!({"clusterIP": "10.97.0.1"}));
+    assert_eq!(field, "spec.clusterIPs");
+    assert!(
+        message.contains("is not in the valid range. The range of valid IPs is 10.96.0.0/24"),
+        "{message}"
+    );
+    allocator.release(&service("s", wish.clone()));
+    allocated(&mut allocator, "t", wish);
+}
+
+#[test]
+fn failures_take_nothing() {
+    let mut allocator = allocator();
+    refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}));
+    assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
+    let mut other = service("s", json!({"type": "NodePort", "ports": [{"port": 1}]}));
+    let taken = allocator.allocate(&mut other).unwrap();
+    allocator.undo(&taken);
+    assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
+}
+
+#[test]
+fn an_update_gives_back_what_it_drops() {
+    let mut allocator = allocator();
+    let mut old = service("s", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]}));
+    allocator.allocate(&mut old).unwrap();
+    let mut new = old.clone();
+    new.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(30002);
+    allocator.allocate(&mut new).unwrap();
+    allocator.settle(&old, &new);
+    assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30002]);
+    assert_eq!(allocator.addresses.len(), 1);
+    allocator.rebuild([&old]);
+    assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30001]);
+}
+
+#[test]
+fn the_whole_range_is_used_and_no_more() {
+    let mut allocator = ServiceAllocator::new("10.96.0.0/27").unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for i in 0..30 {
+        let spec = allocated(&mut allocator, &format!("s{i}"), json!({}));
+        assert!(seen.insert(spec["clusterIP"].as_str().unwrap().to_owned()));
+    }
+    assert!(!seen.contains("10.96.0.0") && !seen.contains("10.96.0.31"));
+    let (_, message) = refused(&mut allocator, "more", json!({}));
+    assert!(message.ends_with("range is full"), "{message}");
+}
+
+#[test]
+fn ranges_are_checked() {
+    for bad in ["", "10.0.0.0", "10.0.0.0/31", "10.0.0.0/33", "x/8"] {
+        assert!(ServiceAllocator::new(bad).is_err(), "{bad}");
+    }
+    let mut six = ServiceAllocator::new("fd00::/108").unwrap();
+    assert_eq!(allocated(&mut six, "s", json!({}))["clusterIP"], "fd00::100");
+    assert_eq!(allocated(&mut six, "t", json!({}))["ipFamilies"], json!(["IPv6"]));
+}
