@@ -25,6 +25,11 @@ impl<'a> Expected<'a> {
         Self { api_version: kind.resource.api_version().into(), kind: kind.resource.kind() }
     }
 
+    /// The apiVersion and the kind.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.api_version, self.kind)
+    }
+
     /// The decoder could not even tell what the body is.
     pub fn unrecognized(&self, error: &str, body: &[u8]) -> ApiError {
         ApiError::bad_request(format!(

@@ -3,6 +3,7 @@
 mod ask;
 mod checked;
 mod faults;
+mod protobuf;
 mod quirks;
 mod report;
 mod scan;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use crate::kinds::KindDef;
 use crate::object::ApiObject;
+use crate::schema;
 
 pub use checked::read;
 pub use report::Report;
@@ -152,6 +154,18 @@ fn to_json<'a>(
             let (value, issues) = yaml::to_json(body).map_err(|error| expected.unrecognized(&error, body))?;
             let json = serde_json::to_vec(&value).map_err(ApiError::internal)?;
             Ok(Text { json: Cow::Owned(json), yaml: true, issues })
+        }
+        "application/vnd.kubernetes.protobuf" => {
+            let (api_version, kind) = expected.names();
+            let value =
+                protobuf::to_json(schema::types(), body, api_version, kind).map_err(|fault| match fault {
+                    protobuf::Fault::NoPrefix | protobuf::Fault::Envelope(_) => {
+                        expected.unrecognized(&fault.to_string(), body)
+                    }
+                    _ => expected.unhandled(None, &fault.to_string()),
+                })?;
+            let json = serde_json::to_vec(&value).map_err(ApiError::internal)?;
+            Ok(Text { json: Cow::Owned(json), yaml: false, issues: Vec::new() })
         }
         other => Err(faults::unsupported_media_type(other)),
     }

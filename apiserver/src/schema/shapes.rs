@@ -110,6 +110,11 @@ impl Types {
         self.objects.get(index as usize)
     }
 
+    /// All types, by name.
+    pub fn objects(&self) -> impl Iterator<Item = (&str, &Object)> {
+        self.objects.iter().map(|object| (&*object.name, object))
+    }
+
     /// The type of a served kind.
     pub fn of(&self, kind: &kinds::KindDef) -> Option<&Object> {
         self.kind(&kind.resource.api_version(), kind.resource.kind())
