@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 pub use reader::LogOptions;
 pub use writer::{LogWriter, Progress};
 
-/// Which containers write logs now, and where the files of all of them are.
+/// Which runs of containers wrote logs last, and where the files of all of them are.
 pub struct Logs {
     root: PathBuf,
     limits: Limits,
-    live: Mutex<HashMap<(Box<str>, Box<str>), Arc<LogWriter>>>,
+    latest: Mutex<HashMap<(Box<str>, Box<str>), Arc<LogWriter>>>,
 }
 
 /// The bounds of one container's logs; the defaults are the kubelet's.
@@ -44,7 +44,7 @@ pub fn pod_directory(namespace: &str, name: &str, uid: &str) -> String {
 impl Logs {
     /// `root` holds one directory per pod.
     pub fn new(root: PathBuf, limits: Limits) -> Self {
-        Logs { root, limits, live: Mutex::default() }
+        Logs { root, limits, latest: Mutex::default() }
     }
 
     pub fn root(&self) -> &Path {
@@ -58,24 +58,14 @@ impl Logs {
 
     /// A sink for one run. The file appears with the first output, so silent containers cost no file.
     pub fn open(&self, pod: &str, uid: &str, container: &str, restart: u32) -> Arc<LogWriter> {
-        let writer = Arc::new(LogWriter::new(self.path(pod, container, restart), self.limits));
-        self.live.lock().insert((uid.into(), container.into()), writer.clone());
+        let writer = Arc::new(LogWriter::new(self.path(pod, container, restart), restart, self.limits));
+        self.latest.lock().insert((uid.into(), container.into()), writer.clone());
         writer
     }
 
-    /// The sink that a running container writes to.
-    pub fn live(&self, uid: &str, container: &str) -> Option<Arc<LogWriter>> {
-        self.live.lock().get(&(uid.into(), container.into())).cloned()
-    }
-
-    /// Ends one run's log: followers end when they have read it all.
-    pub fn close(&self, uid: &str, container: &str, writer: &Arc<LogWriter>) {
-        writer.close();
-        let mut live = self.live.lock();
-        let key = (uid.into(), container.into());
-        if live.get(&key).is_some_and(|current| Arc::ptr_eq(current, writer)) {
-            live.remove(&key);
-        }
+    /// The sink of the container's latest run since the node started; it may be closed.
+    pub fn latest(&self, uid: &str, container: &str) -> Option<Arc<LogWriter>> {
+        self.latest.lock().get(&(uid.into(), container.into())).cloned()
     }
 
     /// Removes files of runs before the one before `restart`: only the last two can be asked for.
@@ -92,7 +82,8 @@ impl Logs {
         }
     }
 
-    pub fn remove_pod(&self, pod: &str) -> io::Result<()> {
+    pub fn remove_pod(&self, pod: &str, uid: &str) -> io::Result<()> {
+        self.latest.lock().retain(|(owner, _), _| **owner != *uid);
         match std::fs::remove_dir_all(self.root.join(pod)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -23,6 +23,7 @@ pub struct Progress {
 
 pub struct LogWriter {
     path: PathBuf,
+    restart: u32,
     limits: Limits,
     inner: Mutex<Inner>,
     progress: watch::Sender<Progress>,
@@ -46,12 +47,17 @@ struct Budget {
 }
 
 impl LogWriter {
-    pub(super) fn new(path: PathBuf, limits: Limits) -> Self {
-        LogWriter { path, limits, inner: Mutex::default(), progress: watch::Sender::new(Progress::default()) }
+    pub(super) fn new(path: PathBuf, restart: u32, limits: Limits) -> Self {
+        LogWriter { path, restart, limits, inner: Mutex::default(), progress: watch::Sender::new(Progress::default()) }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which run of the container this is.
+    pub fn restart(&self) -> u32 {
+        self.restart
     }
 
     pub fn follow(&self) -> watch::Receiver<Progress> {
@@ -216,7 +222,7 @@ mod tests {
 
     fn writer(limits: Limits) -> (tempfile::TempDir, LogWriter) {
         let dir = tempfile::tempdir().unwrap();
-        let writer = LogWriter::new(dir.path().join("c").join("0.log"), limits);
+        let writer = LogWriter::new(dir.path().join("c").join("0.log"), 0, limits);
         (dir, writer)
     }
 

@@ -11,6 +11,7 @@ pub mod expansion;
 mod hooks;
 pub mod images;
 mod operations;
+pub mod orphans;
 pub mod plan;
 pub mod service_env;
 pub mod sources;
@@ -18,6 +19,8 @@ pub mod spec;
 mod start;
 pub mod state;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 mod worker;
 
 use std::collections::HashMap;

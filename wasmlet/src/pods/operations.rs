@@ -26,7 +26,7 @@ use crate::volumes::PodVolumes;
 pub enum Done {
     SetUp(Result<Prepared, SetUpFailure>),
     Started { index: usize, result: Result<Box<Started>, Failed> },
-    Ended { index: usize, run: u64, terminated: Terminated, log: Arc<LogWriter> },
+    Ended { index: usize, run: u64, terminated: Terminated },
     Stopped,
     Probed { index: usize, run: u64, kind: Kind, outcome: Outcome },
     VolumesChanged,
@@ -192,7 +192,7 @@ pub async fn wait(watched: Watched) -> Done {
         finished_at: Some(exit.finished_at),
         id,
     };
-    Done::Ended { index, run, terminated, log }
+    Done::Ended { index, run, terminated }
 }
 
 /// Upstream's bounds on a termination message.
@@ -285,7 +285,7 @@ pub async fn remove(context: Arc<Context>, object: Arc<Object>) -> Done {
 pub fn remove_logs(context: &Context, object: &Object) {
     let head = &object.head;
     let directory = pod_directory(&head.namespace, &head.name, &head.uid);
-    if let Err(error) = context.logs.remove_pod(&directory) {
+    if let Err(error) = context.logs.remove_pod(&directory, &head.uid) {
         tracing::warn!(pod = %object.key(), %error, "removing logs");
     }
 }

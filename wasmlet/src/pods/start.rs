@@ -107,7 +107,7 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
     let container = match order.runtime.start(spec).await {
         Ok(container) => container,
         Err(error) => {
-            context.logs.close(&head.uid, &name, &log);
+            log.close();
             return Err(Failed::new(error.reason(), error));
         }
     };

@@ -27,7 +27,6 @@ use super::spec::Spec;
 use super::start::{self, Order};
 use super::state::{Failure, PodState, Run, Running, Sandbox, grace};
 use super::status::{self, Given};
-use crate::logs::LogWriter;
 use crate::network::PodNetwork;
 use crate::runtime::{Container, Runtime};
 use crate::volumes::PodVolumes;
@@ -406,7 +405,7 @@ impl Worker {
             Done::SetUp(Err(failure)) => self.set_up_failed(failure),
             Done::Started { index, result: Ok(started) } => self.started(index, *started),
             Done::Started { index, result: Err(failed) } => self.start_failed(index, failed),
-            Done::Ended { index, run, terminated, log } => self.ended(index, run, terminated, &log),
+            Done::Ended { index, run, terminated } => self.ended(index, run, terminated),
             Done::Stopped => {}
             Done::Probed { index, run, kind, outcome } => self.probed(index, run, kind, outcome),
             Done::VolumesChanged => {
@@ -548,7 +547,7 @@ impl Worker {
         self.events().container(&field, EventType::Warning, "Failed", format!("Error: {}", failed.message));
     }
 
-    fn ended(&mut self, index: usize, run: u64, terminated: super::state::Terminated, log: &Arc<LogWriter>) {
+    fn ended(&mut self, index: usize, run: u64, terminated: super::state::Terminated) {
         if self.live.get(&index).is_none_or(|live| live.run != run) {
             return;
         }
@@ -556,7 +555,6 @@ impl Worker {
         let uid = &self.object.head.uid;
         let name = &self.spec.containers[index].name;
         self.context.running.remove(uid, name);
-        self.context.logs.close(uid, name, log);
         self.state.containers[index].ended(terminated);
         self.status_dirty = true;
     }
@@ -610,7 +608,7 @@ impl Worker {
         }
         self.status_dirty = false;
         let runtime =
-            self.runtime.as_ref().or(self.context.runtimes.first()).map_or("wasmtime", |r| r.name());
+            self.runtime.as_ref().or(self.context.runtimes.first()).map_or("", |r| r.name());
         status::refresh_conditions(&self.spec, &mut self.state, &self.given, Timestamp::now());
         let status = status::compose(&self.spec, &self.state, &self.given, runtime);
         let mut hasher = DefaultHasher::new();

@@ -1,0 +1,365 @@
+//! One wasmlet from start to end: machine, runtime, node, network, pods, server.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::events::{EventRecorder, EventType};
+use coracle_client::informer::{Informer, InformerScope, Informers};
+use coracle_client::{Client, Resource};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::images::{self, ImageStore, StoreError};
+use crate::logs::Logs;
+use crate::network::{self, Cidr, CidrError, Mode, Network, NetworkError};
+use crate::node::machine::Machine;
+use crate::node::status::Facts;
+use crate::node::Reporter;
+use crate::options::{Options, RuntimeKind};
+use crate::pods::Pods;
+use crate::pods::context::{Context, Ledger, NodeFacts};
+use crate::pods::images::{AnyImage, Images};
+use crate::pods::orphans;
+use crate::pods::sources::Sources;
+use crate::runtime::Runtime;
+use crate::runtime::fake::FakeRuntime;
+use crate::runtime::wasm::{self, Demand, EngineError, WasmRuntime};
+use crate::server::{self, ServingIdentity, Site, TlsError};
+use crate::volumes::Volumes;
+
+/// Who the node is to those that call it.
+pub struct Identity {
+    /// A new one counts for new connections.
+    pub serving: watch::Receiver<ServingIdentity>,
+    /// Who signed the certificates of those that may call, PEM.
+    pub client_ca: String,
+}
+
+/// The node is ready for pods.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub name: String,
+    /// Where the node's server listens.
+    pub server: SocketAddr,
+    pub pod_cidr: String,
+    pub pods_max: u64,
+    /// What keeps the node from holding more pods, if the machine does.
+    pub limited_by: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("node directory {path}: {source}")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("images: {0}")]
+    Images(#[from] StoreError),
+    #[error("Wasm runtime: {0}")]
+    Engine(#[from] EngineError),
+    #[error("listen on {address}: {source}")]
+    Listen { address: std::net::IpAddr, source: std::io::Error },
+    #[error("the node's pod range: {0}")]
+    Cidr(#[from] CidrError),
+    #[error("pod network: {0}")]
+    Network(#[from] NetworkError),
+    #[error("node server: {0}")]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What a node that is not told otherwise would like to hold.
+const DEMAND: Demand = Demand { instances_max: 10_000, requests_max: 1_000 };
+/// How long the end may take beyond the guests' own two seconds.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// Where a node with this data directory keeps its images; `coracle image` opens the same store.
+pub fn images_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join("images")
+}
+
+/// Runs the node until the shutdown. `ready` is called once, when the API says that the node is Ready.
+pub async fn run(
+    options: Options,
+    client: Client,
+    identity: Identity,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(Ready) + Send,
+) -> Result<(), Error> {
+    // Everything this node starts ends with it, also when it ends by an error.
+    let life = shutdown.child_token();
+    let _end = life.clone().drop_guard();
+    let directories = Directories::make(&options.data_dir)?;
+    let listener = server::listen(options.address, options.port)
+        .await
+        .map_err(|source| Error::Listen { address: options.address, source })?;
+    let server_address =
+        listener.local_addr().map_err(|source| Error::Listen { address: options.address, source })?;
+    let engine = build_runtime(&options, &directories).await?;
+    let machine = {
+        let data = options.data_dir.clone();
+        tokio::task::spawn_blocking(move || Machine::probe(&data)).await?
+    };
+    let facts = Facts {
+        name: options.node_name.clone(),
+        address: options.address.to_string(),
+        port: server_address.port(),
+        machine,
+        pods_max: options.max_pods.map_or(engine.pods_max, |max| engine.pods_max.min(u64::from(max))),
+        runtimes: vec![engine.runtime.name().to_owned()],
+        runtime_version: engine.version.clone(),
+        labels: options.labels.clone(),
+        taints: options.taints.clone(),
+    };
+    let reporter = Reporter::new(
+        client.clone(),
+        options.heartbeat,
+        options.data_dir.clone(),
+        engine.images.clone(),
+        facts,
+    );
+    let informers = Informers::new(client.clone(), life.clone());
+    let node = tokio::select! {
+        node = reporter.register() => node,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let own = informers.scoped(Resource::of::<Node>(), scope(format!("metadata.name={}", options.node_name)));
+    let recorder = EventRecorder::new(client.clone(), "kubelet", Some(&options.node_name));
+    recorder.event_for(node_reference(&options.node_name), EventType::Normal, "Starting", "Starting kubelet.");
+    reporter.set_not_ready(Some("the node has no podCIDR yet".into()));
+    let beating = tokio::spawn(reporter.clone().run(node, own.clone(), life.clone()));
+
+    let cidr = tokio::select! {
+        cidr = pod_cidr(&own, &options.node_name) => cidr?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let network = Network::new(network::Options {
+        mode: if options.rootless { Mode::Rootless(cidr) } else { Mode::AnyIp(cidr) },
+        resolver: options.resolver.clone(),
+        balancer: options.balancer.clone(),
+        reachable_loopback: options.reachable_loopback.clone(),
+    })
+    .await
+    .inspect_err(|error| reporter.set_not_ready(Some(error.to_string())))?;
+    reporter.limit_pods(network.pods_max());
+    let facts = reporter.facts();
+
+    let sources = Arc::new(Sources::new(client.clone(), life.clone()));
+    let context = Arc::new(Context {
+        client: client.clone(),
+        recorder: recorder.clone(),
+        runtimes: vec![engine.runtime],
+        images: engine.images,
+        network: Arc::new(network),
+        volumes: Volumes { sources, disk: directories.volumes.clone(), memory: directories.memory.clone() },
+        logs: Arc::new(Logs::new(directories.pods.clone(), options.log_limits)),
+        services: informers.of::<Service>(),
+        node: NodeFacts {
+            name: options.node_name.clone(),
+            host_ip: options.address,
+            cluster_domain: options.cluster_domain.clone(),
+            allocatable: facts.capacity(),
+            labels: facts.all_labels(),
+            messages: directories.messages.clone(),
+        },
+        ledger: Ledger::new(facts.amounts()),
+        running: Default::default(),
+        shutdown: life.clone(),
+    });
+    let informer =
+        informers.scoped(Resource::of::<Pod>(), scope(format!("spec.nodeName={}", options.node_name)));
+    let pods = Pods::new(context.clone());
+    tokio::select! {
+        () = informer.synced() => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    // Before any pod starts: what is left of pods that are gone must not be taken for theirs.
+    orphans::remove(&informer, &directories.all()).await;
+    pods.follow(&informer);
+    reporter.set_not_ready(None);
+    report_ready(&reporter, &life).await;
+    recorder.event_for(
+        node_reference(&options.node_name),
+        EventType::Normal,
+        "NodeReady",
+        format!("Node {} status is now: NodeReady", options.node_name),
+    );
+    ready(Ready {
+        name: options.node_name.clone(),
+        server: server_address,
+        pod_cidr: cidr.to_string(),
+        pods_max: facts.pods_max,
+        limited_by: engine.limited_by,
+    });
+
+    let site = Arc::new(Site { context, pods: informer, rates: Default::default() });
+    let served = server::serve(listener, identity.serving, identity.client_ca, site, life.clone()).await;
+    life.cancel();
+    if tokio::time::timeout(END_MAX, pods.ended()).await.is_err() {
+        tracing::warn!("some pods did not end in time");
+    }
+    beating.await?;
+    Ok(served?)
+}
+
+async fn report_ready(reporter: &Reporter, life: &CancellationToken) {
+    let mut pause = Duration::from_millis(50);
+    while let Err(error) = reporter.report_now().await {
+        tracing::warn!(%error, "writing the node's status failed");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = life.cancelled() => return,
+        }
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+fn scope(field_selector: String) -> InformerScope {
+    InformerScope { field_selector: Some(field_selector), ..InformerScope::default() }
+}
+
+/// Upstream's events about nodes carry the name as the uid.
+fn node_reference(name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(name.into()),
+        uid: Some(name.into()),
+        ..ObjectReference::default()
+    }
+}
+
+/// The range that node IPAM gave us: there already, or with a change of the node.
+async fn pod_cidr(own: &Informer, name: &str) -> Result<Cidr, CidrError> {
+    #[derive(serde::Deserialize)]
+    struct View {
+        #[serde(default)]
+        spec: SpecView,
+    }
+    #[derive(serde::Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct SpecView {
+        pod_cidr: Option<String>,
+        #[serde(rename = "podCIDR")]
+        pod_range: Option<String>,
+    }
+    let (changed, mut changes) = watch::channel(());
+    own.on_change(move |_| {
+        changed.send_replace(());
+    });
+    loop {
+        changes.borrow_and_update();
+        let view = own.get("", name).and_then(|object| object.decode::<View>().ok());
+        if let Some(range) = view.and_then(|view| view.spec.pod_range.or(view.spec.pod_cidr)) {
+            return range.parse();
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+struct Engine {
+    runtime: Arc<dyn Runtime>,
+    images: Arc<dyn Images>,
+    version: String,
+    pods_max: u64,
+    limited_by: Option<String>,
+}
+
+async fn build_runtime(options: &Options, directories: &Directories) -> Result<Engine, Error> {
+    if options.runtime == RuntimeKind::Fake {
+        return Ok(Engine {
+            runtime: Arc::new(FakeRuntime),
+            images: Arc::new(AnyImage),
+            version: "fake://1".into(),
+            pods_max: u64::from(DEMAND.instances_max),
+            limited_by: None,
+        });
+    }
+    let images = directories.images.clone();
+    let threads = options.guest_threads;
+    let demand = Demand { instances_max: options.max_pods.unwrap_or(DEMAND.instances_max), ..DEMAND };
+    let store_options = images::store::Options { plain_http_registries: options.plain_http_registries.clone() };
+    tokio::task::spawn_blocking(move || {
+        let store = ImageStore::open_with(&images, store_options)?;
+        let runtime = WasmRuntime::new(wasm::Options {
+            demand,
+            worker_threads: threads,
+            cache: store.compiled().clone(),
+        })?;
+        let capacity = runtime.capacity().clone();
+        Ok(Engine {
+            version: format!("{}://{}", runtime.name(), wasm::VERSION),
+            pods_max: u64::from(capacity.instances_max),
+            limited_by: capacity.limited_by,
+            runtime: Arc::new(runtime),
+            images: Arc::new(store),
+        })
+    })
+    .await?
+}
+
+/// Where the node keeps what.
+struct Directories {
+    images: PathBuf,
+    /// One directory per pod: its containers' logs.
+    pods: PathBuf,
+    volumes: PathBuf,
+    messages: PathBuf,
+    memory: Option<PathBuf>,
+}
+
+impl Directories {
+    fn make(data: &Path) -> Result<Self, Error> {
+        let directories = Directories {
+            images: images_directory(data),
+            pods: data.join("pods"),
+            volumes: data.join("volumes"),
+            messages: data.join("messages"),
+            memory: memory_directory(data),
+        };
+        for path in [&directories.images, &directories.pods, &directories.volumes, &directories.messages] {
+            std::fs::create_dir_all(path)
+                .and_then(|()| {
+                    // Secrets and users' data: for this node only.
+                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+                })
+                .map_err(|source| Error::Directory { path: path.clone(), source })?;
+        }
+        Ok(directories)
+    }
+
+    fn all(&self) -> orphans::Places {
+        orphans::Places {
+            logs: self.pods.clone(),
+            by_uid: [Some(&self.volumes), Some(&self.messages), self.memory.as_ref()]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+/// A directory of this data directory's own on the machine's memory file system; None where there is none.
+fn memory_directory(data: &Path) -> Option<PathBuf> {
+    use sha2::Digest;
+    const TMPFS: i64 = 0x0102_1994;
+    let root = Path::new("/dev/shm");
+    let is_memory = nix::sys::statfs::statfs(root).is_ok_and(|fs| fs.filesystem_type().0 as i64 == TMPFS);
+    let real = data.canonicalize().ok()?;
+    let digest = sha2::Sha256::digest(real.as_os_str().as_encoded_bytes());
+    let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let path = root.join(format!("coracle-{short}"));
+    let made = is_memory
+        && std::fs::create_dir_all(&path).is_ok()
+        && std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).is_ok();
+    made.then_some(path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The node's HTTPS server: container logs, statistics, pods, health; for the apiserver and administrators only.
+
+mod container_logs;
+mod stats;
+mod tls;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use coracle_client::informer::Informer;
+use http::{Request, StatusCode, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::pods::context::Context;
+pub use tls::TlsError;
+use tls::{Acceptor, Peer};
+
+/// The certificate the node serves with, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServingIdentity {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// Connections at once; a follower of a log holds one.
+const CONNECTIONS_MAX: usize = 1024;
+/// The port that kubelets have.
+pub const PORT: u16 = 10250;
+const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What the server answers from.
+pub struct Site {
+    pub context: Arc<Context>,
+    pub pods: Informer,
+    pub rates: stats::Rates,
+}
+
+/// Listens on the preferred port; on another when that is taken (several nodes on one machine).
+pub async fn listen(address: std::net::IpAddr, preferred: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::new(address, preferred)).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && preferred != 0 => {
+            TcpListener::bind(SocketAddr::new(address, 0)).await
+        }
+        other => other,
+    }
+}
+
+/// Serves until the shutdown. A new identity counts for new connections.
+pub async fn serve(
+    listener: TcpListener,
+    mut serving: watch::Receiver<ServingIdentity>,
+    client_ca: String,
+    site: Arc<Site>,
+    shutdown: CancellationToken,
+) -> Result<(), TlsError> {
+    let router = router(site);
+    let mut acceptor = tls::acceptor(&serving.borrow_and_update(), &client_ca)?;
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut renewable = true;
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            changed = serving.changed(), if renewable => {
+                renewable = changed.is_ok();
+                match tls::acceptor(&serving.borrow_and_update(), &client_ca) {
+                    Ok(fresh) => acceptor = fresh,
+                    Err(error) => tracing::error!(%error, "the new serving certificate is unusable, the old one stays"),
+                }
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+                let work = connection(stream, acceptor.clone(), router.clone());
+                let shutdown = shutdown.clone();
+                tokio::spawn(async move {
+                    let _slot = slot;
+                    tokio::select! {
+                        () = work => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors: the connections there are must end first.
+                tracing::warn!(%error, "accepting a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
+    let _ = stream.set_nodelay(true);
+    let (stream, peer) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+        Err(_) => return tracing::debug!("TLS handshake timed out"),
+    };
+    let peer = Arc::new(peer);
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (router, peer) = (router.clone(), peer.clone());
+        async move {
+            let response: Result<Response, Infallible> = if peer.may_enter() {
+                router.oneshot(request.map(Body::new)).await
+            } else {
+                Ok(forbidden(&peer, &request))
+            };
+            response
+        }
+    });
+    if let Err(error) = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "connection");
+    }
+}
+
+fn forbidden<B>(peer: &Peer, request: &Request<B>) -> Response {
+    let verb = match *request.method() {
+        http::Method::GET | http::Method::HEAD => "get",
+        http::Method::DELETE => "delete",
+        http::Method::PUT => "update",
+        _ => "create",
+    };
+    let text = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource=proxy)", peer.user);
+    (StatusCode::FORBIDDEN, text).into_response()
+}
+
+fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/pods", get(pods))
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs::serve))
+        .route("/stats/summary", get(stats::summary))
+        .route("/metrics", get(stats::metrics))
+        .route("/exec/{*rest}", any(|| streaming("exec")))
+        .route("/attach/{*rest}", any(|| streaming("attach")))
+        .route("/run/{*rest}", any(|| streaming("run")))
+        .route("/portForward/{*rest}", any(|| streaming("port-forward")))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found") })
+        .with_state(site)
+}
+
+async fn streaming(what: &'static str) -> Response {
+    let text = format!("{what} is not supported by this node: its containers are Wasm guests without processes or terminals");
+    (StatusCode::NOT_IMPLEMENTED, text).into_response()
+}
+
+/// The node's pods as it knows them.
+async fn pods(State(site): State<Arc<Site>>) -> Response {
+    let mut body = Vec::from(&br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#[..]);
+    for (index, object) in site.pods.list().iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(&object.json);
+    }
+    body.extend_from_slice(b"]}");
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests;

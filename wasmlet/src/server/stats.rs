@@ -1,0 +1,180 @@
+//! `/stats/summary` and `/metrics`: what the node and its containers use, measured.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::Site;
+use crate::node::machine::{Available, meminfo};
+use crate::pods::status::time;
+use crate::runtime::Stats;
+
+/// The last reading of each container's CPU time, for rates between readings.
+#[derive(Default)]
+pub struct Rates {
+    last: Mutex<HashMap<(String, String), Reading>>,
+}
+
+#[derive(Clone, Copy)]
+struct Reading {
+    at: Timestamp,
+    cpu_nanos: u64,
+    rate: u64,
+}
+
+impl Rates {
+    /// Nanocores since the reading before; readings closer than a second keep the older rate.
+    fn take(&self, key: (String, String), cpu_nanos: u64, now: Timestamp) -> u64 {
+        let mut last = self.last.lock();
+        let known = last.get(&key).copied();
+        let Some(before) = known.filter(|before| before.cpu_nanos <= cpu_nanos) else {
+            last.insert(key, Reading { at: now, cpu_nanos, rate: 0 });
+            return 0;
+        };
+        let elapsed = now.duration_since(before.at).as_nanos();
+        if elapsed < 1_000_000_000 {
+            return before.rate;
+        }
+        let used = i128::from(cpu_nanos - before.cpu_nanos) * 1_000_000_000;
+        let rate = u64::try_from(used / elapsed).unwrap_or(u64::MAX);
+        last.insert(key, Reading { at: now, cpu_nanos, rate });
+        rate
+    }
+
+    fn retain(&self, live: impl Fn(&str) -> bool) {
+        self.last.lock().retain(|(uid, _), _| uid.is_empty() || live(uid));
+    }
+}
+
+fn cpu(site: &Site, key: (&str, &str), nanos: u64, now: Timestamp) -> Value {
+    let rate = site.rates.take((key.0.to_owned(), key.1.to_owned()), nanos, now);
+    json!({"time": time(now), "usageNanoCores": rate, "usageCoreNanoSeconds": nanos})
+}
+
+fn memory(bytes: u64, now: Timestamp) -> Value {
+    json!({"time": time(now), "usageBytes": bytes, "workingSetBytes": bytes, "rssBytes": bytes})
+}
+
+pub async fn summary(State(site): State<Arc<Site>>) -> Response {
+    let now = Timestamp::now();
+    let context = &site.context;
+    let pods = site.pods.list();
+    site.rates.retain(|uid| pods.iter().any(|pod| *pod.head.uid == *uid));
+    let mut pod_stats = Vec::with_capacity(pods.len());
+    for pod in &pods {
+        let containers = context.running.of_pod(&pod.head.uid);
+        if containers.is_empty() {
+            continue;
+        }
+        let used: Vec<(Box<str>, Stats)> =
+            containers.into_iter().map(|(name, container)| (name, container.stats())).collect();
+        let total_cpu = used.iter().map(|(_, s)| s.cpu_nanos).sum();
+        let total_memory = used.iter().map(|(_, s)| s.memory_bytes).sum();
+        let containers: Vec<Value> = used
+            .iter()
+            .map(|(name, stats)| {
+                json!({
+                    "name": name,
+                    "cpu": cpu(&site, (&pod.head.uid, name), stats.cpu_nanos, now),
+                    "memory": memory(stats.memory_bytes, now),
+                })
+            })
+            .collect();
+        pod_stats.push(json!({
+            "podRef": {"name": &*pod.head.name, "namespace": &*pod.head.namespace, "uid": &*pod.head.uid},
+            "containers": containers,
+            "cpu": cpu(&site, (&pod.head.uid, ""), total_cpu, now),
+            "memory": memory(total_memory, now),
+        }));
+    }
+    let available = Available::probe(context.logs.root());
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo(&text, "MemTotal").unwrap_or(0);
+    let used = total.saturating_sub(available.memory_bytes);
+    let answer = json!({
+        "node": {
+            "nodeName": context.node.name,
+            "cpu": cpu(&site, ("", "node"), machine_cpu_nanos(), now),
+            "memory": {
+                "time": time(now),
+                "availableBytes": available.memory_bytes,
+                "usageBytes": used,
+                "workingSetBytes": used,
+            },
+            "fs": {
+                "time": time(now),
+                "availableBytes": available.disk_bytes,
+                "capacityBytes": available.disk_total_bytes,
+                "usedBytes": available.disk_total_bytes.saturating_sub(available.disk_bytes),
+                "inodesFree": available.inodes,
+                "inodes": available.inodes_total,
+            },
+        },
+        "pods": pod_stats,
+    });
+    ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
+}
+
+/// Busy time of all CPUs since boot, from /proc/stat (in hundredths of a second).
+fn machine_cpu_nanos() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    busy_ticks(&text) * 10_000_000
+}
+
+fn busy_ticks(stat: &str) -> u64 {
+    let Some(line) = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")) else { return 0 };
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal
+    fields.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4)).map(|(_, ticks)| ticks).sum()
+}
+
+pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
+    let mut out = String::new();
+    let pods = site.pods.list();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    };
+    let running = pods.iter().filter(|pod| !site.context.running.of_pod(&pod.head.uid).is_empty()).count();
+    gauge("kubelet_desired_pods", "Pods bound to this node.", pods.len() as u64);
+    gauge("kubelet_running_pods", "Pods with a running container.", running as u64);
+    gauge("kubelet_running_containers", "Containers that run.", site.context.running.len() as u64);
+    let resident = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(bytes) = meminfo(&resident, "VmRSS") {
+        gauge("process_resident_memory_bytes", "Resident memory of the process.", bytes);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    #[test]
+    fn rates_are_between_readings() {
+        let rates = Rates::default();
+        let key = || ("u".to_owned(), "c".to_owned());
+        let start = Timestamp::from_second(1_000_000).unwrap();
+        let mut got = Vec::new();
+        for (seconds, cpu) in [(0, 0), (10, 5_000_000_000), (10, 5_000_000_000), (20, 6_000_000_000), (30, 0)] {
+            got.push(rates.take(key(), cpu, start + SignedDuration::from_secs(seconds)));
+        }
+        assert_eq!(got, [0, 500_000_000, 500_000_000, 100_000_000, 0]);
+        rates.retain(|_| false);
+        assert!(rates.last.lock().is_empty());
+    }
+
+    #[test]
+    fn idle_time_is_not_busy() {
+        assert_eq!(busy_ticks("cpu  10 1 5 1000 50 2 3 4 0 0\ncpu0 1"), 25);
+        assert_eq!(busy_ticks(""), 0);
+    }
+}
