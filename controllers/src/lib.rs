@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod manager;
 
+mod certificates;
 mod deployment;
 mod endpoints;
 mod gc;
@@ -16,6 +17,7 @@ mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod replicaset;
+mod root_ca;
 mod service_account;
 
 mod context;
@@ -26,6 +28,7 @@ mod resources;
 #[cfg(test)]
 mod testing;
 
+pub use certificates::signer::Signer;
 pub use namespace::defaults::ensure as ensure_default_namespaces;
 
 /// How the controllers run. The defaults are kube-controller-manager's.
@@ -71,6 +74,10 @@ pub struct Options {
     #[arg(long, default_value = "8760h", value_parser = duration)]
     pub cluster_signing_duration: Duration,
 
+    /// The CA itself, handed in by the process that holds it; wins over the files
+    #[arg(skip)]
+    pub signer: Option<Signer>,
+
     /// Objects of one controller worked on at a time
     #[arg(long, default_value_t = 5)]
     pub concurrent_syncs: usize,
@@ -89,6 +96,7 @@ impl Default for Options {
             cluster_signing_cert_file: None,
             cluster_signing_key_file: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),
+            signer: None,
             concurrent_syncs: 5,
         }
     }
@@ -168,6 +176,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("the signing CA: {0}")]
+    Signer(#[source] certificates::signer::SignerError),
 }
 
 /// Runs every controller until `shutdown`; behind leader election where the options say so.

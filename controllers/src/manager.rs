@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::context::Context;
-use crate::{Error, Options, namespace, node_ipam};
+use crate::{Error, Options, certificates, namespace, node_ipam};
 
 /// One controller: its name, and what runs it until the context's shutdown.
 pub struct Controller {
@@ -30,6 +30,7 @@ pub fn controllers() -> Vec<Controller> {
     let all = list! {
         "namespace-controller" => crate::namespace::run,
         "serviceaccount-controller" => crate::service_account::run,
+        "root-ca-certificate-publisher-controller" => crate::root_ca::run,
         "garbage-collector-controller" => crate::gc::run,
         "deployment-controller" => crate::deployment::run,
         "replicaset-controller" => crate::replicaset::run,
@@ -39,6 +40,9 @@ pub fn controllers() -> Vec<Controller> {
         "taint-eviction-controller" => crate::node_lifecycle::eviction::run,
         "pod-garbage-collector-controller" => crate::node_lifecycle::pod_gc::run,
         "node-ipam-controller" => crate::node_ipam::run,
+        "certificatesigningrequest-approving-controller" => crate::certificates::approver::run,
+        "certificatesigningrequest-signing-controller" => crate::certificates::signer::run,
+        "certificatesigningrequest-cleaner-controller" => crate::certificates::cleaner::run,
     };
     let mut names = HashSet::new();
     for controller in &all {
@@ -47,10 +51,17 @@ pub fn controllers() -> Vec<Controller> {
     all
 }
 
-pub(crate) async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn run(
+    mut options: Options,
+    client: Client,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     node_ipam::check(&options).map_err(Error::ClusterCidr)?;
+    if options.signer.is_none() {
+        options.signer = certificates::signer::Signer::from_files(&options)?;
+    }
     // The lease itself lives in kube-system.
-    namespace::defaults::ensure(&client, &shutdown).await;
+    namespace::defaults::insist(&client, &shutdown).await;
     let options = Arc::new(options);
     let leader_elect = options.leader_elect;
     let lead = |term: CancellationToken| all(options.clone(), client.clone(), term);
@@ -69,13 +80,7 @@ async fn all(options: Arc<Options>, client: Client, term: CancellationToken) {
     let informers = Informers::new(client.clone(), term.clone());
     let mut running = JoinSet::new();
     for controller in controllers() {
-        let context = Context {
-            name: controller.name,
-            client: client.clone(),
-            informers: informers.clone(),
-            options: options.clone(),
-            shutdown: term.clone(),
-        };
+        let context = Context::new(client.clone(), informers.clone(), options.clone(), term.clone());
         let term = term.clone();
         running.spawn(async move {
             loop {

@@ -12,8 +12,8 @@ const DEFAULT: &str = "default";
 pub async fn run(context: Context) {
     let controller = Controller {
         client: context.client.clone(),
-        namespaces: context.informers.of::<Namespace>(),
-        accounts: context.informers.of::<ServiceAccount>(),
+        namespaces: context.of::<Namespace>(),
+        accounts: context.of::<ServiceAccount>(),
     };
     let queue = WorkQueue::new();
     let namespaces = queue.clone();
@@ -81,7 +81,7 @@ mod tests {
     async fn every_active_namespace_has_its_account_and_keeps_it() {
         let cluster = Cluster::new();
         let client = &cluster.context.client;
-        defaults::ensure(client, &cluster.context.shutdown).await;
+        defaults::ensure(client).await.unwrap();
         cluster.start(|c| Box::pin(super::run(c)));
         defaults::create(client, "ns").await.unwrap();
         let five = |f: &coracle_client::fake::Fake| f.list::<ServiceAccount>("").len() == 5;

@@ -30,23 +30,18 @@ impl Cluster {
         let fake = Fake::new();
         let shutdown = CancellationToken::new();
         let client = fake.client("test");
-        let context = Context {
-            name: "test",
-            informers: Informers::new(client.clone(), shutdown.clone()),
-            client,
-            options: Arc::new(options),
-            shutdown: shutdown.clone(),
-        };
+        let informers = Informers::new(client.clone(), shutdown.clone());
+        let context = Context::new(client, informers, Arc::new(options), shutdown.clone());
         Self { fake, context, _end: shutdown.drop_guard() }
     }
 
     pub fn start(&self, run: fn(Context) -> BoxFuture<'static, ()>) {
-        tokio::spawn(run(self.context.clone()));
+        tokio::spawn(run(self.context.fresh()));
     }
 
     /// Binds every pod to `node`, makes it run, takes it away when it is deleted. `ready`: by name.
     pub fn kubelet(&self, node: &'static str, ready: fn(&Pod) -> bool) {
-        let pods = self.context.informers.of::<Pod>();
+        let pods = self.context.of::<Pod>();
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         pods.on_change(move |change| {
             if let Some(pod) = &change.new {

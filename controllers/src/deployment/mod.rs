@@ -26,9 +26,9 @@ use sets::{REVISION, Sets, Wanted, name, replicas};
 pub async fn run(context: Context) {
     let controller = Controller {
         client: context.client.clone(),
-        deployments: context.informers.of::<Deployment>(),
-        sets: context.informers.of::<ReplicaSet>(),
-        pods: context.informers.of::<Pod>(),
+        deployments: context.of::<Deployment>(),
+        sets: context.of::<ReplicaSet>(),
+        pods: context.of::<Pod>(),
         events: context.recorder("deployment-controller"),
     };
     let queue = WorkQueue::new();

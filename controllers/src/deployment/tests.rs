@@ -89,7 +89,7 @@ async fn a_rolling_update_holds_its_bounds_at_every_instant() {
     });
     set_image(&cluster, "v2").await;
     cluster.until("8 of v2", |f| rolled_out(f, 8) && f.list::<Pod>("ns").len() == 8).await;
-    let pods = cluster.context.informers.of::<Pod>();
+    let pods = cluster.context.of::<Pod>();
     cluster.settle().await;
     assert!(pods.list().iter().all(|o| image(o) == "v2"));
     let (least, most) = *bounds.lock();
@@ -114,8 +114,7 @@ async fn going_back_reuses_the_old_set_with_a_new_revision_and_history_is_bounde
         set_image(&cluster, version).await;
         cluster
             .until(version, |f| {
-                rolled_out(f, 2)
-                    && cluster.context.informers.of::<Pod>().list().iter().all(|o| image(o) == version)
+                rolled_out(f, 2) && cluster.context.of::<Pod>().list().iter().all(|o| image(o) == version)
             })
             .await;
     }
@@ -123,7 +122,7 @@ async fn going_back_reuses_the_old_set_with_a_new_revision_and_history_is_bounde
     set_image(&cluster, "v4").await;
     cluster
         .until("back", |f| {
-            rolled_out(f, 2) && cluster.context.informers.of::<Pod>().list().iter().all(|o| image(o) == "v4")
+            rolled_out(f, 2) && cluster.context.of::<Pod>().list().iter().all(|o| image(o) == "v4")
         })
         .await;
     let sets = cluster.fake.list::<ReplicaSet>("ns");
@@ -142,7 +141,7 @@ async fn a_broken_version_stops_the_rollout_and_times_out() {
     set_image(&cluster, "broken").await;
     cluster.until("3 old, 2 broken", |f| status(f).updated_replicas == Some(2)).await;
     cluster.settle().await;
-    let old = cluster.context.informers.of::<Pod>().list().iter().filter(|o| image(o) == "v1").count();
+    let old = cluster.context.of::<Pod>().list().iter().filter(|o| image(o) == "v1").count();
     assert_eq!(old, 3);
     assert_eq!(reason(&cluster.fake, AVAILABLE), "MinimumReplicasAvailable");
     set_image(&cluster, "v2").await;
@@ -165,7 +164,7 @@ async fn recreate_never_runs_two_versions() {
     set_image(&cluster, "v2").await;
     cluster
         .until("5 of v2", |f| {
-            rolled_out(f, 5) && cluster.context.informers.of::<Pod>().list().iter().all(|o| image(o) == "v2")
+            rolled_out(f, 5) && cluster.context.of::<Pod>().list().iter().all(|o| image(o) == "v2")
         })
         .await;
     assert!(!*mixed.lock());
@@ -180,11 +179,11 @@ async fn paused_scales_but_does_not_roll() {
     cluster.until("5 of v1", |f| status(f).available_replicas == Some(5)).await;
     cluster.settle().await;
     assert_eq!(reason(&cluster.fake, PROGRESSING), "DeploymentPaused");
-    assert!(cluster.context.informers.of::<Pod>().list().iter().all(|o| image(o) == "v1"));
+    assert!(cluster.context.of::<Pod>().list().iter().all(|o| image(o) == "v1"));
     patch(&cluster, json!({"spec": {"paused": false}})).await;
     cluster
         .until("5 of v2", |f| {
-            rolled_out(f, 5) && cluster.context.informers.of::<Pod>().list().iter().all(|o| image(o) == "v2")
+            rolled_out(f, 5) && cluster.context.of::<Pod>().list().iter().all(|o| image(o) == "v2")
         })
         .await;
 }

@@ -24,12 +24,12 @@ pub async fn run(context: Context) {
     let queue = WorkQueue::new();
     let controller = Controller {
         client: context.client.clone(),
-        services: context.informers.of::<Service>(),
-        pods: context.informers.of::<Pod>(),
-        endpoints: context.informers.of::<Endpoints>(),
+        services: context.of::<Service>(),
+        pods: context.of::<Pod>(),
+        endpoints: context.of::<Endpoints>(),
         events: context.recorder("endpoint-controller"),
     };
-    super::watch(&context.informers, &queue);
+    super::watch(&context, &queue);
     let touched = queue.clone();
     // Deleted ones come back, and what is left of services that went while nobody watched goes.
     controller.endpoints.on_change(move |change: &Change| {

@@ -8,7 +8,8 @@ mod own_writes;
 mod selection;
 mod slice_plan;
 
-use coracle_client::{Change, Informers, Key, WorkQueue};
+use crate::context::Context;
+use coracle_client::{Change, Key, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use std::sync::Arc;
 
@@ -18,16 +19,16 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Queues the services that a change of a service, a pod or a node's zone concerns.
-fn watch(informers: &Informers, queue: &WorkQueue<Key>) {
+fn watch(context: &Context, queue: &WorkQueue<Key>) {
     let selections = Arc::new(Selections::default());
-    let services = informers.of::<Service>();
+    let services = context.of::<Service>();
     let (known, added) = (selections.clone(), queue.clone());
     services.on_change(move |change: &Change| {
         known.observe(change);
         added.add(change.key());
     });
     let (known, added) = (selections, queue.clone());
-    informers.of::<Pod>().on_change(move |change: &Change| {
+    context.of::<Pod>().on_change(move |change: &Change| {
         if let (Some(old), Some(new)) = (&change.old, &change.new)
             && old.head.labels != new.head.labels
         {
@@ -36,7 +37,7 @@ fn watch(informers: &Informers, queue: &WorkQueue<Key>) {
         known.selecting(&change.object().head).into_iter().for_each(|key| added.add(key));
     });
     let added = queue.clone();
-    informers.of::<Node>().on_change(move |change: &Change| {
+    context.of::<Node>().on_change(move |change: &Change| {
         let zone = |o: &Option<Arc<coracle_client::Object>>| {
             o.as_ref().and_then(|o| o.head.label(ZONE).map(str::to_owned))
         };

@@ -18,15 +18,15 @@ pub async fn run(context: Context) {
     let queue = WorkQueue::new();
     let controller = Controller {
         client: context.client.clone(),
-        services: context.informers.of::<Service>(),
-        pods: context.informers.of::<Pod>(),
-        nodes: context.informers.of::<Node>(),
-        slices: context.informers.of::<EndpointSlice>(),
+        services: context.of::<Service>(),
+        pods: context.of::<Pod>(),
+        nodes: context.of::<Node>(),
+        slices: context.of::<EndpointSlice>(),
         events: context.recorder("endpoint-slice-controller"),
         own: OwnWrites::default(),
     };
     controller.slices.add_index(BY_SERVICE, |slice| service_of(slice).into_iter().collect());
-    super::watch(&context.informers, &queue);
+    super::watch(&context, &queue);
     let touched = queue.clone();
     controller.slices.on_change(move |change: &Change| {
         for slice in [&change.old, &change.new].into_iter().flatten() {

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use coracle_client::{Informer, Informers, Key, Object, Owner, Resource};
+use coracle_client::{Informer, Key, Object, Owner, Resource};
 use serde::Deserialize;
 
 use super::plan::FOREGROUND;
+use crate::context::Context;
 
 /// An object by its place.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -36,8 +37,8 @@ pub enum Target {
 }
 
 impl Graph {
-    pub fn new(informers: &Informers, resources: impl IntoIterator<Item = Resource>) -> Self {
-        Self { informers: resources.into_iter().map(|r| informers.of_resource(r)).collect() }
+    pub fn new(context: &Context, resources: impl IntoIterator<Item = Resource>) -> Self {
+        Self { informers: resources.into_iter().map(|r| context.of_resource(r)).collect() }
     }
 
     pub fn informers(&self) -> &[Informer] {

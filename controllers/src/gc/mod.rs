@@ -35,7 +35,7 @@ pub async fn run(context: Context) {
         served = resources::served(&context.client) => served,
         () = context.shutdown.cancelled() => return,
     };
-    let graph = Graph::new(&context.informers, served.into_iter().filter(|r| r.kind() != "Event"));
+    let graph = Graph::new(&context, served.into_iter().filter(|r| r.kind() != "Event"));
     // Only when every informer knows its objects can an owner be missed.
     if !context.synced().await {
         return;

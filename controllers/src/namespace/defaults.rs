@@ -13,18 +13,24 @@ pub const NAMES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-nod
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Creates those that are missing; tries until that has worked, or until `shutdown`.
-pub async fn ensure(client: &Client, shutdown: &CancellationToken) {
+/// Creates those that are missing.
+pub async fn ensure(client: &Client) -> Result<(), ApiError> {
     for name in NAMES {
-        let mut backoff = BACKOFF_MIN;
-        while let Err(error) = create(client, name).await {
-            warn!(namespace = name, %error, "creating the namespace failed, again in {backoff:?}");
-            tokio::select! {
-                () = tokio::time::sleep(backoff) => {}
-                () = shutdown.cancelled() => return,
-            }
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+        create(client, name).await?;
+    }
+    Ok(())
+}
+
+/// Tries until that has worked, or until `shutdown`.
+pub async fn insist(client: &Client, shutdown: &CancellationToken) {
+    let mut backoff = BACKOFF_MIN;
+    while let Err(error) = ensure(client).await {
+        warn!(%error, "creating the default namespaces failed, again in {backoff:?}");
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            () = shutdown.cancelled() => return,
         }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 

@@ -23,7 +23,7 @@ use plan::Content;
 const RECHECK: Duration = Duration::from_secs(5);
 
 pub async fn run(context: Context) {
-    let namespaces = context.informers.of::<Namespace>();
+    let namespaces = context.of::<Namespace>();
     let queue = WorkQueue::new();
     let added = queue.clone();
     namespaces.on_change(move |change: &Change| {
@@ -38,7 +38,7 @@ pub async fn run(context: Context) {
     };
     let resources: Vec<Resource> = resources.into_iter().filter(Resource::namespaced).collect();
     for resource in &resources {
-        watch_content(&context.informers.of_resource(resource.clone()), &namespaces, &queue);
+        watch_content(&context.of_resource(resource.clone()), &namespaces, &queue);
     }
     let controller = Controller { client: context.client.clone(), namespaces, resources: resources.into() };
     context.work(controller, queue).await;
@@ -192,7 +192,7 @@ mod tests {
     async fn a_deleted_namespace_is_emptied_pods_first_and_goes() {
         let cluster = Cluster::new();
         let client = &cluster.context.client;
-        defaults::ensure(client, &cluster.context.shutdown).await;
+        defaults::ensure(client).await.unwrap();
         assert_eq!(cluster.fake.list::<Namespace>("").len(), 4);
         cluster.start(|c| Box::pin(super::run(c)));
         cluster.kubelet("n1", |_| true);

@@ -43,7 +43,7 @@ pub async fn run(context: Context) {
     if pools.is_empty() {
         return;
     }
-    let nodes = context.informers.of::<Node>();
+    let nodes = context.of::<Node>();
     if !context.synced().await {
         return;
     }

@@ -19,8 +19,8 @@ use crate::pods;
 pub async fn run(context: Context) {
     let controller = Controller {
         client: context.client.clone(),
-        nodes: context.informers.of::<Node>(),
-        pods: context.informers.of::<Pod>(),
+        nodes: context.of::<Node>(),
+        pods: context.of::<Pod>(),
         events: context.recorder("taint-eviction-controller"),
         scheduled: Mutex::default(),
     };

@@ -36,9 +36,9 @@ pub async fn run(context: Context) {
     let leases = InformerScope { namespace: Some(LEASES.into()), ..InformerScope::default() };
     let controller = Controller {
         client: context.client.clone(),
-        nodes: context.informers.of::<Node>(),
-        pods: context.informers.of::<Pod>(),
-        leases: context.informers.scoped(Resource::of::<Lease>(), leases),
+        nodes: context.of::<Node>(),
+        pods: context.of::<Pod>(),
+        leases: context.scoped(Resource::of::<Lease>(), leases),
         events: context.recorder("node-controller"),
         grace: context.options.node_monitor_grace_period,
         rate: context.options.node_eviction_rate,

@@ -48,8 +48,8 @@ fn finished(pod: &Object) -> bool {
 pub async fn run(context: Context) {
     let controller = Controller {
         client: context.client.clone(),
-        nodes: context.informers.of::<Node>(),
-        pods: context.informers.of::<Pod>(),
+        nodes: context.of::<Node>(),
+        pods: context.of::<Pod>(),
         threshold: context.options.terminated_pod_gc_threshold,
     };
     pods::index(&controller.pods);

@@ -27,8 +27,8 @@ use plan::Plan;
 pub async fn run(context: Context) {
     let controller = Controller {
         client: context.client.clone(),
-        sets: context.informers.of::<ReplicaSet>(),
-        pods: context.informers.of::<v1::Pod>(),
+        sets: context.of::<ReplicaSet>(),
+        pods: context.of::<v1::Pod>(),
         events: context.recorder("replicaset-controller"),
         expectations: Arc::default(),
     };
