@@ -69,7 +69,8 @@ fn validate_address(address: &EndpointAddress, path: &Path<'_>, errors: &mut Err
     }
 }
 
-/// An address that traffic may be sent to: not this host's own, nor a whole group's.
+/// An address that traffic may be sent to: not a whole group's, nor one that means another on every host.
+/// Unlike upstream, loopback addresses pass: on rootless nodes pods live in 127.0.0.0/8.
 pub(super) fn endpoint_ip(text: &str, path: &Path<'_>, errors: &mut Errors) {
     let Ok(ip) = text.parse::<IpAddr>() else {
         return errors.check(path, text, validation::ip);
@@ -84,9 +85,6 @@ pub(super) fn endpoint_ip(text: &str, path: &Path<'_>, errors: &mut Errors) {
     };
     if ip.is_unspecified() {
         errors.invalid(path, text, "may not be unspecified (0.0.0.0 or ::)");
-    }
-    if ip.is_loopback() {
-        errors.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
     }
     if link_local {
         errors.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
@@ -157,9 +155,9 @@ mod tests {
                 "Invalid value: \"x\": must be a valid IP",
             ),
             (
-                one(json!({"ip": "127.0.0.1"})),
+                one(json!({"ip": "169.254.0.1"})),
                 "subsets[0].addresses[0].ip",
-                "Invalid value: \"127.0.0.1\": may not be in",
+                "Invalid value: \"169.254.0.1\": may not be in the link-local range (169.254.0.0/16, fe80::/10)",
             ),
             (
                 json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 0}]}]}),
@@ -172,7 +170,11 @@ mod tests {
                 "Required value",
             ),
         ]);
-        testing::valid::<Endpoints>(&[one(json!({"ip": "10.0.0.1"})), json!({})]);
+        testing::valid::<Endpoints>(&[
+            one(json!({"ip": "10.0.0.1"})),
+            one(json!({"ip": "127.1.0.5"})),
+            json!({}),
+        ]);
     }
 
     #[test]
