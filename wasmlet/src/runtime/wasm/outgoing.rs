@@ -117,6 +117,9 @@ async fn connect_one(pod: &PodNetwork, wanted: SocketAddr) -> Result<TcpStream, 
         AddressError::NotBindable | AddressError::Closed => Error::DestinationUnavailable,
     })?;
     let socket = TcpSocket::new_v4().map_err(Error::Connect)?;
+    // The port is chosen at connect, so that one may serve many destinations: a pod that makes a connection per request
+    // would run out of them within a minute's TIME_WAIT. Without the option it still works, for fewer.
+    let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true);
     socket.bind(pod.source_address(real)).map_err(Error::Connect)?;
     let stream = socket.connect(real).await.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,

@@ -248,3 +248,43 @@ async fn requests_during_a_stop_are_not_lost() {
     stopping.await.unwrap();
     assert_eq!(container.wait().await.code, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_with_prior_knowledge() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let node = Node::new().await;
+    let (spec, _) = node.spec(node.sample("hello-http"));
+    let address = at(&spec, 8080);
+    let container = node.start(spec).await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = http::Request::get(format!("http://{address}/healthz"))
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.version(), http::Version::HTTP_2);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok\n");
+    }
+    container.stop(Duration::from_secs(5)).await;
+    assert_eq!(container.wait().await.code, 0);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_want_one_module_compile_it_once() {
+    let node = std::sync::Arc::new(Node::new().await);
+    let image = node.sample("hello-http");
+    let all = (0..8).map(|_| {
+        let (node, image) = (node.clone(), image.clone());
+        tokio::spawn(async move { node.runtime.prepare(&image).await })
+    });
+    for prepared in futures::future::join_all(all).await {
+        prepared.unwrap().unwrap();
+    }
+    // One file of code, one of its checksum.
+    assert_eq!(std::fs::read_dir(node.dir.path().join("compiled")).unwrap().count(), 2);
+}
