@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
+use coracle_wasmlet::ServingIdentity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,16 +22,21 @@ pub struct Agent {
     /// Who signed the certificates of those that may talk to the wasmlet, PEM.
     pub client_ca: String,
     /// The wasmlet's serving certificate; a new one counts for new connections.
-    pub serving: watch::Receiver<Pair>,
+    pub serving: watch::Receiver<ServingIdentity>,
     pub client: Client,
     pub proxy_client: Client,
     pub pod_cidr: Cidr,
     pub service_cidr: Cidr,
 }
 
+/// A pair as the wasmlet takes it.
+pub fn serving_identity(pair: Pair) -> ServingIdentity {
+    ServingIdentity { certificate: pair.certificate, key: pair.key }
+}
+
 /// A certificate that does not change while the process runs.
-pub fn fixed(pair: Pair) -> watch::Receiver<Pair> {
-    watch::channel(pair).1
+pub fn fixed(pair: Pair) -> watch::Receiver<ServingIdentity> {
+    watch::channel(serving_identity(pair)).1
 }
 
 /// How the proxy of a node is set up.
@@ -59,5 +65,21 @@ impl Agent {
         self.start_wasmlet(running, shutdown);
     }
 
-    pub fn start_wasmlet(self, _running: &mut Components, _shutdown: &CancellationToken) {}
+    pub fn start_wasmlet(self, running: &mut Components, shutdown: &CancellationToken) {
+        let mut options = coracle_wasmlet::Options::new(self.name, self.data);
+        options.address = self.address;
+        options.rootless = self.rootless;
+        if self.rootless {
+            let networks = [self.pod_cidr, self.service_cidr];
+            options.reachable_loopback = networks
+                .into_iter()
+                .filter_map(|c| coracle_wasmlet::network::Cidr::new(c.network, c.prefix))
+                .collect();
+        }
+        let identity = coracle_wasmlet::Identity { serving: self.serving, client_ca: self.client_ca };
+        let (client, token) = (self.client, shutdown.clone());
+        running.spawn("wasmlet", async move {
+            coracle_wasmlet::run(options, client, identity, token, |ready| println!("Node {} ready", ready.name)).await
+        });
+    }
 }

@@ -155,7 +155,7 @@ fn networks(options: &ControlPlaneOptions, rootless: bool) -> (Cidr, Cidr) {
         prefix: 16,
     };
     (
-        options.pod_cidr.unwrap_or(first([10, 244, 0, 0].into(), [127, 244, 0, 0].into())),
+        options.pod_cidr.unwrap_or(first([10, 244, 0, 0].into(), [127, 64, 0, 0].into())),
         options.service_cidr.unwrap_or(first([10, 96, 0, 0].into(), [127, 96, 0, 0].into())),
     )
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use coracle_wasmlet::images::ImageStore;
+use coracle_wasmlet::images_directory;
 
 use crate::options::DataOptions;
 
@@ -56,11 +57,6 @@ impl Image {
             Command::Inspect { image } => inspect(&store, &image),
         }
     }
-}
-
-/// Where a node keeps its images.
-pub fn images_directory(data: &std::path::Path) -> PathBuf {
-    data.join("images")
 }
 
 fn import(store: &Arc<ImageStore>, file: &std::path::Path, tag: &str) -> anyhow::Result<()> {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::pki::{Pair, certificate_hash, write_private};
-use coracle_client::http::Https;
 use coracle_client::{Client, WatchOptions};
 use futures::StreamExt;
 use k8s_openapi::ByteString;
@@ -290,17 +289,6 @@ pub fn validity(certificate: &str) -> Option<(i64, i64)> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
     let parsed = pem.parse_x509().ok()?;
     Some((parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp()))
-}
-
-/// An HTTPS client with a node's own identity.
-pub fn node_client(
-    server: &http::Uri,
-    ca: &str,
-    pair: &Pair,
-    component: &str,
-) -> anyhow::Result<(Arc<Https>, Client)> {
-    let transport = Https::new(config(server, ca, Credential::Certificate(pair))?)?;
-    Ok((transport.clone(), Client::new(transport, component)))
 }
 
 #[cfg(test)]

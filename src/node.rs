@@ -11,7 +11,7 @@ use coracle_client::http::Https;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::Agent;
+use crate::agent::{self, Agent};
 use crate::data_directory::DataDirectory;
 use crate::join::{self, CLIENT_SIGNER, Credential, SERVING_SIGNER, Token, Wanted};
 use crate::options::{DataOptions, NetworkOptions, NodeOptions};
@@ -59,7 +59,7 @@ impl Node {
             pair = join::request_certificate(&client, &wanted) => pair.context("getting a serving certificate")?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let (serving_sender, serving) = watch::channel(serving);
+        let (serving_sender, serving) = watch::channel(agent::serving_identity(serving));
 
         let components = CancellationToken::new();
         let mut running = Components::default();

@@ -34,7 +34,7 @@ pub struct ControlPlaneOptions {
     /// The network that Services get their addresses from [default: 10.96.0.0/16; rootless 127.96.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
     pub service_cidr: Option<Cidr>,
-    /// The network that nodes get their pods' addresses from [default: 10.244.0.0/16; rootless 127.244.0.0/16]
+    /// The network that nodes get their pods' addresses from [default: 10.244.0.0/16; rootless 127.64.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
     pub pod_cidr: Option<Cidr>,
     /// How long a node may be silent before it counts as lost

@@ -36,6 +36,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     init_logging(level)?;
+    raise_open_files();
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
@@ -51,6 +52,17 @@ where
     // Blocking work (a compilation, say) must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     result
+}
+
+/// Pods hold sockets and logs: as many files as the system lets this process open.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the limit of open files could not be raised");
+    }
 }
 
 fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {

@@ -8,10 +8,12 @@ use std::time::Duration;
 use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
 use coracle_client::http::Https;
+use coracle_wasmlet::ServingIdentity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::agent::serving_identity;
 use crate::join::{self, CLIENT_SIGNER, Credential, SERVING_SIGNER, Wanted};
 
 /// After a failed renewal, and at least this often at all.
@@ -27,7 +29,7 @@ pub struct Rotation {
     pub transport: Arc<Https>,
     pub client: Client,
     pub client_certificate: Pair,
-    pub serving: watch::Sender<Pair>,
+    pub serving: watch::Sender<ServingIdentity>,
 }
 
 impl Rotation {
@@ -64,7 +66,7 @@ impl Rotation {
         if serving_due <= now {
             let wanted = Wanted { signer: SERVING_SIGNER, node: &self.node, addresses: &self.addresses };
             let pair = join::request_certificate(&self.client, &wanted).await?;
-            self.serving.send_replace(pair);
+            self.serving.send_replace(serving_identity(pair));
             info!("renewed the node's serving certificate");
         }
         Ok(())
