@@ -8,11 +8,12 @@ use coracle_client::{ApiError, Object, Resource};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::admission::service_addresses::{self, ServiceAddresses};
 use crate::admission::{self, Plugin};
 use crate::authz::Authorizers;
 use crate::discovery::Discovery;
 use crate::field_error::Errors;
-use crate::kinds::{self, KindDef};
+use crate::kinds::{self, KindDef, ServiceAllocator};
 use crate::metrics::Metrics;
 use crate::object::ApiObject;
 use crate::storage::{self, Store};
@@ -28,6 +29,8 @@ pub struct Options {
     pub token_issuer: Option<Arc<dyn TokenIssuer>>,
     /// Answers access reviews. None: everything is allowed.
     pub authorizer: Option<Authorizers>,
+    /// The range of cluster addresses; kubeadm's where nothing is said.
+    pub service_cidr: Option<String>,
     /// Plug-ins that run after the built-in ones.
     pub admission: Vec<Arc<dyn Plugin>>,
 }
@@ -35,6 +38,8 @@ pub struct Options {
 /// Why the API cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    ServiceCidr(#[from] kinds::RangeError),
     #[error("loading the store: {0}")]
     Load(#[source] storage::Error),
     #[error("the kind {0} is listed twice")]
@@ -113,10 +118,15 @@ impl Api {
         let discovery = Discovery::new(&defs);
         let stored = defs.iter().filter(|def| def.alias.is_none());
         let cache = Arc::new(WatchCache::new(stored.map(|def| def.resource.clone())));
+        let cidr = options.service_cidr.as_deref().unwrap_or(service_addresses::DEFAULT_CIDR);
+        let addresses = ServiceAddresses::new(ServiceAllocator::new(cidr)?);
+        let mut admission = admission::all();
+        admission.push(Arc::new(addresses));
+        admission.extend(options.admission.iter().cloned());
         let mut api = Self {
             cache: cache.clone(),
             store: store.clone(),
-            admission: admission::all().into_iter().chain(options.admission.iter().cloned()).collect(),
+            admission,
             options,
             metrics: Metrics::default(),
             discovery,

@@ -253,5 +253,5 @@ async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Re
     if path == "/metrics" {
         return Ok(response::text(200, api.metrics.encode(api)?));
     }
-    api.discovery.answer(api, path, &request.headers)
+    api.discovery.answer(path, &request.headers)
 }

@@ -1,16 +1,32 @@
 //! Admission: what may still change or refuse a write, one plug-in per file, in order.
 
+mod certificate_requester;
+mod default_tolerations;
+mod namespace_lifecycle;
+mod priority;
+mod runtime_class;
+mod service_account;
+pub mod service_addresses;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_client::ApiError;
 
+use crate::field_error::Errors;
 use crate::object::ApiObject;
 use crate::verbs::Call;
 
 /// Every built-in plug-in, in upstream's order.
 pub fn all() -> Vec<Arc<dyn Plugin>> {
-    vec![]
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(service_account::ServiceAccount),
+        Arc::new(default_tolerations::DefaultTolerationSeconds),
+        Arc::new(priority::Priority),
+        Arc::new(runtime_class::RuntimeClass),
+        Arc::new(certificate_requester::CertificateRequester),
+    ]
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +58,19 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Takes for the object, which is valid by now, what exists only once (addresses, ports), and writes it in. What
+    /// the write does not confirm is given back when the reservation is dropped.
+    fn reserve(
+        &self,
+        _attributes: &Attributes<'_>,
+        _object: &mut dyn ApiObject,
+    ) -> Result<Option<Box<dyn Reserved>>, Errors> {
+        Ok(None)
+    }
+
+    /// The object is gone from the store.
+    fn removed(&self, _object: &dyn ApiObject) {}
+
     /// Runs when nothing changes the object any more.
     async fn validate(
         &self,
@@ -49,6 +78,42 @@ pub trait Plugin: Send + Sync + 'static {
         _object: Option<&dyn ApiObject>,
     ) -> Result<(), ApiError> {
         Ok(())
+    }
+}
+
+/// Something taken for a write that is not yet done.
+pub trait Reserved: Send {
+    /// The write went through.
+    fn confirm(self: Box<Self>);
+}
+
+/// What all plug-ins took for one write.
+#[derive(Default)]
+pub struct Reservations(Vec<Box<dyn Reserved>>);
+
+impl Reservations {
+    pub fn confirm(self) {
+        self.0.into_iter().for_each(|taken| taken.confirm());
+    }
+}
+
+pub fn reserve(
+    call: &Call,
+    operation: Operation,
+    object: &mut dyn ApiObject,
+    old: Option<&dyn ApiObject>,
+) -> Result<Reservations, Errors> {
+    let attributes = Attributes { call, operation, old };
+    let mut taken = Reservations::default();
+    for plugin in &call.api.admission {
+        taken.0.extend(plugin.reserve(&attributes, object)?);
+    }
+    Ok(taken)
+}
+
+pub fn removed(call: &Call, object: &dyn ApiObject) {
+    for plugin in &call.api.admission {
+        plugin.removed(object);
     }
 }
 

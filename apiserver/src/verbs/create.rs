@@ -80,9 +80,12 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
     let mut errors = Errors::default();
     metadata::validate(def, object.meta(), &mut errors);
     (def.validate)(&*object, &mut errors);
+    (def.validate_create)(&*object, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));
     }
+    let invalid = |errors: Errors| ApiError::invalid(call.kind.resource(), &name, errors.into_causes());
+    let reservations = admission::reserve(call, Operation::Create, &mut *object, None).map_err(invalid)?;
     admission::validate(call, Operation::Create, Some(&*object), None).await?;
     let key = key_of(call.namespace.as_deref(), &name);
     let encoded = encode(&mut *object)?;
@@ -90,7 +93,10 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
         return Ok(call.kind.cache.get(&key).is_none().then(|| Answer::created(encoded)));
     }
     match call.put(&key, Expected::Absent, encoded).await? {
-        Committed::Written(json) => Ok(Some(Answer::created(json))),
+        Committed::Written(json) => {
+            reservations.confirm();
+            Ok(Some(Answer::created(json)))
+        }
         Committed::Conflict => Ok(None),
     }
 }

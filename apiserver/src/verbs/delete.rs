@@ -156,7 +156,10 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
         }
         Fate::Marked => call.put(&key, Expected::Revision(revision), encoded).await?,
         _ => match call.write(&key, Expected::Revision(revision), storage::Operation::Delete).await? {
-            Ok(revision) => Committed::Written(with_revision(&encoded, revision)),
+            Ok(revision) => {
+                admission::removed(call, &*typed);
+                Committed::Written(with_revision(&encoded, revision))
+            }
             Err(_) => Committed::Conflict,
         },
     };

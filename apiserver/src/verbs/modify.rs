@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::commit::{Committed, encode};
 use super::{Answer, Call, metadata};
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, Reservations};
 use crate::field_error::Errors;
 use crate::kinds::KindDef;
 use crate::object::ApiObject;
@@ -76,7 +76,7 @@ async fn attempt(
     }
     metadata::inherit(new.meta_mut(), old.meta());
     if part == Part::Whole {
-        return write(call, current, new, revision, pinned).await;
+        return write(call, current, new, revision, pinned, Reservations::default()).await;
     }
     let mut new = confine(call, part, new, old)?;
     (def.set_defaults)(&mut *new);
@@ -97,11 +97,13 @@ async fn attempt(
         (def.validate)(&*new, &mut errors);
         (def.validate_update)(&*new, old, &mut errors);
     }
+    let invalid = |errors: Errors| ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes());
     if !errors.is_empty() {
-        return Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()));
+        return Err(invalid(errors));
     }
+    let taken = admission::reserve(call, Operation::Update, &mut *new, Some(old)).map_err(invalid)?;
     admission::validate(call, Operation::Update, Some(&*new), Some(old)).await?;
-    write(call, current, new, revision, pinned).await
+    write(call, current, new, revision, pinned, taken).await
 }
 
 async fn write(
@@ -110,6 +112,7 @@ async fn write(
     mut new: Box<dyn ApiObject>,
     revision: u64,
     pinned: Option<u64>,
+    taken: Reservations,
 ) -> Result<Option<Answer>, ApiError> {
     let deletes = gone(&call.kind.def, &*new);
     let encoded = encode(&mut *new)?;
@@ -120,14 +123,20 @@ async fn write(
     let (key, expected) = (call.key(), Expected::Revision(revision));
     let committed = if deletes {
         match call.write(&key, expected, storage::Operation::Delete).await? {
-            Ok(revision) => Committed::Written(with_revision(&encoded, revision)),
+            Ok(revision) => {
+                admission::removed(call, &*current.typed);
+                Committed::Written(with_revision(&encoded, revision))
+            }
             Err(_) => Committed::Conflict,
         }
     } else {
         call.put(&key, expected, encoded).await?
     };
     match committed {
-        Committed::Written(json) => Ok(Some(Answer::ok(json))),
+        Committed::Written(json) => {
+            taken.confirm();
+            Ok(Some(Answer::ok(json)))
+        }
         Committed::Conflict if pinned.is_some() => {
             Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED))
         }

@@ -12,14 +12,14 @@ use coracle_apiserver::storage::embedded::{self, Embedded};
 use futures::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub struct Server {
     pub api: Arc<Api>,
     shutdown: CancellationToken,
-    pub directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Drop for Server {
@@ -38,6 +38,16 @@ pub struct Reply {
 impl Reply {
     pub fn message(&self) -> &str {
         self.json["message"].as_str().unwrap_or_default()
+    }
+
+    pub fn name(&self) -> &str {
+        self.json["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// The names of a list's items.
+    pub fn names(&self) -> Vec<&str> {
+        let items = self.json["items"].as_array().unwrap();
+        items.iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect()
     }
 
     pub fn reason(&self) -> &str {
@@ -66,7 +76,14 @@ impl Server {
             Arc::new(Embedded::open(directory.path(), embedded::Options::default()).unwrap());
         let shutdown = CancellationToken::new();
         let api = Api::start(store, options, shutdown.clone()).await.unwrap();
-        Self { api, shutdown, directory }
+        let server = Self { api, shutdown, _directory: directory };
+        for name in ["default", "kube-system"] {
+            let body = json!({"metadata": {"name": name}});
+            server.post("/api/v1/namespaces", body).await.expect(201);
+        }
+        let body = json!({"metadata": {"name": "default"}});
+        server.post("/api/v1/namespaces/default/serviceaccounts", body).await.expect(201);
+        server
     }
 
     pub async fn raw(

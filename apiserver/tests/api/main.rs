@@ -1,4 +1,10 @@
 //! The API through its router, over an embedded store: what upstream's clients rely on.
 
+mod deletion;
 mod first;
+mod forms;
 mod harness;
+mod lists;
+mod subresources;
+mod watches;
+mod writes;
