@@ -10,6 +10,7 @@ use crate::table;
 
 impl BuiltIn for ServiceAccount {
     const SINGULAR: &'static str = "serviceaccount";
+    const RETURNS_DELETED: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["sa"];
     const SUBRESOURCES: &'static [&'static str] = &["token"];
 

@@ -20,6 +20,7 @@ use crate::field_error::{Errors, Path};
 
 impl BuiltIn for Pod {
     const SINGULAR: &'static str = "pod";
+    const RETURNS_DELETED: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["po"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
