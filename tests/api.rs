@@ -16,6 +16,16 @@ fn namespace(api: &Https, name: &str) -> String {
     format!("/api/v1/namespaces/{name}")
 }
 
+/// One whose default service account is there, without which it takes no pods.
+fn namespace_for_pods(api: &Https, name: &str) -> String {
+    let base = namespace(api, name);
+    eventually("the default service account", || {
+        let response = api.get(&format!("{base}/serviceaccounts/default"));
+        if response.status == 200 { Ok(()) } else { Err(response.text()) }
+    });
+    base
+}
+
 fn map(name: &str, data: Value) -> String {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}).to_string()
 }
@@ -166,9 +176,10 @@ fn a_watch_tells_what_happened_since_a_version() {
         "{maps}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
     );
     let events = watched(&api, &bookmarks);
-    let last = events.last().unwrap();
-    assert_eq!(last["type"], "BOOKMARK");
-    assert_eq!(last["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let ended = events
+        .iter()
+        .find(|event| event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true");
+    assert_eq!(ended.unwrap_or_else(|| panic!("{events:?}"))["type"], "BOOKMARK");
     let tables = api.request(
         "GET",
         &format!("{maps}?watch=1&resourceVersion={start}{all}"),
@@ -183,7 +194,7 @@ fn a_watch_tells_what_happened_since_a_version() {
 #[test]
 fn the_three_patches_do_what_they_are_for() {
     let api = shared();
-    let base = namespace(&api, "patches");
+    let base = namespace_for_pods(&api, "patches");
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "1", "b": "2"}},
         "spec": {"nodeName": "nowhere", "containers": [{"name": "one", "image": "i:1"}, {"name": "two", "image": "i:1"}]}});
     made(api.post(&format!("{base}/pods"), pod.to_string()));
@@ -295,7 +306,7 @@ fn owners_take_their_dependents_along() {
 #[test]
 fn a_namespace_goes_with_all_it_holds() {
     let api = shared();
-    let base = namespace(&api, "doomed");
+    let base = namespace_for_pods(&api, "doomed");
     made(api.post(&format!("{base}/configmaps"), map("m", json!({}))));
     eventually("the default service account", || {
         if api.get(&format!("{base}/serviceaccounts/default")).status == 200 {
@@ -390,7 +401,7 @@ fn media_types_are_taken_and_given() {
 #[test]
 fn pods_are_bound_once_and_evicted_gracefully() {
     let api = shared();
-    let base = namespace(&api, "bindings");
+    let base = namespace_for_pods(&api, "bindings");
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
         "schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]}});
     made(api.post(&format!("{base}/pods"), pod.to_string()));

@@ -5,7 +5,7 @@ mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use harness::{Https, repository, shared};
+use harness::{Https, eventually, repository, shared};
 use serde_json::Value;
 
 /// Resources that are asked and answered, never kept: they have nothing to round-trip.
@@ -138,8 +138,11 @@ fn every_kind_has_a_manifest_and_comes_back_as_it_was_sent() {
         if columns == 0 || columns != cells {
             differing.push(format!("{file}: a Table of {columns} columns and {cells} cells"));
         }
-        let current = api.get(&one).json();
-        let written = api.put(&one, &current);
+        // Controllers may write in between, so a conflict is tried again.
+        let written = eventually(&one, || {
+            let written = api.put(&one, &api.get(&one).json());
+            if written.status == 409 { Err(written.text()) } else { Ok(written) }
+        });
         if written.status != 200 {
             differing.push(format!("{file}: written back: {} {}", written.status, written.text()));
         }
