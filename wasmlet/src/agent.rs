@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::images::{self, ImageStore, StoreError};
 use crate::logs::Logs;
 use crate::network::{self, Cidr, CidrError, Mode, Network, NetworkError};
+use crate::node::Reporter;
 use crate::node::machine::Machine;
 use crate::node::status::Facts;
-use crate::node::Reporter;
 use crate::options::{Options, RuntimeKind};
 use crate::pods::Pods;
 use crate::pods::context::{Context, Ledger, NodeFacts};
@@ -128,7 +128,12 @@ pub async fn run(
     };
     let own = informers.scoped(Resource::of::<Node>(), scope(format!("metadata.name={}", options.node_name)));
     let recorder = EventRecorder::new(client.clone(), "kubelet", Some(&options.node_name));
-    recorder.event_for(node_reference(&options.node_name), EventType::Normal, "Starting", "Starting kubelet.");
+    recorder.event_for(
+        node_reference(&options.node_name),
+        EventType::Normal,
+        "Starting",
+        "Starting kubelet.",
+    );
     reporter.set_not_ready(Some("the node has no podCIDR yet".into()));
     let beating = tokio::spawn(reporter.clone().run(node, own.clone(), life.clone()));
 
@@ -283,7 +288,8 @@ async fn build_runtime(options: &Options, directories: &Directories) -> Result<E
     let images = directories.images.clone();
     let threads = options.guest_threads;
     let demand = Demand { instances_max: options.max_pods.unwrap_or(DEMAND.instances_max), ..DEMAND };
-    let store_options = images::store::Options { plain_http_registries: options.plain_http_registries.clone() };
+    let store_options =
+        images::store::Options { plain_http_registries: options.plain_http_registries.clone() };
     tokio::task::spawn_blocking(move || {
         let store = ImageStore::open_with(&images, store_options)?;
         let runtime = WasmRuntime::new(wasm::Options {
@@ -347,10 +353,10 @@ impl Directories {
 
 /// A directory of this data directory's own on the machine's memory file system; None where there is none.
 fn memory_directory(data: &Path) -> Option<PathBuf> {
+    use nix::sys::statfs::TMPFS_MAGIC;
     use sha2::Digest;
-    const TMPFS: i64 = 0x0102_1994;
     let root = Path::new("/dev/shm");
-    let is_memory = nix::sys::statfs::statfs(root).is_ok_and(|fs| fs.filesystem_type().0 as i64 == TMPFS);
+    let is_memory = nix::sys::statfs::statfs(root).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);
     let real = data.canonicalize().ok()?;
     let digest = sha2::Sha256::digest(real.as_os_str().as_encoded_bytes());
     let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

@@ -117,7 +117,8 @@ impl Reporter {
         }
         let present: Node = self.client.get("", &name).await?;
         let labels = present.metadata.labels.clone().unwrap_or_default();
-        let missing = wanted.metadata.labels.iter().flatten().any(|(key, value)| labels.get(key) != Some(value));
+        let missing =
+            wanted.metadata.labels.iter().flatten().any(|(key, value)| labels.get(key) != Some(value));
         if !missing {
             return Ok(present);
         }
@@ -177,7 +178,8 @@ impl Reporter {
         let mut hasher = DefaultHasher::new();
         hasher.write(compose(&facts, &fresh, &images, Timestamp::UNIX_EPOCH).to_string().as_bytes());
         let hash = hasher.finish();
-        let due = written.is_none_or(|(known, at)| known != hash || at.elapsed() >= self.heartbeat.status_every);
+        let due =
+            written.is_none_or(|(known, at)| known != hash || at.elapsed() >= self.heartbeat.status_every);
         if !due {
             return Ok(());
         }

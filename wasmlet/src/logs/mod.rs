@@ -18,8 +18,11 @@ pub use writer::{LogWriter, Progress};
 pub struct Logs {
     root: PathBuf,
     limits: Limits,
-    latest: Mutex<HashMap<(Box<str>, Box<str>), Arc<LogWriter>>>,
+    latest: Mutex<HashMap<Owner, Arc<LogWriter>>>,
 }
+
+/// A pod's uid and a container's name.
+type Owner = (Box<str>, Box<str>);
 
 /// The bounds of one container's logs; the defaults are the kubelet's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,7 +48,13 @@ struct Budget {
 
 impl LogWriter {
     pub(super) fn new(path: PathBuf, restart: u32, limits: Limits) -> Self {
-        LogWriter { path, restart, limits, inner: Mutex::default(), progress: watch::Sender::new(Progress::default()) }
+        LogWriter {
+            path,
+            restart,
+            limits,
+            inner: Mutex::default(),
+            progress: watch::Sender::new(Progress::default()),
+        }
     }
 
     pub fn path(&self) -> &Path {

@@ -70,7 +70,8 @@ impl Facts {
     }
 
     pub fn capacity(&self) -> BTreeMap<String, Wire> {
-        let bytes = |value: u64| Quantity::from_bytes(i64::try_from(value & !1023).unwrap_or(i64::MAX)).to_wire();
+        let bytes =
+            |value: u64| Quantity::from_bytes(i64::try_from(value & !1023).unwrap_or(i64::MAX)).to_wire();
         let count = |value: u64| Quantity::from_units(i64::try_from(value).unwrap_or(i64::MAX)).to_wire();
         [
             ("cpu", count(u64::from(self.machine.cpus))),
@@ -273,7 +274,11 @@ mod tests {
             ("plenty", plenty, None),
             ("memory", Available { memory_bytes: 50 << 20, ..plenty }, Some("MemoryPressure")),
             ("disk", Available { disk_bytes: 1 << 30, ..plenty }, Some("DiskPressure")),
-            ("a tenth of a small disk", Available { disk_bytes: 1 << 30, disk_total_bytes: 8 << 30, ..plenty }, None),
+            (
+                "a tenth of a small disk",
+                Available { disk_bytes: 1 << 30, disk_total_bytes: 8 << 30, ..plenty },
+                None,
+            ),
             ("inodes", Available { inodes: 50, ..plenty }, Some("DiskPressure")),
             ("no inodes counted", Available { inodes: 0, inodes_total: 0, ..plenty }, None),
             ("pids", Available { pids: 10, ..plenty }, Some("PIDPressure")),

@@ -79,10 +79,13 @@ impl Ledger {
     }
 }
 
+/// A pod's uid and a container's name.
+type Owner = (Box<str>, Box<str>);
+
 /// The containers that run now, for statistics: by pod uid and container name.
 #[derive(Default)]
 pub struct RunningContainers {
-    map: Mutex<BTreeMap<(Box<str>, Box<str>), Arc<dyn Container>>>,
+    map: Mutex<BTreeMap<Owner, Arc<dyn Container>>>,
 }
 
 impl RunningContainers {

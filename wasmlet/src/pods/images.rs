@@ -74,7 +74,9 @@ impl Images for Arc<ImageStore> {
         for secret in secrets {
             match auth::for_image(&secret.json, secret.legacy, &parsed) {
                 Ok(found) => logins.extend(found),
-                Err(error) => tracing::warn!(image = reference, %error, "an image pull secret is passed over"),
+                Err(error) => {
+                    tracing::warn!(image = reference, %error, "an image pull secret is passed over")
+                }
             }
         }
         let begun = Instant::now();

@@ -1,8 +1,10 @@
 //! The worker's operations: futures that do one thing for the pod and report how it went. IO.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::quantity::Quantity;
 use coracle_client::{ApiError, DeleteOptions, Object, PatchType};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -14,25 +16,42 @@ use super::downward::Fields;
 use super::events::{PodEvents, field_path};
 use super::hooks;
 use super::spec::Spec;
-use super::start::{Failed, Started, message_file};
+use super::start::{Failed, MessageSource, Started};
 use super::state::Terminated;
 use crate::logs::{LogWriter, pod_directory, reader};
 use crate::network::{PodNetwork, SearchList};
 use crate::probes::{Kind, Outcome};
 use crate::runtime::{Container, Exit, Runtime};
-use crate::volumes::PodVolumes;
+use crate::volumes::{PodVolumes, empty_dir};
 
 /// How an operation ended. `run` tells one run of a container from the next.
 pub enum Done {
     SetUp(Result<Prepared, SetUpFailure>),
-    Started { index: usize, result: Result<Box<Started>, Failed> },
-    Ended { index: usize, run: u64, terminated: Terminated },
+    Started {
+        index: usize,
+        result: Result<Box<Started>, Failed>,
+    },
+    Ended {
+        index: usize,
+        run: u64,
+        terminated: Terminated,
+    },
     Stopped,
-    Probed { index: usize, run: u64, kind: Kind, outcome: Outcome },
+    Probed {
+        index: usize,
+        run: u64,
+        kind: Kind,
+        outcome: Outcome,
+    },
     VolumesChanged,
     VolumesSynced(Box<PodVolumes>, Option<String>),
+    /// A volume is over its limit: what to say.
+    Exceeded(String),
     TornDown,
-    StatusWritten { hash: u64, result: Result<(), ApiError> },
+    StatusWritten {
+        hash: u64,
+        result: Result<(), ApiError>,
+    },
     Removed(Result<(), ApiError>),
 }
 
@@ -166,28 +185,25 @@ pub async fn tear_down(context: Arc<Context>, object: Arc<Object>) -> Done {
     Done::TornDown
 }
 
-/// What `wait` needs to tell how a container ended.
+/// What `wait` needs to tell how a container ended. Held as long as the container lives, so it is small.
 pub struct Watched {
-    pub context: Arc<Context>,
-    pub object: Arc<Object>,
     pub index: usize,
     pub run: u64,
     pub container: Arc<dyn Container>,
     pub id: Box<str>,
     pub log: Arc<LogWriter>,
+    pub message: MessageSource,
 }
 
 pub async fn wait(watched: Watched) -> Done {
     let exit = watched.container.wait().await;
-    let Watched { context, object, index, run, id, log, container } = watched;
-    drop(container);
+    let Watched { index, run, id, log, message, .. } = watched;
     log.close();
-    let message = termination_message(&context, &object, index, &exit, &log);
     let terminated = Terminated {
         exit_code: exit.code,
         signal: exit.signal,
         reason: exit.reason.as_str().into(),
-        message,
+        message: termination_message(&message, &exit, &log),
         started_at: Some(exit.started_at),
         finished_at: Some(exit.finished_at),
         id,
@@ -200,28 +216,39 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const MESSAGE_LOG_LINES: u64 = 80;
 const MESSAGE_LOG_BYTES_MAX: usize = 2048;
 
-fn termination_message(
-    context: &Context,
-    object: &Object,
-    index: usize,
-    exit: &Exit,
-    log: &LogWriter,
-) -> Option<String> {
-    let pod: Pod = object.decode().ok()?;
-    let spec = Spec::of(&pod);
-    let view = spec.container_of(&pod, index)?;
-    let file = message_file(context, &object.head.uid, &view.name, view.termination_message_path.as_deref());
-    let written = file.and_then(|path| std::fs::read(path).ok()).filter(|bytes| !bytes.is_empty());
-    let mut message = written
-        .map(|bytes| String::from_utf8_lossy(bytes.get(..MESSAGE_BYTES_MAX).unwrap_or(&bytes)).into_owned());
-    if message.is_none() {
-        message.clone_from(&exit.message);
+/// What the container wrote for it, else what the runtime says, else (if so wanted) the end of the log.
+fn termination_message(source: &MessageSource, exit: &Exit, log: &LogWriter) -> Option<String> {
+    let written = source.file.as_ref().and_then(|path| std::fs::read(path).ok());
+    if let Some(bytes) = written.filter(|bytes| !bytes.is_empty()) {
+        return Some(String::from_utf8_lossy(bytes.get(..MESSAGE_BYTES_MAX).unwrap_or(&bytes)).into_owned());
     }
-    let fallback = view.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-    if message.is_none() && fallback && exit.code != 0 {
-        message = reader::tail_text(log.path(), MESSAGE_LOG_LINES, MESSAGE_LOG_BYTES_MAX).ok();
+    if exit.message.is_some() {
+        return exit.message.clone();
     }
-    message.filter(|text| !text.is_empty())
+    if !source.fall_back_to_log || exit.code == 0 {
+        return None;
+    }
+    let tail = reader::tail_text(log.path(), MESSAGE_LOG_LINES, MESSAGE_LOG_BYTES_MAX).ok()?;
+    Some(tail).filter(|text| !text.is_empty())
+}
+
+/// Resolves when a volume holds more than its limit, with upstream's message.
+pub async fn exceeded(limits: Vec<(Box<str>, PathBuf, u64)>, every: Duration) -> Done {
+    loop {
+        tokio::time::sleep(every).await;
+        let measured = limits.clone();
+        let over = tokio::task::spawn_blocking(move || {
+            measured
+                .into_iter()
+                .find(|(_, path, limit)| empty_dir::usage(path).is_ok_and(|used| used > *limit))
+        });
+        if let Ok(Some((name, _, limit))) = over.await {
+            let limit = Quantity::from_bytes(i64::try_from(limit).unwrap_or(i64::MAX));
+            return Done::Exceeded(format!(
+                "Usage of EmptyDir volume \"{name}\" exceeds the limit \"{limit}\". "
+            ));
+        }
+    }
 }
 
 /// preStop, then the request to end; both within the grace.

@@ -1,6 +1,7 @@
 //! Starts one container: its image, its environment, its mounts, then the runtime. IO.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,9 +52,19 @@ pub struct Started {
     pub started_at: Timestamp,
     pub image: ImageFacts,
     pub log: Arc<LogWriter>,
+    pub message: MessageSource,
     pub probes: Vec<ProbeSpec>,
     /// The postStart hook failed: the container must end.
     pub hook_failure: Option<String>,
+}
+
+/// Where the termination message comes from when the container has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MessageSource {
+    /// What the container wrote for it, at a path of its own.
+    pub file: Option<PathBuf>,
+    /// `FallbackToLogsOnError`.
+    pub fall_back_to_log: bool,
 }
 
 /// Why it does not run: the waiting reason and its message.
@@ -87,9 +98,14 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
         let post_start =
             view.lifecycle.as_ref().and_then(|l| l.post_start.clone()).map(|h| (h, view.clone()));
         let shown = view.image.clone().unwrap_or_default();
-        Ok((spec, image, probes, post_start, shown, field))
+        let path = view.termination_message_path.as_deref();
+        let message = MessageSource {
+            file: message_file(&order.context, &order.object.head.uid, &view.name, path),
+            fall_back_to_log: view.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
+        };
+        Ok((spec, image, probes, post_start, shown, field, message))
     };
-    let (mut spec, image, probes, post_start, shown, field) = tokio::select! {
+    let (mut spec, image, probes, post_start, shown, field, message) = tokio::select! {
         prepared = preparation => prepared?,
         () = cancelled.cancelled() => return Err(Failed::new("ContainerCreating", "the pod is ending")),
     };
@@ -131,6 +147,7 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
         started_at,
         image: ImageFacts { image: shown, image_id: image_id(&image.reference, &image.digest) },
         log,
+        message,
         probes,
         hook_failure,
     })
@@ -333,12 +350,7 @@ fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> Option<Port> {
 const MESSAGE_PATH_DEFAULT: &str = "/dev/termination-log";
 
 /// Where a container's termination message is found afterwards, when the pod names a path of its own.
-pub fn message_file(
-    context: &Context,
-    uid: &str,
-    container: &str,
-    path: Option<&str>,
-) -> Option<std::path::PathBuf> {
+fn message_file(context: &Context, uid: &str, container: &str, path: Option<&str>) -> Option<PathBuf> {
     let path = std::path::Path::new(path.filter(|p| *p != MESSAGE_PATH_DEFAULT && p.starts_with('/'))?);
     Some(context.node.messages.join(uid).join(container).join(path.file_name()?))
 }

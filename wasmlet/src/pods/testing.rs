@@ -103,13 +103,14 @@ impl Node {
                 cpu_millis: 1000,
                 memory_bytes: 1 << 30,
                 ephemeral_bytes: 1 << 30,
-                pods: 100,
+                pods: 10_000,
             }),
             running: Default::default(),
             shutdown: shutdown.clone(),
         });
         let pods = Pods::new(context);
-        let scope = InformerScope { field_selector: Some("spec.nodeName=n1".into()), ..InformerScope::default() };
+        let scope =
+            InformerScope { field_selector: Some("spec.nodeName=n1".into()), ..InformerScope::default() };
         let informer = informers.scoped(Resource::of::<Pod>(), scope);
         pods.follow(&informer);
         Node { fake, pods, informer, shutdown, _dir: dir }
@@ -128,11 +129,20 @@ impl Node {
 
     /// Waits until the status is as wanted: looks after every change.
     pub async fn until(&self, what: &str, wanted: impl Fn(&PodStatus) -> bool) -> PodStatus {
+        self.until_within(Duration::from_secs(10), what, wanted).await
+    }
+
+    pub async fn until_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        wanted: impl Fn(&PodStatus) -> bool,
+    ) -> PodStatus {
         let (sender, mut changed) = tokio::sync::mpsc::unbounded_channel();
         self.fake.observe(move |_, _| {
             let _ = sender.send(());
         });
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + limit;
         loop {
             if let Some(status) = self.status("p").filter(|status| wanted(status)) {
                 return status;

@@ -36,6 +36,10 @@ const NODE_STOP_GRACE: Duration = Duration::from_secs(2);
 /// Failed writes to the API are tried again after this, doubling.
 const WRITE_RETRY_MIN: Duration = Duration::from_millis(200);
 const WRITE_RETRY_MAX: Duration = Duration::from_secs(10);
+/// Mounted volumes that could not be brought up to date are tried again after this.
+const VOLUMES_RETRY: Duration = Duration::from_secs(10);
+/// How often what an emptyDir with a sizeLimit holds is added up: the kubelet's interval.
+const USAGE_EVERY: Duration = Duration::from_secs(10);
 /// What a container's configuration refers to may appear at any time.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(5);
 /// Failed set-ups are tried again after this, doubling, or when a mounted object changes.
@@ -399,6 +403,10 @@ impl Worker {
                 self.state.sandbox = Sandbox::Ready;
                 self.runtime = Some(prepared.runtime);
                 self.network = Some(prepared.network);
+                let limits = prepared.volumes.size_limits();
+                if !limits.is_empty() {
+                    self.operations.push(operations::exceeded(limits, USAGE_EVERY).boxed());
+                }
                 self.follow_volumes(prepared.volumes);
                 self.status_dirty = true;
             }
@@ -420,8 +428,15 @@ impl Worker {
                 self.volumes_busy = false;
                 if let Some(error) = error {
                     self.events().warning("FailedMount", error);
+                    // A token that cannot be renewed is due all the time: not at once again.
+                    self.volumes_watched = true;
+                    let pause = tokio::time::sleep(VOLUMES_RETRY);
+                    self.operations.push(pause.map(|()| Done::VolumesChanged).boxed());
                 }
                 self.follow_volumes(volumes);
+            }
+            Done::Exceeded(message) => {
+                self.inbox.fail(Failure { reason: "Evicted".into(), message });
             }
             Done::TornDown => {
                 self.state.sandbox = Sandbox::Closed;
@@ -495,13 +510,12 @@ impl Worker {
             Run::Running(Running { id: started.id.clone(), started_at: started.started_at, stopping: None });
         self.context.running.insert(&self.object.head.uid, name, started.container.clone());
         let watched = Watched {
-            context: self.context.clone(),
-            object: self.object.clone(),
             index,
             run,
             container: started.container.clone(),
             id: started.id,
             log: started.log,
+            message: started.message,
         };
         self.operations.push(operations::wait(watched).boxed());
         let probes = started.probes.into_iter().map(probing::Probing::new).collect();
@@ -607,8 +621,7 @@ impl Worker {
             return;
         }
         self.status_dirty = false;
-        let runtime =
-            self.runtime.as_ref().or(self.context.runtimes.first()).map_or("", |r| r.name());
+        let runtime = self.runtime.as_ref().or(self.context.runtimes.first()).map_or("", |r| r.name());
         status::refresh_conditions(&self.spec, &mut self.state, &self.given, Timestamp::now());
         let status = status::compose(&self.spec, &self.state, &self.given, runtime);
         let mut hasher = DefaultHasher::new();
@@ -651,9 +664,13 @@ fn until(at: Timestamp) -> Duration {
 fn given(context: &Context, pod: &Pod) -> Given {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let scheduled = conditions.clone().find(|c| c.type_ == "PodScheduled" && c.status == "True");
+    let gates: Vec<_> = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).collect();
     Given {
         host_ip: context.node.host_ip.to_string(),
-        gates: conditions.map(|c| (c.type_.clone(), c.status == "True")).collect(),
+        gates: conditions
+            .filter(|c| gates.iter().any(|gate| gate.condition_type == c.type_))
+            .map(|c| (c.type_.clone(), c.status == "True"))
+            .collect(),
         scheduled_since: scheduled.and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0),
     }
 }

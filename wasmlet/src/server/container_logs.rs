@@ -162,7 +162,9 @@ fn which_run(
     let has_last = known.and_then(|s| s.last_state.as_ref()).is_some_and(|last| last.terminated.is_some());
     if previous {
         if !has_last {
-            return refuse(format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"));
+            return refuse(format!(
+                "previous terminated container \"{container}\" in pod \"{pod}\" not found"
+            ));
         }
         // One that waits for its next run has its latest run behind it.
         return Ok(if waiting.is_some() { restarts } else { restarts.saturating_sub(1) });
@@ -173,7 +175,8 @@ fn which_run(
     match (state, waiting) {
         (Some(_), Some(waiting)) if !has_last => {
             let reason = waiting.reason.as_deref().unwrap_or("ContainerCreating");
-            let message = waiting.message.as_deref().filter(|_| reason.contains("Err") || reason.contains("Image"));
+            let message =
+                waiting.message.as_deref().filter(|_| reason.contains("Err") || reason.contains("Image"));
             match message {
                 Some(_) => refuse(format!(
                     "container \"{container}\" in pod \"{pod}\" is waiting to start: {}",
@@ -182,7 +185,9 @@ fn which_run(
                         other => other,
                     }
                 )),
-                None => refuse(format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}")),
+                None => refuse(format!(
+                    "container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}"
+                )),
             }
         }
         (None, _) => refuse(format!(
@@ -236,16 +241,41 @@ mod tests {
             ("running", running.clone(), json!({}), 0, Some(0), false, Ok(0)),
             ("running, of before the node's restart", running.clone(), json!({}), 2, None, false, Ok(2)),
             ("running again", running.clone(), ended.clone(), 3, Some(3), true, Ok(2)),
-            ("no previous", running, json!({}), 0, Some(0), true, Err("previous terminated container \"c\" in pod \"p\" not found")),
+            (
+                "no previous",
+                running,
+                json!({}),
+                0,
+                Some(0),
+                true,
+                Err("previous terminated container \"c\" in pod \"p\" not found"),
+            ),
             ("crash loop", waiting("CrashLoopBackOff"), ended.clone(), 1, Some(1), false, Ok(1)),
             ("crash loop, previous", waiting("CrashLoopBackOff"), ended.clone(), 1, Some(1), true, Ok(1)),
             ("ended", ended, json!({}), 0, Some(0), false, Ok(0)),
-            ("creating", waiting("ContainerCreating"), json!({}), 0, None, false, Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating")),
-            ("no image", waiting("ImagePullBackOff"), json!({}), 0, None, false, Err("container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image")),
+            (
+                "creating",
+                waiting("ContainerCreating"),
+                json!({}),
+                0,
+                None,
+                false,
+                Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
+            ),
+            (
+                "no image",
+                waiting("ImagePullBackOff"),
+                json!({}),
+                0,
+                None,
+                false,
+                Err("container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image"),
+            ),
         ] {
-            let status = serde_json::from_value(json!({"name": "c", "image": "i", "imageID": "", "ready": false,
+            let status =
+                serde_json::from_value(json!({"name": "c", "image": "i", "imageID": "", "ready": false,
                 "restartCount": restarts, "state": state, "lastState": last}))
-            .unwrap();
+                .unwrap();
             let got = which_run(Some(&status), latest, "p", "c", previous).map_err(|(_, text)| text);
             assert_eq!(got, want.map_err(str::to_owned), "{what}");
         }

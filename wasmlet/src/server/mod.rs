@@ -122,7 +122,9 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
             response
         }
     });
-    if let Err(error) = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) =
+        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+    {
         tracing::debug!(%error, "connection");
     }
 }
@@ -154,7 +156,9 @@ fn router(site: Arc<Site>) -> Router {
 }
 
 async fn streaming(what: &'static str) -> Response {
-    let text = format!("{what} is not supported by this node: its containers are Wasm guests without processes or terminals");
+    let text = format!(
+        "{what} is not supported by this node: its containers are Wasm guests without processes or terminals"
+    );
     (StatusCode::NOT_IMPLEMENTED, text).into_response()
 }
 

@@ -132,7 +132,13 @@ fn busy_ticks(stat: &str) -> u64 {
     let Some(line) = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")) else { return 0 };
     let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal
-    fields.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4)).map(|(_, ticks)| ticks).sum()
+    fields
+        .iter()
+        .take(8)
+        .enumerate()
+        .filter(|(index, _)| !matches!(index, 3 | 4))
+        .map(|(_, ticks)| ticks)
+        .sum()
 }
 
 pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
@@ -164,7 +170,8 @@ mod tests {
         let key = || ("u".to_owned(), "c".to_owned());
         let start = Timestamp::from_second(1_000_000).unwrap();
         let mut got = Vec::new();
-        for (seconds, cpu) in [(0, 0), (10, 5_000_000_000), (10, 5_000_000_000), (20, 6_000_000_000), (30, 0)] {
+        for (seconds, cpu) in [(0, 0), (10, 5_000_000_000), (10, 5_000_000_000), (20, 6_000_000_000), (30, 0)]
+        {
             got.push(rates.take(key(), cpu, start + SignedDuration::from_secs(seconds)));
         }
         assert_eq!(got, [0, 500_000_000, 500_000_000, 100_000_000, 0]);

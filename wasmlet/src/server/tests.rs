@@ -54,10 +54,16 @@ impl Authority {
     }
 }
 
-async fn get(connector: &tokio_rustls::TlsConnector, address: SocketAddr, path: &str) -> std::io::Result<String> {
+async fn get(
+    connector: &tokio_rustls::TlsConnector,
+    address: SocketAddr,
+    path: &str,
+) -> std::io::Result<String> {
     let stream = TcpStream::connect(address).await?;
     let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -89,9 +95,13 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
     let nobody = authority.issue("alice", Some("developers"));
     let answer = get(&authority.client(Some(&nobody)), address, "/pods").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    assert!(answer.ends_with("Forbidden (user=alice, verb=get, resource=nodes, subresource=proxy)"), "{answer}");
+    assert!(
+        answer.ends_with("Forbidden (user=alice, verb=get, resource=nodes, subresource=proxy)"),
+        "{answer}"
+    );
 
-    let apiserver = authority.client(Some(&authority.issue("kube-apiserver-kubelet-client", Some("system:masters"))));
+    let apiserver =
+        authority.client(Some(&authority.issue("kube-apiserver-kubelet-client", Some("system:masters"))));
     for (path, code, text) in [
         ("/healthz", 200, "ok"),
         ("/pods", 200, "\"kind\":\"PodList\""),
@@ -100,14 +110,21 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
         ("/containerLogs/ns/p/c", 200, "hello\n"),
         ("/containerLogs/ns/p/c?tailLines=0", 200, ""),
         ("/containerLogs/ns/p/c?tailLines=x", 400, "invalid value"),
-        ("/containerLogs/ns/p/c?previous=true", 400, "previous terminated container \"c\" in pod \"p\" not found"),
+        (
+            "/containerLogs/ns/p/c?previous=true",
+            400,
+            "previous terminated container \"c\" in pod \"p\" not found",
+        ),
         ("/containerLogs/ns/p/nope", 400, "container nope is not valid for pod p"),
         ("/containerLogs/ns/nope/c", 404, "pod \"nope\" not found"),
         ("/exec/ns/p/c", 501, "exec is not supported"),
         ("/nowhere", 404, "404 page not found"),
     ] {
         let answer = get(&apiserver, address, path).await.unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")) && answer.contains(text), "{path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {code} ")) && answer.contains(text),
+            "{path}: {answer}"
+        );
     }
     let following = {
         let apiserver = apiserver.clone();

@@ -42,7 +42,8 @@ impl Peer {
     fn of(certificate: &[u8]) -> Self {
         let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Peer::default() };
         let subject = parsed.subject();
-        let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().ok().map(str::to_owned);
+        let text =
+            |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().ok().map(str::to_owned);
         Peer {
             user: subject.iter_common_name().find_map(text).unwrap_or_default(),
             groups: subject.iter_organization().filter_map(text).collect(),

@@ -239,6 +239,13 @@ impl PodVolumes {
         self.sources.is_empty() && self.tokens.is_empty()
     }
 
+    /// The emptyDir volumes that may not hold more than so many bytes.
+    pub fn size_limits(&self) -> Vec<(Box<str>, PathBuf, u64)> {
+        let limited =
+            |volume: &PodVolume| Some((volume.name.clone(), volume.path.clone(), volume.size_limit?));
+        self.volumes.iter().filter_map(limited).collect()
+    }
+
     /// Resolves when a mounted object has changed or a token is due for renewal.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut receivers: Vec<_> = self.sources.iter().map(|followed| followed.changes.clone()).collect();

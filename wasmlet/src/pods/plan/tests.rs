@@ -176,10 +176,7 @@ fn the_back_off_message_is_upstreams() {
         pod.step();
     }
     let Run::Waiting(waiting) = &pod.state.containers[0].run else { panic!() };
-    assert_eq!(
-        waiting.message.as_deref(),
-        Some("back-off 10s restarting failed container=a pod=p_ns(u)")
-    );
+    assert_eq!(waiting.message.as_deref(), Some("back-off 10s restarting failed container=a pod=p_ns(u)"));
 }
 
 #[test]

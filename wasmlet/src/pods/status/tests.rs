@@ -10,7 +10,8 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn build(pod: Value, runs: Vec<Run>) -> (Spec, PodState) {
-    let spec = Spec::of(&serde_json::from_value(json!({"metadata": {"generation": 2}, "spec": pod})).unwrap());
+    let spec =
+        Spec::of(&serde_json::from_value(json!({"metadata": {"generation": 2}, "spec": pod})).unwrap());
     let mut state = PodState::new(&spec, "p_ns(u)");
     state.sandbox = Sandbox::Ready;
     for (container, run) in state.containers.iter_mut().zip(runs) {
@@ -63,15 +64,37 @@ fn conditions() {
     for (what, pod, runs, kind, want) in [
         ("running", one("Always"), vec![running()], "Ready", (true, "", "")),
         ("running", one("Always"), vec![running()], "ContainersReady", (true, "", "")),
-        ("creating", one("Always"), vec![waiting("ContainerCreating")], "Ready", (false, "ContainersNotReady", unready)),
+        (
+            "creating",
+            one("Always"),
+            vec![waiting("ContainerCreating")],
+            "Ready",
+            (false, "ContainersNotReady", unready),
+        ),
         ("creating", one("Always"), vec![waiting("ContainerCreating")], "Initialized", (true, "", "")),
         ("probe not yet", probed, vec![running()], "Ready", (false, "ContainersNotReady", unready)),
         ("succeeded", one("Never"), vec![ended(0)], "Ready", (false, "PodCompleted", "")),
         ("succeeded", one("Never"), vec![ended(0)], "Initialized", (true, "PodCompleted", "")),
         ("failed", one("Never"), vec![ended(1)], "ContainersReady", (false, "PodFailed", "")),
-        ("initialising", init.clone(), vec![ended(0), running()], "Initialized", (false, "ContainersNotInitialized", "containers with incomplete status: [i2]")),
+        (
+            "initialising",
+            init.clone(),
+            vec![ended(0), running()],
+            "Initialized",
+            (false, "ContainersNotInitialized", "containers with incomplete status: [i2]"),
+        ),
         ("initialised", init, vec![ended(0), ended(0), running()], "Initialized", (true, "", "")),
-        ("gate unset", gate.clone(), vec![running()], "Ready", (false, "ReadinessGatesNotReady", "corresponding condition of pod readiness gate \"x/y\" does not exist.")),
+        (
+            "gate unset",
+            gate.clone(),
+            vec![running()],
+            "Ready",
+            (
+                false,
+                "ReadinessGatesNotReady",
+                "corresponding condition of pod readiness gate \"x/y\" does not exist.",
+            ),
+        ),
         ("gate unset", gate, vec![running()], "ContainersReady", (true, "", "")),
         ("any", one("Always"), vec![running()], "PodScheduled", (true, "", "")),
         ("any", one("Always"), vec![running()], "PodReadyToStartContainers", (true, "", "")),

@@ -52,8 +52,7 @@ async fn pods_that_end_succeed_or_fail() {
             json!({"fake.coracle.dev/lifetime-ms": "5", "fake.coracle.dev/exit-code": code.to_string()});
         node.apply(pod(annotations, json!({"restartPolicy": "Never"})));
         let status = node.until(phase, |s| s.phase.as_deref() == Some(phase)).await;
-        let ended =
-            status.container_statuses.unwrap().remove(0).state.unwrap().terminated.unwrap();
+        let ended = status.container_statuses.unwrap().remove(0).state.unwrap().terminated.unwrap();
         assert_eq!((ended.exit_code, ended.reason.as_deref()), (code, Some(reason)));
         node.shutdown.cancel();
         node.pods.ended().await;
@@ -96,7 +95,9 @@ async fn what_does_not_fit_is_rejected() {
     assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
     assert_eq!(
         status.message.as_deref(),
-        Some("Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 0, capacity: 1000")
+        Some(
+            "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 0, capacity: 1000"
+        )
     );
     node.fake.remove::<Pod>("ns", "p");
     node.apply(pod(json!({}), json!({"nodeSelector": {"zone": "b"}})));
@@ -117,7 +118,8 @@ async fn a_config_map_is_waited_for_and_followed() {
         Some("MountVolume.SetUp failed for volume \"v\" : configmap \"cfg\" not found")
     );
     let config = |value: &str| -> ConfigMap {
-        serde_json::from_value(json!({"metadata": {"name": "cfg", "namespace": "ns"}, "data": {"k": value}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "cfg", "namespace": "ns"}, "data": {"k": value}}))
+            .unwrap()
     };
     node.fake.put(&config("one")).unwrap();
     node.until("ready", is_ready).await;
@@ -153,13 +155,15 @@ async fn probes_decide_readiness_and_restarts() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    let probe = json!({"tcpSocket": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1, "failureThreshold": 1});
+    let probe =
+        json!({"tcpSocket": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1, "failureThreshold": 1});
     let container = json!({"name": "c", "image": "i:v1", "readinessProbe": probe, "livenessProbe": probe});
     node.apply(pod(json!({}), json!({"containers": [container], "terminationGracePeriodSeconds": 1})));
     node.until("ready", is_ready).await;
     accepting.abort();
     let _ = accepting.await;
-    let status = node.until("restarted", |s| s.container_statuses.as_ref().unwrap()[0].restart_count == 1).await;
+    let status =
+        node.until("restarted", |s| s.container_statuses.as_ref().unwrap()[0].restart_count == 1).await;
     assert!(!is_ready(&status));
     let event = node.until_event("Unhealthy").await;
     assert!(event.message.unwrap().contains("connect: connection refused"));
@@ -188,11 +192,16 @@ async fn a_restarted_node_runs_its_pods_again_and_a_stopping_one_says_nothing() 
     fake.forget_requests();
     node.shutdown.cancel();
     node.pods.ended().await;
-    assert!(fake.requests().iter().all(|r| r.subresource.as_deref() != Some("status")), "pods stay as they are");
+    assert!(
+        fake.requests().iter().all(|r| r.subresource.as_deref() != Some("status")),
+        "pods stay as they are"
+    );
     let node = Node::start_with(fake).await;
-    let after =
-        node.until("running again", |s| is_ready(s) && s.container_statuses.as_ref().unwrap()[0].restart_count == 1)
-            .await;
+    let after = node
+        .until("running again", |s| {
+            is_ready(s) && s.container_statuses.as_ref().unwrap()[0].restart_count == 1
+        })
+        .await;
     assert_eq!(after.pod_ip, before.pod_ip);
     assert_eq!(after.start_time, before.start_time);
     let last = after.container_statuses.unwrap().remove(0).last_state.unwrap().terminated.unwrap();
@@ -213,4 +222,74 @@ async fn failed_status_writes_are_tried_again() {
     let node = Node::start_with(fake).await;
     node.apply(pod(json!({"fake.coracle.dev/lifetime-ms": "1"}), json!({"restartPolicy": "Never"})));
     node.until("succeeded", |s| s.phase.as_deref() == Some("Succeeded")).await;
+}
+
+/// What a pod that runs and waits costs: 10,000 of them live on a node.
+#[tokio::test]
+async fn an_idle_pod_is_small() {
+    let node = Node::start().await;
+    let object = coracle_client::Object::parse(
+        serde_json::to_vec(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+            "spec": {"containers": [{"name": "c"}]}}))
+        .unwrap()
+        .into(),
+        &[],
+    )
+    .unwrap();
+    let pod = object.decode().unwrap();
+    let worker = super::Worker::new(node.pods.context().clone(), Arc::default(), object, &pod);
+    let bytes = std::mem::size_of_val(&worker.run());
+    assert!(bytes < 4096, "the task of a pod takes {bytes} bytes");
+}
+
+#[tokio::test]
+async fn a_volume_over_its_limit_is_noticed_and_an_evicted_pod_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = vec![("v".into(), dir.path().to_owned(), 64 << 10)];
+    let measuring = tokio::spawn(super::operations::exceeded(limits, Duration::from_millis(5)));
+    std::fs::write(dir.path().join("big"), vec![1; 200_000]).unwrap();
+    let Ok(super::Done::Exceeded(message)) = measuring.await else { panic!("not noticed") };
+    assert_eq!(message, "Usage of EmptyDir volume \"v\" exceeds the limit \"64Ki\". ");
+
+    let node = Node::start().await;
+    node.apply(pod(json!({}), json!({})));
+    node.until("ready", is_ready).await;
+    let uid = node.fake.get::<Pod>("ns", "p").unwrap().metadata.uid.unwrap();
+    node.pods.evict(&uid, "Evicted", message.clone());
+    let status = node.until("evicted", |s| s.phase.as_deref() == Some("Failed")).await;
+    assert_eq!((status.reason.as_deref(), status.message), (Some("Evicted"), Some(message)));
+    node.until_event("Evicted").await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while !node.pods.context().running.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Prints what a thousand pods take, the fake API's own copies included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn a_thousand_pods() {
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        crate::node::machine::meminfo(&text, "RssAnon").unwrap()
+    };
+    let node = Node::start().await;
+    let (before, begun) = (resident(), std::time::Instant::now());
+    const PODS: usize = 1000;
+    for number in 0..PODS {
+        let mut pod = pod(json!({}), json!({}));
+        pod["metadata"]["name"] = format!("p{number}").into();
+        node.apply(pod);
+    }
+    while node.fake.list::<Pod>("ns").iter().filter(|p| p.status.as_ref().is_some_and(is_ready)).count()
+        < PODS
+    {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!(
+        "{PODS} pods Ready in {:?}, {} KiB each",
+        begun.elapsed(),
+        (resident() - before) / 1024 / PODS as u64
+    );
 }
