@@ -161,12 +161,15 @@ struct OwnerReference {
     block_owner_deletion: Option<bool>,
 }
 
+/// Values by field path.
+type FieldValues = Box<[(&'static str, Box<str>)]>;
+
 type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
 
 fn read_fields(
     json: &[u8],
     paths: &'static [&'static str],
-) -> Result<Box<[(&'static str, Box<str>)]>, serde_json::Error> {
+) -> Result<FieldValues, serde_json::Error> {
     if paths.is_empty() {
         return Ok(Box::default());
     }

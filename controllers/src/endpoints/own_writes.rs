@@ -19,9 +19,13 @@ pub enum Write {
     Deleted(Box<str>),
 }
 
+/// By slice.
+type Open = HashMap<Key, (Write, Instant)>;
+
+/// By service; bounded by the services and their slices.
 #[derive(Default)]
 pub struct OwnWrites {
-    open: Mutex<HashMap<Key, HashMap<Key, (Write, Instant)>>>,
+    open: Mutex<HashMap<Key, Open>>,
 }
 
 impl OwnWrites {
