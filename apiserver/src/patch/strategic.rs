@@ -4,7 +4,8 @@ use coracle_client::ApiError;
 use serde_json::{Map, Value};
 
 use super::order::{in_order, ordered};
-use crate::schema::{Object, Patch, Shape, Types, strategy};
+use crate::schema::facts::{self, Patch};
+use crate::schema::{Object, Shape, Types};
 
 type Fields = Map<String, Value>;
 
@@ -78,7 +79,7 @@ impl Merge<'_> {
     fn lookup(&self, object: Option<&Object>, field: &str) -> (Option<&Object>, Option<Patch>) {
         let Some(object) = object else { return (None, None) };
         let below = object.field(field).and_then(|f| self.object_of(&f.shape));
-        (below, strategy(&object.name, field).and_then(|s| s.patch))
+        (below, facts::field(&object.name, field).patch)
     }
 
     fn map(&self, mut original: Fields, mut patch: Fields, object: Option<&Object>) -> Result<Fields, Fault> {

@@ -2,8 +2,6 @@
 
 mod wire;
 
-use std::sync::OnceLock;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -11,13 +9,13 @@ use k8s_pb::apimachinery::pkg::runtime::Unknown;
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
-use crate::schema::{Object, Shape, Types};
+use crate::schema::{Lines, Object, Shape, Types};
 use wire::{Payload, Reader};
 
 /// Every message of the stable groups: its name, then `field=number`; `*` marks scalars that are pointers in Go (they
 /// may be sent as zero and mean it), `+` a message whose fields are inlined in JSON. Made from the struct tags of
 /// k8s.io/api and k8s.io/apimachinery v0.37.2.
-const FIELDS: &str = include_str!("fields.txt");
+static FIELDS: Lines = Lines::new(include_str!("fields.txt"));
 
 /// What every protobuf body of the API begins with.
 const MAGIC: &[u8] = b"k8s\0";
@@ -70,15 +68,6 @@ fn short_name(object: &Object) -> &str {
     object.name.strip_prefix("io.k8s.").unwrap_or(&object.name)
 }
 
-/// The line of a message.
-fn message_line(name: &str) -> Option<&'static str> {
-    static LINES: OnceLock<Vec<&'static str>> = OnceLock::new();
-    let lines = LINES.get_or_init(|| FIELDS.lines().collect());
-    let name_of = |line: &'static str| line.split(' ').next().unwrap_or_default();
-    let at = lines.binary_search_by(|line| name_of(line).cmp(name)).ok()?;
-    lines.get(at).copied()
-}
-
 /// What a field's number means.
 struct Entry {
     name: &'static str,
@@ -87,7 +76,7 @@ struct Entry {
 }
 
 fn entry(line: &'static str, number: u64) -> Option<Entry> {
-    line.split(' ').skip(1).find_map(|token| {
+    line.split(' ').find_map(|token| {
         let (name, have) = token.split_once('=')?;
         if have.parse() != Ok(number) {
             return None;
@@ -115,7 +104,7 @@ impl Transcoder<'_> {
             return Err(Fault::Depth);
         }
         let mut fields = Map::new();
-        let Some(line) = message_line(name) else { return Ok(fields) };
+        let Some(line) = FIELDS.find(name) else { return Ok(fields) };
         let mut reader = Reader::new(bytes);
         while let Some((number, payload)) = reader.next()? {
             let Some(entry) = entry(line, number) else { continue };
