@@ -52,7 +52,7 @@ pub const VERSION: &str = "48.0.8";
 /// What the node gives its guests.
 pub struct Options {
     pub demand: Demand,
-    /// Threads for guests; None: one per CPU.
+    /// Threads for guests; None: one per CPU, and one more.
     pub worker_threads: Option<usize>,
     pub cache: CompiledCache,
 }
@@ -91,9 +91,7 @@ impl WasmRuntime {
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .event_interval(EVENT_INTERVAL)
             .enable_all();
-        if let Some(workers) = options.worker_threads {
-            threads.worker_threads(workers.max(1));
-        }
+        threads.worker_threads(options.worker_threads.unwrap_or_else(default_workers).max(1));
         let threads = GuestThreads(Some(threads.build().map_err(EngineError::Threads)?));
         let modules = Modules::new(&engine, options.cache)?;
         if let Some(bound) = &capacity.limited_by {
@@ -257,6 +255,12 @@ impl Runtime for WasmRuntime {
         }
         Ok(container)
     }
+}
+
+/// One more than CPUs: while spinners hold as many threads as there are CPUs, timers and sockets still find one that the
+/// kernel wakes at once.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
 }
 
 /// What a killed predecessor staged.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use wasmtime::Engine;
 
 /// How long a guest may hold a thread before it yields: the lateness a spinner adds to others, and to its own kill.
-pub(super) const TICK: Duration = Duration::from_millis(5);
+pub(super) const TICK: Duration = Duration::from_millis(2);
 
 /// One thread for the engine. A node whose guests all wait for something burns no CPU on it.
 pub(super) struct Ticker {
@@ -98,13 +98,18 @@ mod tests {
     fn parks_when_nobody_runs_and_wakes_when_somebody_does() {
         let engine = Engine::default();
         let ticker = Ticker::start(&engine).unwrap();
+        let until_parked = |wanted| {
+            let begun = std::time::Instant::now();
+            while ticker.is_parked() != wanted {
+                assert!(begun.elapsed() < Duration::from_secs(10), "parked is not {wanted}");
+                std::thread::sleep(TICK);
+            }
+        };
         for _ in 0..3 {
             let guard = ticker.running();
-            std::thread::sleep(4 * TICK);
-            assert!(!ticker.is_parked());
+            until_parked(false);
             drop(guard);
-            std::thread::sleep(4 * TICK);
-            assert!(ticker.is_parked());
+            until_parked(true);
         }
     }
 }

@@ -96,7 +96,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let runtime = WasmRuntime::new(Options {
             demand: Demand { instances_max, requests_max: 32 },
-            worker_threads: Some(2),
+            worker_threads: None,
             cache: CompiledCache::open(&dir.path().join("compiled")).unwrap(),
         })
         .unwrap();
