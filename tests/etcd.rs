@@ -70,7 +70,7 @@ fn a_cluster_on_etcd_works_and_keeps_its_state_there() {
         eprintln!("etcdctl is not installed: the keys are not looked at");
     } else {
         let keys = etcd.keys();
-        assert!(keys.contains(&"/registry/deployments/default/hello-http".to_owned()), "{keys:?}");
+        assert!(keys.contains(&"/registry/deployments.apps/default/hello-http".to_owned()), "{keys:?}");
     }
     let pods = cluster.kubectl("get pods -o jsonpath={.items[*].metadata.uid}");
     cluster.process().kill();

@@ -45,7 +45,7 @@ fn an_image_that_is_not_there_backs_off_and_says_why() {
     let message = cluster.field("pod/absent", &format!("{STATE}.waiting.message"));
     assert!(message.contains("127.0.0.1:1/none:v1"), "{message}");
     assert_eq!(cluster.field("pod/absent", ".status.phase"), "Pending");
-    let events = cluster.kubectl("get events --for pod/absent");
+    let events = cluster.kubectl("events --for pod/absent");
     for part in [
         "Pulling",
         "Failed to pull image \"127.0.0.1:1/none:v1\"",
@@ -93,7 +93,7 @@ fn a_crashing_container_backs_off_with_its_code_and_its_previous_log() {
     );
     let previous = cluster.kubectl("logs crashing --previous");
     assert_eq!(previous, "count 1\ncount 2\ncounter: exiting with code 7\n");
-    let events = cluster.kubectl("get events --for pod/crashing");
+    let events = cluster.kubectl("events --for pod/crashing");
     assert!(events.contains("Back-off restarting failed container main in pod crashing_default"), "{events}");
     let described = cluster.kubectl("describe pod crashing");
     assert!(described.contains("Exit Code:    7"), "{described}");
@@ -156,7 +156,7 @@ fn a_failing_liveness_probe_restarts_the_container() {
     cluster.kubectl(
         "wait --for=jsonpath={.status.containerStatuses[0].restartCount}=1 pod/unwell --timeout=60s",
     );
-    let events = cluster.kubectl("get events --for pod/unwell");
+    let events = cluster.kubectl("events --for pod/unwell");
     for part in ["Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 404", "Killing"] {
         assert!(events.contains(part), "«{part}» is not in\n{events}");
     }
@@ -172,7 +172,7 @@ fn a_pod_that_is_not_ready_gets_no_traffic() {
     cluster.kubectl("expose pod unready --port=80 --target-port=8080");
     cluster.kubectl("wait --for=jsonpath={.status.phase}=Running pod/unready --timeout=60s");
     eventually("the failed probe's event", || {
-        let events = cluster.kubectl("get events --for pod/unready");
+        let events = cluster.kubectl("events --for pod/unready");
         if events.contains("Readiness probe failed") { Ok(()) } else { Err(events) }
     });
     assert!(cluster.kubectl("get pod unready").contains("0/1"));

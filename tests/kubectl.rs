@@ -253,7 +253,7 @@ fn get_in_every_form(_: &Cluster, kubectl: &Kubectl) {
     );
     contains(&kubectl.run("get pods --sort-by=.metadata.creationTimestamp"), &["hello-http-"]);
     contains(
-        &kubectl.run("get events --for deployment/hello-http"),
+        &kubectl.run("events --for deployment/hello-http"),
         &["ScalingReplicaSet", "Scaled up replica set"],
     );
     contains(&kubectl.run("events --for deployment/hello-http"), &["ScalingReplicaSet"]);
@@ -409,7 +409,7 @@ fn cordon_taint_drain(_: &Cluster, kubectl: &Kubectl) {
     let condition = "{.status.conditions[?(@.type==\"PodScheduled\")].reason}";
     kubectl.run(&format!("wait --for=jsonpath={condition}=Unschedulable pod/waits --timeout=60s"));
     contains(
-        &kubectl.run("get events --for pod/waits"),
+        &kubectl.run("events --for pod/waits"),
         &["FailedScheduling", "0/1 nodes are available: 1 node(s) had untolerated taint"],
     );
     contains(&kubectl.run(&format!("taint node {node} busy-")), &["untainted"]);
