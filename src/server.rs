@@ -16,6 +16,9 @@ pub struct Server {
     data: DataOptions,
     #[command(flatten)]
     control_plane: ControlPlaneOptions,
+    /// The prefix length of a node's pod range: /24 holds 253 pods
+    #[arg(long, value_name = "BITS", default_value_t = 24, value_parser = clap::value_parser!(u8).range(9..=30))]
+    node_cidr_mask_size: u8,
 }
 
 impl Server {
@@ -26,7 +29,7 @@ impl Server {
             let control_plane = ControlPlane::start(&self.control_plane, &data, false).await?;
             control_plane.announce();
             let components = CancellationToken::new();
-            let mut running = Components::start(&control_plane, &self.control_plane, &components);
+            let mut running = Components::start(&control_plane, &self.control_plane, self.node_cidr_mask_size, &components);
             let result = running.until(&shutdown).await;
             components.cancel();
             running.ended().await;
@@ -70,6 +73,7 @@ impl Components {
     pub fn start(
         control_plane: &ControlPlane,
         options: &ControlPlaneOptions,
+        node_cidr_mask_size: u8,
         shutdown: &CancellationToken,
     ) -> Self {
         let mut components = Self::default();
@@ -82,6 +86,7 @@ impl Components {
         let controllers = coracle_controllers::Options {
             leader_elect,
             node_monitor_grace_period: options.node_monitor_grace_period,
+            node_cidr_mask_size,
             cluster_cidr: vec![coracle_controllers::Cidr {
                 address: control_plane.pod_cidr.network.into(),
                 prefix: control_plane.pod_cidr.prefix,
