@@ -35,7 +35,8 @@ const KEPT_MAX: usize = 64;
 /// Compilations at once. Each uses every CPU it is given, at low priority.
 const COMPILING_MAX: usize = 2;
 /// nice(1) of the compiling threads.
-const COMPILER_NICE: i32 = 10;
+/// (A third of a guest's share: more would let guests that spin hold up every new image.)
+const COMPILER_NICE: i32 = 5;
 
 pub(super) struct Modules {
     engine: Engine,
