@@ -185,7 +185,10 @@ pub async fn run(
     orphans::remove(&informer, &directories.all()).await;
     pods.follow(&informer);
     reporter.set_not_ready(None);
-    report_ready(&reporter, &life).await;
+    tokio::select! {
+        () = reporter.known_ready() => {}
+        () = shutdown.cancelled() => {}
+    }
     recorder.event_for(
         node_reference(&options.node_name),
         EventType::Normal,
@@ -208,18 +211,6 @@ pub async fn run(
     }
     beating.await?;
     Ok(served?)
-}
-
-async fn report_ready(reporter: &Reporter, life: &CancellationToken) {
-    let mut pause = Duration::from_millis(50);
-    while let Err(error) = reporter.report_now().await {
-        tracing::warn!(%error, "writing the node's status failed");
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = life.cancelled() => return,
-        }
-        pause = (pause * 2).min(Duration::from_secs(5));
-    }
 }
 
 fn scope(field_selector: String) -> InformerScope {

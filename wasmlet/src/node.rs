@@ -26,6 +26,8 @@ use status::{Condition, Facts, compose, conditions};
 
 /// Where the leases of nodes live.
 const LEASES: &str = "kube-node-lease";
+/// As many as upstream's apiserver tries a patch.
+const CONFLICTS_MAX: u32 = 5;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
 
@@ -58,6 +60,8 @@ pub struct Reporter {
     conditions: Mutex<Vec<Condition>>,
     /// Why the node is not ready; None when it is.
     not_ready: watch::Sender<Option<String>>,
+    /// The API says that the node is ready.
+    known_ready: watch::Sender<bool>,
 }
 
 impl Reporter {
@@ -76,6 +80,7 @@ impl Reporter {
             facts: Mutex::new(facts),
             conditions: Mutex::default(),
             not_ready: watch::Sender::new(Some("node is starting".into())),
+            known_ready: watch::Sender::new(false),
         })
     }
 
@@ -184,15 +189,27 @@ impl Reporter {
             return Ok(());
         }
         let patch = json!({"status": compose(&facts, &fresh, &images, now)});
-        self.client.patch::<Node>("", &facts.name, Some("status"), PatchType::Strategic, &patch).await?;
+        // The node's other writers (IPAM, taints) meet us above all at its start.
+        let mut tries = 0;
+        loop {
+            let write =
+                self.client.patch::<Node>("", &facts.name, Some("status"), PatchType::Strategic, &patch);
+            match write.await {
+                Err(error) if error.is_conflict() && tries < CONFLICTS_MAX => tries += 1,
+                other => break other.map(drop)?,
+            }
+        }
         *self.conditions.lock() = fresh;
         *written = Some((hash, Instant::now()));
+        self.known_ready.send_replace(not_ready.is_none());
         Ok(())
     }
 
-    /// Writes the status now: the node is known to be ready before the next beat.
-    pub async fn report_now(&self) -> Result<(), ApiError> {
-        self.report(&mut None).await
+    /// Resolves when the API says that the node is ready.
+    pub async fn known_ready(&self) {
+        let mut known = self.known_ready.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = known.wait_for(|ready| *ready).await;
     }
 }
 

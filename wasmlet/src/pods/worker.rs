@@ -35,6 +35,7 @@ use crate::volumes::PodVolumes;
 const NODE_STOP_GRACE: Duration = Duration::from_secs(2);
 /// Failed writes to the API are tried again after this, doubling.
 const WRITE_RETRY_MIN: Duration = Duration::from_millis(200);
+const WRITE_CONFLICT_RETRY: Duration = Duration::from_millis(2);
 const WRITE_RETRY_MAX: Duration = Duration::from_secs(10);
 /// Mounted volumes that could not be brought up to date are tried again after this.
 const VOLUMES_RETRY: Duration = Duration::from_secs(10);
@@ -600,7 +601,9 @@ impl Worker {
 
     fn retry_write(&mut self, what: &str, error: &coracle_client::ApiError) {
         tracing::debug!(pod = %self.object.key(), %error, "{what} a pod");
-        let delay = WRITE_RETRY_MIN.saturating_mul(1 << self.write_failures.min(10)).min(WRITE_RETRY_MAX);
+        // Another writer came first: what we say stays true, and nobody is to be spared.
+        let least = if error.is_conflict() { WRITE_CONFLICT_RETRY } else { WRITE_RETRY_MIN };
+        let delay = least.saturating_mul(1 << self.write_failures.min(10)).min(WRITE_RETRY_MAX);
         self.write_failures += 1;
         self.write_retry = Some(tokio::time::Instant::now() + delay);
     }
