@@ -94,6 +94,10 @@ async fn answer(chain: Chain, mut request: Request, next: Next) -> Result<Respon
         Some(chain.limits.admit(semaphore).await?)
     };
 
+    if info.verb == "other" || info.verb == "options" {
+        let message = "the server does not allow this method on the requested resource";
+        return Err(ApiError::new(405, "MethodNotAllowed", message));
+    }
     chain.authorizers.authorize(&identity, &info.attributes()).await?;
 
     let long_running = info.is_long_running();

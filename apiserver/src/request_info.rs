@@ -74,6 +74,7 @@ impl RequestInfo {
             Method::PATCH => "patch",
             Method::DELETE if info.name.is_empty() => "deletecollection",
             Method::DELETE => "delete",
+            ref other if !matches!(*other, Method::GET | Method::HEAD) => lower_case(other),
             _ if watch_prefix => "watch",
             _ if info.name.is_empty() => {
                 if value("watch").is_some_and(is_true) {
@@ -191,6 +192,7 @@ mod tests {
                 "",
                 "patch apps v1 ns deployments d scale",
             ),
+            (Method::OPTIONS, "/api/v1/pods", "", "options  v1  pods - -"),
             (Method::GET, "/healthz", "", "get    - -"),
             (Method::GET, "/apis/apps/v1", "", "get    - -"),
             (Method::GET, "/apis/apps", "", "get    - -"),
