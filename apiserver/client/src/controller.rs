@@ -48,7 +48,7 @@ pub async fn run<R: Reconciler>(
                     }
                     Err(error) => {
                         let failures = queue.failures(&key);
-                        if failures < 3 {
+                        if failures < 6 {
                             debug!(controller = reconciler.name(), %key, %error, "reconcile failed, again soon");
                         } else {
                             warn!(controller = reconciler.name(), %key, %error, failures, "reconcile keeps failing");
