@@ -342,6 +342,17 @@ impl Directories {
     }
 }
 
+impl Drop for Directories {
+    /// A memory directory that holds nothing is not left on the machine; one with pods' volumes waits for the restart.
+    fn drop(&mut self) {
+        if let Some(memory) = &self.memory
+            && let Err(error) = std::fs::remove_dir(memory)
+        {
+            tracing::debug!(%error, path = %memory.display(), "the memory directory stays");
+        }
+    }
+}
+
 /// A directory of this data directory's own on the machine's memory file system; None where there is none.
 fn memory_directory(data: &Path) -> Option<PathBuf> {
     use nix::sys::statfs::TMPFS_MAGIC;
