@@ -16,6 +16,7 @@ use crate::field_error::Errors;
 use crate::kinds::{self, KindDef, ServiceAllocator};
 use crate::metrics::Metrics;
 use crate::object::ApiObject;
+use crate::openapi::OpenApi;
 use crate::storage::{self, Store};
 use crate::subresources::{NodeProxy, TokenIssuer};
 use crate::watch_cache::{self, ResourceCache, WatchCache};
@@ -77,11 +78,18 @@ impl Served {
     }
 
     /// A client's object as the stored kind's, with what this form demands of it checked.
-    pub fn inward(&self, mut object: Box<dyn ApiObject>) -> Result<Box<dyn ApiObject>, ApiError> {
+    pub fn inward(
+        &self,
+        mut object: Box<dyn ApiObject>,
+        old: Option<&dyn ApiObject>,
+    ) -> Result<Box<dyn ApiObject>, ApiError> {
         let Some(alias) = &self.def.alias else { return Ok(object) };
         (self.def.set_defaults)(&mut *object);
         let mut errors = Errors::default();
         (self.def.validate)(&*object, &mut errors);
+        if let Some(old) = old.and_then(alias.from_stored) {
+            (self.def.validate_update)(&*object, &*old, &mut errors);
+        }
         if !errors.is_empty() {
             let name = object.meta().name.clone().unwrap_or_default();
             return Err(ApiError::invalid(self.resource(), &name, errors.into_causes()));
@@ -100,6 +108,7 @@ pub struct Api {
     pub options: Options,
     pub metrics: Metrics,
     pub discovery: Discovery,
+    pub openapi: OpenApi,
     pub(crate) shutdown: CancellationToken,
     pub(crate) admission: Vec<Arc<dyn Plugin>>,
     kinds: Vec<Arc<Served>>,
@@ -116,6 +125,7 @@ impl Api {
     ) -> Result<Arc<Self>, Error> {
         let defs = kinds::all();
         let discovery = Discovery::new(&defs);
+        let openapi = OpenApi::new(&defs);
         let stored = defs.iter().filter(|def| def.alias.is_none());
         let cache = Arc::new(WatchCache::new(stored.map(|def| def.resource.clone())));
         let cidr = options.service_cidr.as_deref().unwrap_or(service_addresses::DEFAULT_CIDR);
@@ -130,6 +140,7 @@ impl Api {
             options,
             metrics: Metrics::default(),
             discovery,
+            openapi,
             shutdown: shutdown.clone(),
             kinds: Vec::with_capacity(defs.len()),
             by_name: HashMap::new(),

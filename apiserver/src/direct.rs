@@ -26,6 +26,8 @@ pub struct Direct {
 }
 
 impl Direct {
+    /// The transport under an identity.
+    #[allow(clippy::new_ret_no_self)]
     pub fn new(api: Arc<Api>, identity: Identity) -> Arc<dyn Transport> {
         Arc::new(Self { api, identity })
     }

@@ -26,6 +26,9 @@ use crate::{health, response, subresources};
 /// As upstream's request limit.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+const METHODS: &[Method] =
+    &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
 /// The API over HTTP. The filters in front of it leave the sender's [`Identity`] in the request's extensions.
 pub fn router(api: Arc<Api>) -> Router {
     Router::new().fallback(handle).with_state(api)
@@ -47,6 +50,10 @@ async fn handle(State(api): State<Arc<Api>>, mut request: Request) -> Response {
 }
 
 async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<Response, ApiError> {
+    // Upstream does not clean paths up, and neither does what decides who may go where.
+    if info.path.contains("//") {
+        return Ok(response::page_not_found());
+    }
     if !info.is_resource() {
         return other(api, info, &request.into_parts().0).await;
     }
@@ -55,6 +62,9 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         group => format!("{group}/{}", info.version),
     };
     let (mut parts, body) = request.into_parts();
+    if !METHODS.contains(&parts.method) {
+        return Err(not_allowed());
+    }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let identity = parts.extensions.remove::<Identity>().unwrap_or_else(Identity::anonymous);
     let Some(kind) = api.kind_at(&api_version, &info.resource) else {
@@ -75,7 +85,11 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         subresource: Some(info.subresource.clone()).filter(|s| !s.is_empty()),
         options: query.write_options(options_kind(&parts.method))?,
         content_type: content_type(&parts.headers).map(str::to_owned),
-        body: if parts.method == Method::GET { Bytes::new() } else { read(body).await? },
+        body: if matches!(parts.method, Method::GET | Method::HEAD) {
+            Bytes::new()
+        } else {
+            read(body).await?
+        },
         ..Call::new(api, kind, identity)
     };
     let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
@@ -252,6 +266,10 @@ async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Re
     }
     if path == "/metrics" {
         return Ok(response::text(200, api.metrics.encode(api)?));
+    }
+    let query = request.uri.query().unwrap_or_default();
+    if let Some(answer) = api.openapi.answer(path, query, &request.headers) {
+        return answer;
     }
     api.discovery.answer(path, &request.headers)
 }

@@ -17,7 +17,7 @@ const NAME_TRIES_MAX: usize = 8;
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
     let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
-    store(call, call.form.inward(decoded.object)?, decoded.warnings).await
+    store(call, call.form.inward(decoded.object, None)?, decoded.warnings).await
 }
 
 /// Creates a decoded object; also what a PUT does where the kind allows it.
@@ -80,6 +80,7 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
     let mut errors = Errors::default();
     metadata::validate(def, object.meta(), &mut errors);
     (def.validate)(&*object, &mut errors);
+    (def.validate_create)(&*object, &mut errors);
     (def.validate_create)(&*object, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));

@@ -18,7 +18,7 @@ pub async fn patch(call: &Call, patch_type: PatchType, part: Part) -> Result<Ans
         check_name(call, meta("name"), meta("namespace"))?;
         let decoded = decode::patched(def, &patched, call.validation())?;
         warnings = decoded.warnings;
-        call.form.inward(decoded.object)
+        call.form.inward(decoded.object, Some(&*current.typed))
     })
     .await?;
     Ok(answer.warning(warnings))

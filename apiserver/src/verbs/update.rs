@@ -9,7 +9,7 @@ use crate::decode;
 pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
     let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
-    let mut object = call.form.inward(decoded.object)?;
+    let mut object = decoded.object;
     check_name(call, object.meta().name.as_deref(), object.meta().namespace.as_deref())?;
     if def.resource.namespaced() {
         object.meta_mut().namespace.clone_from(&call.namespace);
@@ -17,10 +17,11 @@ pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
     let uid = object.meta().uid.clone().unwrap_or_default();
     let change = |current: &Current| {
         check_uid(call, &uid, &current.object.head.uid)?;
-        Ok(object.clone_box())
+        call.form.inward(object.clone_box(), Some(&*current.typed))
     };
     let answer = match modify(call, part, change).await {
         Err(error) if error.is_not_found() && def.create_on_update && part == Part::Main => {
+            let object = call.form.inward(object, None)?;
             return create::store(call, object, decoded.warnings).await;
         }
         answer => answer?,

@@ -14,7 +14,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use coracle_client::status::Cause;
 use coracle_client::{ApiError, Resource};
 
@@ -73,10 +72,15 @@ impl WatchCache {
     /// Reads the whole store.
     pub async fn load(&self, store: &dyn Store) -> Result<u64, storage::Error> {
         let snapshot = store.load(PREFIX).await?;
-        let mut parts: HashMap<&str, Vec<(Arc<str>, u64, Bytes)>> = HashMap::new();
+        let mut parts: HashMap<&str, Vec<resource::Stored>> = HashMap::new();
         for entry in &snapshot.entries {
-            if let Some((resource, key)) = split_key(&entry.key) {
-                parts.entry(resource).or_default().push((key.into(), entry.revision, entry.value.clone()));
+            if let Some((name, key)) = split_key(&entry.key) {
+                let stored = resource::Stored {
+                    key: key.into(),
+                    revision: entry.revision,
+                    value: entry.value.clone(),
+                };
+                parts.entry(name).or_default().push(stored);
             }
         }
         for (name, cache) in &self.resources {

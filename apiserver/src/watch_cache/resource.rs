@@ -56,6 +56,13 @@ struct Watcher {
     sender: mpsc::Sender<Delivery>,
 }
 
+/// One entry of the store, its key within the resource.
+pub struct Stored {
+    pub key: Arc<str>,
+    pub revision: u64,
+    pub value: Bytes,
+}
+
 /// Where a watch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
@@ -138,10 +145,10 @@ impl ResourceCache {
     }
 
     /// Takes over the whole present state. History before `revision` is unknown, so watches end.
-    pub(super) fn replace(&self, entries: Vec<(Arc<str>, u64, Bytes)>, revision: u64) {
+    pub(super) fn replace(&self, entries: Vec<Stored>, revision: u64) {
         let mut fresh = State { ring: Ring::starting_at(revision), ..State::default() };
-        for (key, revision, stored) in entries {
-            if let Some((_, object)) = self.parse(b"", &key, revision, &stored, b"") {
+        for Stored { key, revision, value } in entries {
+            if let Some((_, object)) = self.parse(b"", &key, revision, &value, b"") {
                 self.index(&mut fresh, &key, None, Some(&object));
                 fresh.objects.insert(key, object);
             }

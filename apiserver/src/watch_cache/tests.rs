@@ -1,5 +1,6 @@
 //! The caches as one: order, windows, index and watchers, over changes made up here.
 
+use bytes::Bytes;
 use coracle_client::selector::{FieldSelector, Selector};
 use coracle_client::{Resource, WatchEventKind};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};

@@ -66,6 +66,9 @@ async fn what_is_not_there() {
         ("GET", "/api/v1/configmaps/a", 404),
         ("GET", &format!("{MAPS}/a/status"), 404),
         ("GET", &format!("{MAPS}/a/nothing"), 404),
+        ("GET", "//api//v1//configmaps", 404),
+        ("GET", "/api/v1/%zz", 404),
+        ("BREW", MAPS, 405),
         ("PUT", MAPS, 405),
         ("POST", &format!("{MAPS}/a"), 405),
         ("DELETE", "/api/v1/configmaps", 405),
@@ -93,6 +96,10 @@ async fn the_server_says_what_it_is() {
     assert_eq!(server.get("/apis/apps").await.expect(200).json["kind"], "APIGroup");
     assert_eq!(server.get("/apis/apps/v1/").await.expect(200).json["groupVersion"], "apps/v1");
     server.get("/apis/nothing").await.expect(404);
+    let index = server.get("/openapi/v3").await.expect(200);
+    assert!(index.json["paths"]["apis/apps/v1"]["serverRelativeURL"].is_string());
+    let apps = server.get("/openapi/v3/apis/apps/v1").await.expect(200);
+    assert!(apps.json["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"].is_object());
     let metrics = server.get("/metrics").await.expect(200);
     let text = metrics.json.as_str().unwrap().to_owned();
     for name in [

@@ -148,3 +148,40 @@ async fn events_have_two_forms() {
     server.delete(&format!("{new}/f")).await.expect(200);
     server.get(&format!("{core}/f")).await.expect(404);
 }
+
+#[tokio::test]
+async fn certificates_are_asked_for_by_the_sender_approved_and_issued() {
+    let server = Server::start().await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let body = json!({
+        "metadata": {"name": "r"},
+        "spec": {
+            "request": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem),
+            "signerName": "example.com/signer",
+            "usages": ["client auth"],
+            "username": "somebody else",
+        },
+    });
+    let created = server.post(requests, body).await.expect(201);
+    assert_eq!(created.json["spec"]["username"], "tester");
+    let approve = json!({"status": {"conditions": [
+        {"type": "Approved", "status": "True", "reason": "Test", "message": "fine"},
+        {"type": "Failed", "status": "True", "reason": "Test"},
+    ]}});
+    let approved = server.merge(&format!("{requests}/r/approval"), approve).await.expect(200).json;
+    let conditions = |object: &Value| -> Vec<String> {
+        let list = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        list.iter().map(|c| c["type"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(conditions(&approved), ["Approved"]);
+    let mut issued = approved.clone();
+    issued["status"]["conditions"] = json!([]);
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    issued["status"]["certificate"] =
+        json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate));
+    let issued = server.put(&format!("{requests}/r/status"), issued).await.expect(200).json;
+    assert_eq!(conditions(&issued), ["Approved"]);
+    assert!(issued["status"]["certificate"].is_string());
+}
