@@ -146,7 +146,7 @@ fn create(_: &Cluster, kubectl: &Kubectl) {
     kubectl.run("wait --for=condition=Available deployment/web -n made --timeout=60s");
     contains(
         &kubectl.attempt(&["create", "configmap", "settings", "-n", "made"]).failure(),
-        &["Error from server (AlreadyExists)", "configmaps \"settings\" already exists"],
+        &["error: failed to create configmap: configmaps \"settings\" already exists"],
     );
     contains(
         &kubectl.run("create configmap trial -n made --dry-run=server -o yaml"),

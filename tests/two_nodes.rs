@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use harness::{
     Kubectl, Machine, Network, PATIENCE, Process, coracle, eventually, http_get, need_root, repository,
+    tcp_connect,
 };
 use tempfile::TempDir;
 
@@ -32,14 +33,7 @@ impl Fleet {
         let mut network = Network::new();
         let directory = tempfile::Builder::new().prefix("coracle-test-fleet-").tempdir().unwrap();
         let path = directory.path();
-        let mut command = coracle();
-        command.args(["server", "--listen", &format!("{}:6443", network.address())]);
-        command.args(["--node-monitor-grace-period", GRACE]);
-        command.arg("--data-dir").arg(path.join("server")).arg("--kubeconfig").arg(path.join("kubeconfig"));
-        let mut server = Process::start(command, &path.join("server.log"));
-        server.line("API server ready", PATIENCE, |line| {
-            line.starts_with("API server ready: https://10.99.0.1:6443")
-        });
+        let server = serve(path);
         let kubectl = Kubectl::new(33, &path.join("kubeconfig"), path);
         let machines = ["east", "west"].map(|name| (name, network.machine())).into();
         let mut fleet = Fleet { nodes: BTreeMap::new(), server, machines, kubectl, directory };
@@ -91,6 +85,17 @@ impl Fleet {
         nodes.sort();
         nodes
     }
+}
+
+fn serve(path: &Path) -> Process {
+    let mut command = coracle();
+    command.args(["server", "--listen", "10.99.0.1:6443", "--node-monitor-grace-period", GRACE]);
+    command.arg("--data-dir").arg(path.join("server")).arg("--kubeconfig").arg(path.join("kubeconfig"));
+    let mut server = Process::start(command, &path.join("server.log"));
+    server.line("API server ready", PATIENCE, |line| {
+        line.starts_with("API server ready: https://10.99.0.1:6443")
+    });
+    server
 }
 
 fn import(data: &Path, version: &str) {
@@ -196,6 +201,71 @@ fn a_deployment_spreads_answers_across_nodes_and_outlives_one() {
         }
     });
     assert!(fleet.server.running());
+}
+
+#[test]
+fn workloads_go_on_while_the_server_is_away_and_nodes_find_it_again() {
+    if !need_root("workloads_go_on_while_the_server_is_away_and_nodes_find_it_again") {
+        return;
+    }
+    let mut fleet = Fleet::start();
+    fleet.kubectl.with_input(&["apply", "-f", "-"], &manifest(4)).success();
+    fleet.kubectl.run(&format!("apply -f {}", repository("samples/hello-http/service.yaml").display()));
+    fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    let service = format!("{}:80", fleet.kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
+    let uids = "get pods -l app=hello-http -o jsonpath={.items[*].metadata.uid}";
+    let before = fleet.kubectl.run(uids);
+    let address = service.clone();
+    fleet.machines["east"].run(move || eventually("an answer", || http_get(&address, "/")));
+
+    fleet.server.kill();
+    for name in ["east", "west"] {
+        let address = service.clone();
+        fleet.machines[name].run(move || {
+            for _ in 0..40 {
+                assert_eq!(http_get(&address, "/").unwrap().0, 200, "without a server");
+            }
+        });
+    }
+    fleet.server = serve(fleet.directory.path());
+    for name in ["east", "west"] {
+        fleet.kubectl.run(&format!("wait --for=condition=Ready node/{name} --timeout=60s"));
+    }
+    // The nodes' watches are back: a change goes through, and the pods that ran are the pods that run.
+    assert_eq!(fleet.kubectl.run(uids), before, "pods were made anew");
+    fleet.kubectl.run("scale deployment/hello-http --replicas=6");
+    fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    assert_eq!(fleet.placed().len(), 6);
+}
+
+#[test]
+fn a_node_that_was_cut_off_comes_back_without_doubles() {
+    if !need_root("a_node_that_was_cut_off_comes_back_without_doubles") {
+        return;
+    }
+    let fleet = Fleet::start();
+    fleet.kubectl.with_input(&["apply", "-f", "-"], &manifest(4)).success();
+    fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    fleet.machines["west"].unplug();
+    fleet
+        .kubectl
+        .run(&format!("wait --for=condition=Ready=Unknown node/west --timeout={}s", LOSS_PATIENCE.as_secs()));
+    eventually("all pods on the other node", || {
+        let placed = fleet.placed();
+        if placed == ["east"; 4] { Ok(()) } else { Err(format!("{placed:?}")) }
+    });
+    fleet.machines["west"].plug_in();
+    fleet.machines["west"].run(|| eventually("the network", || tcp_connect("10.99.0.1:6443")));
+    fleet.kubectl.run("wait --for=condition=Ready node/west --timeout=60s");
+    eventually("the old pods' end", || {
+        let pods = fleet.kubectl.run("get pods -l app=hello-http -o name");
+        if pods.lines().count() == 4 { Ok(()) } else { Err(pods) }
+    });
+    let taints = "get node west -o jsonpath={.spec.taints}";
+    eventually("the taint's end", || {
+        let taints = fleet.kubectl.run(taints);
+        if taints.is_empty() { Ok(()) } else { Err(taints) }
+    });
 }
 
 #[test]

@@ -81,6 +81,10 @@ impl Machine {
     pub fn unplug(&self) {
         run("ip", &["link", "set", &self.port, "down"]);
     }
+
+    pub fn plug_in(&self) {
+        run("ip", &["link", "set", &self.port, "up"]);
+    }
 }
 
 impl Drop for Machine {
