@@ -121,6 +121,7 @@ async fn write_references<C: Kind>(
     references: &[OwnerReference],
 ) -> Result<Arc<Object>, ApiError> {
     let head = &object.head;
+    let references = Some(references).filter(|r| !r.is_empty());
     let patch = json!({"metadata": {
         "uid": head.uid, "resourceVersion": head.resource_version.to_string(), "ownerReferences": references,
     }});

@@ -304,13 +304,14 @@ impl Controller {
         }
         let mut references = object.decode::<View>()?.metadata.owner_references;
         change(&mut references);
-        self.patch(place, object, json!({"ownerReferences": references})).await
+        self.patch(place, object, json!({"ownerReferences": Some(references).filter(|r| !r.is_empty())}))
+            .await
     }
 
     async fn drop_finalizer(&self, place: &Place, object: &Object, name: &str) -> Result<(), ApiError> {
         let mut finalizers = graph::finalizers(object);
         finalizers.retain(|f| f != name);
-        self.patch(place, object, json!({"finalizers": finalizers})).await
+        self.patch(place, object, json!({"finalizers": Some(finalizers).filter(|f| !f.is_empty())})).await
     }
 
     /// Changes metadata of the very version that was looked at.

@@ -175,7 +175,7 @@ impl Controller {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let patch = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},
-            "spec": {"taints": taints},
+            "spec": {"taints": Some(taints).filter(|t| !t.is_empty())},
         });
         self.client.patch::<Node>("", name, None, PatchType::Merge, &patch).await.map(drop)
     }
