@@ -6,6 +6,7 @@ pub mod decode;
 pub mod field_error;
 pub mod kinds;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod pki;
 pub mod schema;

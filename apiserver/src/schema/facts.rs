@@ -4,7 +4,7 @@
 use super::lines::Lines;
 
 /// A line for each type: `field;map=key,key;set;free;patch=strategy:key;atomic;granular;default=JSON`, and `!atomic`
-/// for types that are atomic themselves. Lists without `map`, `set` or `free` are atomic. From the markers of the types
+/// for types that are atomic themselves, `!required=field,field`, `!unions=JSON`. Lists without `map`, `set` or `free` are atomic. From the markers of the types
 /// in Kubernetes v1.37.
 static FACTS: Lines = Lines::new(include_str!("facts.txt"));
 
@@ -94,12 +94,29 @@ pub fn field(type_name: &str, field: &str) -> FieldFacts {
     facts
 }
 
-/// The type is replaced as a whole.
-pub fn is_atomic(type_name: &str) -> bool {
-    type_name
-        .strip_prefix("io.k8s.")
-        .and_then(|name| FACTS.find(name))
-        .is_some_and(|line| line.starts_with("!atomic"))
+/// What is known of a type as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TypeFacts {
+    /// It is replaced as a whole (`x-kubernetes-map-type`).
+    pub atomic: bool,
+    /// With commas between them.
+    pub required: Option<&'static str>,
+    /// `x-kubernetes-unions`, as JSON.
+    pub unions: Option<&'static str>,
+}
+
+/// None: nothing is known of such a type.
+pub fn of_type(type_name: &str) -> Option<TypeFacts> {
+    let mut facts = TypeFacts::default();
+    for token in FACTS.find(type_name.strip_prefix("io.k8s.")?)?.split(' ') {
+        match token.split_once('=') {
+            Some(("!required", fields)) => facts.required = Some(fields),
+            Some(("!unions", json)) => facts.unions = Some(json),
+            _ if token == "!atomic" => facts.atomic = true,
+            _ => {}
+        }
+    }
+    Some(facts)
 }
 
 #[cfg(test)]
@@ -128,8 +145,10 @@ mod tests {
         assert_eq!(facts("api.core.v1.ServicePort", "protocol").default, Some("\"TCP\""));
         assert_eq!(facts("api.core.v1.ServiceSpec", "selector").map, Some("atomic"));
         assert_eq!(facts("api.core.v1.Nothing", "x"), FieldFacts::default());
-        assert!(is_atomic("io.k8s.api.core.v1.LocalObjectReference"));
-        assert!(!is_atomic("io.k8s.api.core.v1.PodSpec"));
+        let whole = |type_: &str| of_type(&format!("io.k8s.{type_}")).unwrap();
+        assert!(whole("api.core.v1.LocalObjectReference").atomic);
+        assert_eq!(whole("api.core.v1.PodSpec").required, Some("containers"));
+        assert!(!whole("api.core.v1.PodSpec").atomic);
     }
 
     #[test]

@@ -1,0 +1,257 @@
+//! The OpenAPI documents: `/openapi/v3` with one document for each group and version, and `/openapi/v2`. Made when they
+//! are first asked for, and kept compressed.
+
+mod components;
+mod names;
+mod parameters;
+mod paths;
+mod swagger;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use coracle_client::{ApiError, KUBERNETES_VERSION, Resource};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::kinds::KindDef;
+use crate::subresources::REVIEWS;
+use names::GroupVersion;
+
+/// What the documents need of a kind.
+pub(crate) struct Served {
+    resource: Resource,
+    list_kind: String,
+    has_status: bool,
+    subresources: &'static [&'static str],
+    schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
+/// One document, as it is sent.
+#[derive(Clone)]
+pub struct Document {
+    pub gzip: Bytes,
+    /// Of the content: in the index's URLs, and the ETag.
+    pub hash: String,
+}
+
+impl Document {
+    fn new(value: &Value) -> Result<Self, std::io::Error> {
+        let json = serde_json::to_vec(value)?;
+        let digest = Sha256::digest(&json);
+        let hash = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&json)?;
+        Ok(Self { gzip: encoder.finish()?.into(), hash })
+    }
+
+    pub fn json(&self) -> Result<Bytes, std::io::Error> {
+        let mut json = Vec::new();
+        GzDecoder::new(&*self.gzip).read_to_end(&mut json)?;
+        Ok(json.into())
+    }
+
+    pub fn etag(&self) -> String {
+        format!("\"{}\"", self.hash)
+    }
+}
+
+pub struct OpenApi {
+    kinds: Vec<Served>,
+    /// By path: `api/v1`, `apis/apps/v1`.
+    documents: OnceLock<BTreeMap<String, Document>>,
+    swagger: OnceLock<Option<Document>>,
+}
+
+impl OpenApi {
+    pub fn new(kinds: &[KindDef]) -> Self {
+        let kinds = kinds
+            .iter()
+            .map(|kind| Served {
+                resource: kind.resource.clone(),
+                list_kind: kind.list_kind.clone(),
+                has_status: kind.has_status,
+                subresources: kind.subresources,
+                schema: kind.schema,
+            })
+            .collect();
+        Self { kinds, documents: OnceLock::new(), swagger: OnceLock::new() }
+    }
+
+    fn served(&self) -> Vec<GroupVersion> {
+        let mut all: Vec<GroupVersion> =
+            self.kinds.iter().map(|kind| GroupVersion::of(&kind.resource)).collect();
+        all.extend(
+            REVIEWS.iter().map(|r| GroupVersion { group: r.group.to_owned(), version: r.version.to_owned() }),
+        );
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn build(&self, gv: &GroupVersion, served: &[GroupVersion]) -> Value {
+        let kinds: Vec<&Served> =
+            self.kinds.iter().filter(|kind| GroupVersion::of(&kind.resource) == *gv).collect();
+        let mut components = components::build(gv, &kinds, served);
+        let paths = Value::Object(paths::build(gv, &kinds, &components));
+        // Lists come back from no operation as themselves alone, and watches only in words.
+        let mut roots = vec![paths.clone(), components::reference(&components::meta_name("WatchEvent"))];
+        roots.extend(components.kinds.iter().map(|kind| components::reference(&kind.object)));
+        components::reachable(&mut components.schemas, &Value::Array(roots));
+        json!({
+            "openapi": "3.0.0",
+            "info": { "title": "Kubernetes", "version": KUBERNETES_VERSION },
+            "paths": paths,
+            "components": {
+                "schemas": components.schemas,
+                "securitySchemes": {
+                    "BearerToken": {
+                        "description": "Bearer Token authentication",
+                        "type": "apiKey",
+                        "in": "header",
+                        "name": "authorization",
+                    },
+                },
+            },
+        })
+    }
+
+    fn documents(&self) -> &BTreeMap<String, Document> {
+        self.documents.get_or_init(|| {
+            let served = self.served();
+            let documents = served.iter().filter_map(|gv| {
+                Document::new(&self.build(gv, &served))
+                    .inspect_err(
+                        |error| tracing::error!(%error, "building the OpenAPI document of {}", gv.path()),
+                    )
+                    .ok()
+                    .map(|document| (gv.path(), document))
+            });
+            documents.collect()
+        })
+    }
+
+    /// `/openapi/v3`: where the documents are.
+    pub fn index(&self) -> Value {
+        let paths: serde_json::Map<String, Value> = self
+            .documents()
+            .iter()
+            .map(|(path, document)| (path.clone(), json!({ "serverRelativeURL": url(path, document) })))
+            .collect();
+        json!({ "paths": paths })
+    }
+
+    /// The document of a group and version, by its path in the index.
+    pub fn document(&self, path: &str) -> Option<&Document> {
+        self.documents().get(path)
+    }
+
+    /// `/openapi/v2`
+    pub fn swagger(&self) -> Option<&Document> {
+        self.swagger
+            .get_or_init(|| {
+                let served = self.served();
+                let documents = served.iter().map(|gv| self.build(gv, &served));
+                Document::new(&swagger::merged(documents)).ok()
+            })
+            .as_ref()
+    }
+
+    /// The answer to a GET below `/openapi`; None for paths that are none of it. Takes some tens of milliseconds the
+    /// first time.
+    pub fn answer(&self, path: &str, query: &str, headers: &HeaderMap) -> Option<Result<Response, ApiError>> {
+        let rest = path.trim_end_matches('/').strip_prefix("/openapi/")?;
+        if rest == "v2" {
+            let document = self.swagger()?;
+            return Some(accepts_json(headers).and_then(|()| respond(document, headers, None)));
+        }
+        let rest = rest.strip_prefix("v3")?;
+        let Some(group_version) = rest.strip_prefix('/') else {
+            if !rest.is_empty() {
+                return None;
+            }
+            let index = self.index();
+            return Some(accepts_json(headers).and_then(|()| {
+                let document = Document::new(&index).map_err(ApiError::internal)?;
+                respond(&document, headers, None)
+            }));
+        };
+        let document = self.document(group_version)?;
+        let asked = query.split('&').find_map(|pair| pair.strip_prefix("hash="));
+        if let Some(hash) = asked
+            && hash != document.hash
+        {
+            return Some(moved(&url(group_version, document)));
+        }
+        Some(accepts_json(headers).and_then(|()| respond(document, headers, asked)))
+    }
+}
+
+fn url(path: &str, document: &Document) -> String {
+    format!("/openapi/v3/{path}?hash={}", document.hash)
+}
+
+/// The documents come as JSON only; clients that want protobuf are told, and fall back.
+fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let fits = accept.split(',').any(|clause| {
+        let media_type = clause.split(';').next().unwrap_or_default().trim();
+        matches!(media_type, "" | "*/*" | "application/*" | "application/json")
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json"))
+}
+
+fn moved(to: &str) -> Result<Response, ApiError> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let to = HeaderValue::from_str(to).map_err(ApiError::internal)?;
+    response.headers_mut().insert(header::LOCATION, to);
+    Ok(response)
+}
+
+/// `asked`: the hash in the URL; such an answer never changes.
+fn respond(document: &Document, headers: &HeaderMap, asked: Option<&str>) -> Result<Response, ApiError> {
+    let list = |name: header::HeaderName| {
+        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let known = list(header::IF_NONE_MATCH).split(',').any(|tag| tag.trim() == document.etag());
+    let zipped = list(header::ACCEPT_ENCODING).split(',').any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        parts.next() == Some("gzip") && parts.all(|quality| quality.replace(' ', "") != "q=0")
+    });
+    let body = match (known, zipped) {
+        (true, _) => Bytes::new(),
+        (false, true) => document.gzip.clone(),
+        (false, false) => document.json().map_err(ApiError::internal)?,
+    };
+    let mut response = Response::new(Body::from(body));
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let out = response.headers_mut();
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    out.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    let caching = if asked.is_some() { "public, immutable, max-age=31536000" } else { "no-cache, private" };
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    if let Ok(etag) = HeaderValue::from_str(&document.etag()) {
+        out.insert(header::ETAG, etag);
+    }
+    if zipped && !known {
+        out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests;

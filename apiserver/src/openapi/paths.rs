@@ -1,0 +1,303 @@
+//! The paths of one group and version, with their operations.
+
+use serde_json::{Map, Value, json};
+
+use super::Served;
+use super::components::{Components, KindNames, meta_name, reference};
+use super::names::{GroupVersion, capitalised};
+use super::parameters;
+use crate::subresources::{self, REVIEWS, ReviewDef};
+
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+const STREAM: &str = "application/json;stream=watch";
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+
+/// Writes the operations of one group and version.
+struct Writer<'a> {
+    gv: &'a GroupVersion,
+    components: &'a Components,
+    paths: Map<String, Value>,
+}
+
+/// What an operation works on.
+struct Subject<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    /// The schema of what goes in and comes out.
+    schema: String,
+}
+
+pub fn build(gv: &GroupVersion, kinds: &[&Served], components: &Components) -> Map<String, Value> {
+    let mut writer = Writer { gv, components, paths: Map::new() };
+    writer.resources();
+    for (kind, names) in kinds.iter().zip(&components.kinds) {
+        writer.kind(kind, names);
+    }
+    for review in REVIEWS.iter().filter(|r| r.group == gv.group && r.version == gv.version) {
+        writer.review(review);
+    }
+    writer.paths
+}
+
+fn answers(schema: Value, media_types: &[&str], codes: &[(&str, &str)]) -> Value {
+    let content: Map<String, Value> =
+        media_types.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect();
+    let mut all: Map<String, Value> = codes
+        .iter()
+        .map(|(code, description)| {
+            ((*code).to_owned(), json!({ "description": description, "content": content }))
+        })
+        .collect();
+    all.insert("401".to_owned(), json!({ "description": "Unauthorized" }));
+    Value::Object(all)
+}
+
+const OK: (&str, &str) = ("200", "OK");
+const CREATED: (&str, &str) = ("201", "Created");
+const ACCEPTED: (&str, &str) = ("202", "Accepted");
+
+fn body(schema: &str, media_types: &[&str], required: bool) -> Value {
+    let content: Map<String, Value> = media_types
+        .iter()
+        .map(|media| ((*media).to_owned(), json!({ "schema": reference(schema) })))
+        .collect();
+    if required { json!({ "content": content, "required": true }) } else { json!({ "content": content }) }
+}
+
+impl Writer<'_> {
+    fn operation(
+        &self,
+        verb: &str,
+        what: &str,
+        action: &str,
+        description: String,
+        subject: &Subject<'_>,
+    ) -> Map<String, Value> {
+        let mut operation = Map::new();
+        operation.insert("description".to_owned(), description.into());
+        operation.insert("operationId".to_owned(), self.gv.operation(verb, what).into());
+        operation.insert("tags".to_owned(), json!([self.gv.tag()]));
+        operation.insert("x-kubernetes-action".to_owned(), action.into());
+        operation.insert(
+            "x-kubernetes-group-version-kind".to_owned(),
+            json!({ "group": subject.group, "version": subject.version, "kind": subject.kind }),
+        );
+        operation
+    }
+
+    fn put(&mut self, path: &str, parameters: Vec<Value>, operations: Vec<(&str, Map<String, Value>)>) {
+        let mut item = Map::new();
+        if !parameters.is_empty() {
+            item.insert("parameters".to_owned(), parameters.into());
+        }
+        for (method, operation) in operations {
+            item.insert(method.to_owned(), operation.into());
+        }
+        self.paths.insert(path.to_owned(), item.into());
+    }
+
+    fn resources(&mut self) {
+        let list = reference(&meta_name("APIResourceList"));
+        let operation = json!({
+            "description": "get available resources",
+            "operationId": self.gv.operation("get", "APIResources"),
+            "tags": [self.gv.tag()],
+            "responses": answers(list, &[JSON, YAML], &[OK]),
+        });
+        let Value::Object(operation) = operation else { return };
+        self.put(&format!("/{}/", self.gv.path()), Vec::new(), vec![("get", operation)]);
+    }
+
+    fn kind(&mut self, kind: &Served, names: &KindNames) {
+        let resource = &kind.resource;
+        let (word, base) = if resource.namespaced() {
+            ("Namespaced", format!("/{}/namespaces/{{namespace}}/{}", self.gv.path(), resource.plural()))
+        } else {
+            ("", format!("/{}/{}", self.gv.path(), resource.plural()))
+        };
+        let what = format!("{word}{}", resource.kind());
+        let subject = Subject {
+            group: resource.group(),
+            version: resource.version(),
+            kind: resource.kind(),
+            schema: names.object.clone(),
+        };
+        let mut common = vec![parameters::pretty()];
+        if resource.namespaced() {
+            common.insert(0, parameters::in_path("namespace", "The namespace of the objects."));
+        }
+        self.collection(&base, &what, &subject, names, common.clone());
+        common.insert(0, parameters::in_path("name", &format!("name of the {}", resource.kind())));
+        self.object(&base, &what, &subject, common.clone());
+        if resource.namespaced() {
+            let everywhere = format!("/{}/{}", self.gv.path(), resource.plural());
+            let what = format!("{}ForAllNamespaces", resource.kind());
+            let operation = self.list(&what, &subject, names);
+            let mut parameters = parameters::list();
+            parameters.push(parameters::pretty());
+            self.put(&everywhere, parameters, vec![("get", operation)]);
+        }
+        let status = if kind.has_status { Some("status") } else { None };
+        for name in status.iter().chain(kind.subresources) {
+            self.subresource(&format!("{base}/{{name}}/{name}"), &what, name, &subject, common.clone());
+        }
+    }
+
+    fn list(&self, what: &str, subject: &Subject<'_>, names: &KindNames) -> Map<String, Value> {
+        let description = format!("list or watch objects of kind {}", subject.kind);
+        let mut operation = self.operation("list", what, "list", description, subject);
+        operation
+            .insert("responses".to_owned(), answers(reference(&names.list), &[JSON, STREAM, YAML], &[OK]));
+        operation
+    }
+
+    fn collection(
+        &mut self,
+        path: &str,
+        what: &str,
+        subject: &Subject<'_>,
+        names: &KindNames,
+        common: Vec<Value>,
+    ) {
+        let kind = subject.kind;
+        let mut list = self.list(what, subject, names);
+        list.insert("parameters".to_owned(), parameters::list().into());
+        let mut create = self.operation("create", what, "post", format!("create a {kind}"), subject);
+        create.insert("parameters".to_owned(), parameters::write().into());
+        create.insert("requestBody".to_owned(), body(&subject.schema, &["*/*"], true));
+        create.insert(
+            "responses".to_owned(),
+            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED, ACCEPTED]),
+        );
+        let description = format!("delete collection of {kind}");
+        let mut delete =
+            self.operation("delete", &format!("Collection{what}"), "deletecollection", description, subject);
+        delete.insert("parameters".to_owned(), parameters::delete_collection().into());
+        delete.insert("requestBody".to_owned(), body(&meta_name("DeleteOptions"), &["*/*"], false));
+        delete.insert("responses".to_owned(), answers(reference(&meta_name("Status")), &[JSON, YAML], &[OK]));
+        self.put(path, common, vec![("get", list), ("post", create), ("delete", delete)]);
+    }
+
+    fn object(&mut self, base: &str, what: &str, subject: &Subject<'_>, common: Vec<Value>) {
+        let kind = subject.kind;
+        let description = format!("delete a {kind}");
+        let mut delete = self.operation("delete", what, "delete", description, subject);
+        delete.insert("parameters".to_owned(), parameters::delete().into());
+        delete.insert("requestBody".to_owned(), body(&meta_name("DeleteOptions"), &["*/*"], false));
+        delete.insert(
+            "responses".to_owned(),
+            answers(reference(&meta_name("Status")), &[JSON, YAML], &[OK, ACCEPTED]),
+        );
+        let operations = vec![
+            ("get", self.read(what, &format!("read the specified {kind}"), subject)),
+            ("put", self.replace(what, &format!("replace the specified {kind}"), subject)),
+            ("patch", self.patch(what, &format!("partially update the specified {kind}"), subject)),
+            ("delete", delete),
+        ];
+        self.put(&format!("{base}/{{name}}"), common, operations);
+    }
+
+    fn read(&self, what: &str, description: &str, subject: &Subject<'_>) -> Map<String, Value> {
+        let mut operation = self.operation("read", what, "get", description.to_owned(), subject);
+        operation.insert("responses".to_owned(), answers(reference(&subject.schema), &[JSON, YAML], &[OK]));
+        operation
+    }
+
+    fn replace(&self, what: &str, description: &str, subject: &Subject<'_>) -> Map<String, Value> {
+        let mut operation = self.operation("replace", what, "put", description.to_owned(), subject);
+        operation.insert("parameters".to_owned(), parameters::write().into());
+        operation.insert("requestBody".to_owned(), body(&subject.schema, &["*/*"], true));
+        operation.insert(
+            "responses".to_owned(),
+            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED]),
+        );
+        operation
+    }
+
+    fn patch(&self, what: &str, description: &str, subject: &Subject<'_>) -> Map<String, Value> {
+        let mut operation = self.operation("patch", what, "patch", description.to_owned(), subject);
+        operation.insert("parameters".to_owned(), parameters::patch().into());
+        operation.insert("requestBody".to_owned(), body(&meta_name("Patch"), PATCHES, true));
+        operation.insert(
+            "responses".to_owned(),
+            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED]),
+        );
+        operation
+    }
+
+    fn create(&self, what: &str, description: String, subject: &Subject<'_>) -> Map<String, Value> {
+        let mut operation = self.operation("create", what, "post", description, subject);
+        operation.insert("requestBody".to_owned(), body(&subject.schema, &["*/*"], true));
+        operation.insert(
+            "responses".to_owned(),
+            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED, ACCEPTED]),
+        );
+        operation
+    }
+
+    fn subresource(
+        &mut self,
+        path: &str,
+        what: &str,
+        name: &str,
+        parent: &Subject<'_>,
+        mut common: Vec<Value>,
+    ) {
+        let (verbs, own) = subresources::describe(name);
+        let (group, version, kind) = own.unwrap_or((parent.group, parent.version, parent.kind));
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        let document = own.and_then(|_| self.components.documents.get(&(api_version, kind.to_owned())));
+        let schema = document.cloned().unwrap_or_else(|| parent.schema.clone());
+        let subject = Subject { group, version, kind, schema };
+        let what = format!("{what}{}", capitalised(name));
+        let of = |doing: &str| format!("{doing} {name} of the specified {}", parent.kind);
+        if matches!(name, "log" | "proxy") {
+            let (verb, action) = if name == "log" { ("read", "get") } else { ("connect", "connect") };
+            let what = if name == "log" { what } else { format!("Get{what}") };
+            let mut operation = self.operation(verb, &what, action, of("read"), &subject);
+            operation.insert("responses".to_owned(), answers(json!({ "type": "string" }), &["*/*"], &[OK]));
+            if name == "log" {
+                common.extend(parameters::log());
+            }
+            self.put(path, common, vec![("get", operation)]);
+            return;
+        }
+        let mut operations = Vec::new();
+        for verb in verbs {
+            operations.push(match *verb {
+                "get" => ("get", self.read(&what, &of("read"), &subject)),
+                "update" => ("put", self.replace(&what, &of("replace"), &subject)),
+                "patch" => ("patch", self.patch(&what, &of("partially update"), &subject)),
+                "create" => ("post", self.create(&what, of("create"), &subject)),
+                _ => continue,
+            });
+        }
+        if verbs.contains(&"create") {
+            common.extend(parameters::write());
+        }
+        self.put(path, common, operations);
+    }
+
+    fn review(&mut self, review: &ReviewDef) {
+        let api_version = format!("{}/{}", review.group, review.version);
+        let Some(schema) = self.components.documents.get(&(api_version, review.kind.to_owned())) else {
+            return;
+        };
+        let subject = Subject {
+            group: review.group,
+            version: review.version,
+            kind: review.kind,
+            schema: schema.clone(),
+        };
+        let operation = self.create(review.kind, format!("create a {}", review.kind), &subject);
+        let mut common = parameters::write();
+        common.push(parameters::pretty());
+        self.put(&format!("/{}/{}", self.gv.path(), review.plural), common, vec![("post", operation)]);
+    }
+}

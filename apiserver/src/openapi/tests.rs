@@ -1,0 +1,164 @@
+//! The documents as clients read them.
+
+use super::*;
+use crate::kinds;
+
+fn documents() -> (OpenApi, Value) {
+    let openapi = OpenApi::new(&kinds::all());
+    let core = parsed(openapi.document("api/v1").unwrap());
+    (openapi, core)
+}
+
+fn parsed(document: &Document) -> Value {
+    serde_json::from_slice(&document.json().unwrap()).unwrap()
+}
+
+fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    pairs
+        .iter()
+        .map(|(k, v)| (header::HeaderName::from_static(k), HeaderValue::from_str(v).unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_index_leads_to_documents() {
+    let (openapi, _) = documents();
+    let index = openapi.index();
+    for path in ["api/v1", "apis/apps/v1", "apis/discovery.k8s.io/v1", "apis/authorization.k8s.io/v1"] {
+        let url = index["paths"][path]["serverRelativeURL"].as_str().unwrap();
+        let (path, query) = url.split_once('?').unwrap();
+        let response = openapi.answer(path, query, &HeaderMap::new()).unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    let (openapi, _) = documents();
+    for document in openapi.documents().values() {
+        let document = parsed(document);
+        let mut text = &*document.to_string();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let mut count = 0;
+        while let Some(at) = text.find(components::PREFIX) {
+            text = &text[at + components::PREFIX.len()..];
+            let name = &text[..text.find('"').unwrap()];
+            assert!(schemas.contains_key(name), "{name}");
+            count += 1;
+        }
+        assert!(count > 3);
+    }
+}
+
+#[test]
+fn schemas_are_in_upstreams_form() {
+    let (_, core) = documents();
+    let schemas = &core["components"]["schemas"];
+    let pod = &schemas["io.k8s.api.core.v1.Pod"];
+    assert_eq!(
+        pod["x-kubernetes-group-version-kind"],
+        json!([{ "group": "", "version": "v1", "kind": "Pod" }])
+    );
+    assert_eq!(pod.get("required"), None);
+    assert_eq!(
+        pod["properties"]["spec"]["allOf"],
+        json!([{ "$ref": "#/components/schemas/io.k8s.api.core.v1.PodSpec" }])
+    );
+    assert_eq!(pod["properties"]["spec"]["default"], json!({}));
+    let spec = &schemas["io.k8s.api.core.v1.PodSpec"];
+    let containers = &spec["properties"]["containers"];
+    assert_eq!(containers["x-kubernetes-list-type"], "map");
+    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
+    assert_eq!(spec["properties"]["tolerations"]["x-kubernetes-list-type"], "atomic");
+    assert_eq!(spec["required"], json!(["containers"]));
+    assert_eq!(
+        schemas["io.k8s.api.core.v1.PodList"]["x-kubernetes-group-version-kind"],
+        json!([{ "group": "", "version": "v1", "kind": "PodList" }])
+    );
+    assert_eq!(schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"], "int-or-string");
+    let options = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"];
+    assert!(options["x-kubernetes-group-version-kind"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn writes_declare_what_kubectl_looks_for() {
+    let (openapi, core) = documents();
+    let apps = parsed(openapi.document("apis/apps/v1").unwrap());
+    let named = |operation: &Value, name: &str| {
+        operation["parameters"].as_array().unwrap().iter().any(|p| p["name"] == name)
+    };
+    for (document, path) in [
+        (&core, "/api/v1/namespaces/{namespace}/pods"),
+        (&core, "/api/v1/nodes"),
+        (&apps, "/apis/apps/v1/namespaces/{namespace}/deployments"),
+    ] {
+        let collection = &document["paths"][path];
+        let object = &document["paths"][format!("{path}/{{name}}")];
+        for operation in [&collection["post"], &object["put"], &object["patch"]] {
+            assert!(named(operation, "fieldValidation") && named(operation, "dryRun"), "{path}");
+        }
+        assert!(named(&collection["get"], "watch"));
+        assert_eq!(object["patch"]["x-kubernetes-action"], "patch");
+    }
+    assert_eq!(
+        core["paths"]["/api/v1/namespaces/{namespace}/pods"]["get"]["operationId"],
+        "listCoreV1NamespacedPod"
+    );
+    assert_eq!(
+        core["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/eviction"]["post"]["x-kubernetes-group-version-kind"],
+        json!({ "group": "policy", "version": "v1", "kind": "Eviction" })
+    );
+    let scale = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"];
+    assert_eq!(scale["get"]["x-kubernetes-group-version-kind"]["kind"], "Scale");
+}
+
+#[test]
+fn answers() {
+    let (openapi, _) = documents();
+    let answer = |path: &str, query: &str, pairs: &[(&'static str, &str)]| {
+        openapi.answer(path, query, &headers(pairs)).map(|answer| match answer {
+            Ok(response) => (response.status().as_u16(), response.headers().clone()),
+            Err(error) => (error.code(), HeaderMap::new()),
+        })
+    };
+    let etag = openapi.document("api/v1").unwrap().etag();
+    assert_eq!(answer("/openapi/v3/api/v1", "", &[("if-none-match", &etag)]).unwrap().0, 304);
+    let (code, out) = answer("/openapi/v3/api/v1", "hash=OLD", &[]).unwrap();
+    assert_eq!(code, 301);
+    assert!(out["location"].to_str().unwrap().starts_with("/openapi/v3/api/v1?hash="));
+    let (code, out) = answer("/openapi/v3/api/v1", "", &[("accept-encoding", "gzip, br")]).unwrap();
+    assert_eq!((code, out["content-encoding"].to_str().unwrap()), (200, "gzip"));
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    assert_eq!(answer("/openapi/v2", "", &[("accept", protobuf)]).unwrap().0, 406);
+    assert_eq!(answer("/openapi/v2", "", &[("accept", "application/json")]).unwrap().0, 200);
+    assert_eq!(answer("/openapi/v3", "", &[]).unwrap().0, 200);
+    for path in ["/openapi/v3/apis/nothing/v1", "/openapi/v4", "/api", "/openapi/v3x"] {
+        assert!(answer(path, "", &[]).is_none(), "{path}");
+    }
+}
+
+#[test]
+fn swagger_says_the_same() {
+    let (openapi, _) = documents();
+    let swagger = parsed(openapi.swagger().unwrap());
+    assert_eq!(swagger["swagger"], "2.0");
+    let spec = &swagger["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"];
+    assert_eq!(spec["$ref"], "#/definitions/io.k8s.api.core.v1.PodSpec");
+    assert!(spec["description"].is_string());
+    let patch = &swagger["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+    let names: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"body") && names.contains(&"fieldValidation"));
+    assert_eq!(patch["responses"]["200"]["schema"]["$ref"], "#/definitions/io.k8s.api.core.v1.Pod");
+    assert!(!swagger.to_string().contains("#/components/"));
+}
+
+#[test]
+fn kept_documents_are_small() {
+    let (openapi, _) = documents();
+    let bytes: usize = openapi.documents().values().map(|document| document.gzip.len()).sum();
+    assert!(bytes < 1024 * 1024, "{bytes} bytes");
+}
