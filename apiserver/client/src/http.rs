@@ -8,9 +8,13 @@ use bytes::Bytes;
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::BodyExt;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
 use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tower::{BoxError, ServiceBuilder};
 
 use crate::object::{Head, Object};
 use crate::request::{
@@ -22,6 +26,15 @@ use crate::status::{ApiError, Status};
 
 /// A watch asks for an end after this long, so that a connection that died unnoticed is replaced.
 const WATCH_SECONDS: u64 = 290;
+/// An ordinary request that has no whole answer by then has failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent connection is probed after this; with the interval and retries a dead one is found in half a minute.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// Data that the peer does not acknowledge for this long ends the connection.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15);
 
 /// Talks HTTPS. The connection can be replaced while in use, as rotated certificates need.
 pub struct Https {
@@ -45,10 +58,23 @@ impl Https {
     }
 }
 
-fn connect(mut config: kube::Config) -> Result<kube::Client, ApiError> {
-    // A watch that brings nothing is quiet, not broken; the server ends it in time.
-    config.read_timeout = Some(Duration::from_secs(WATCH_SECONDS + 30));
-    kube::Client::try_from(config).map_err(ApiError::transport)
+/// kube's own connector has no keepalive: over a link that was cut, requests and watches would wait for minutes.
+fn connect(config: kube::Config) -> Result<kube::Client, ApiError> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(KEEPALIVE_AFTER));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(ApiError::transport)?;
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(ApiError::transport)?)
+        .map_err(BoxError::from)
+        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector));
+    Ok(kube::Client::new(service, config.default_namespace))
 }
 
 #[async_trait]
@@ -152,6 +178,12 @@ impl Transport for Https {
 
 impl Https {
     async fn fetch(&self, request: http::Request<kube::client::Body>) -> Result<Bytes, ApiError> {
+        tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(request))
+            .await
+            .map_err(|_| ApiError::transport(format!("no answer within {REQUEST_TIMEOUT:?}")))?
+    }
+
+    async fn exchange(&self, request: http::Request<kube::client::Body>) -> Result<Bytes, ApiError> {
         let response = self.kube().send(request).await.map_err(ApiError::transport)?;
         if !response.status().is_success() {
             return Err(failure(response).await);
