@@ -1,5 +1,6 @@
 //! What a request is about, read from its method, path and query, as upstream's RequestInfo.
 
+use coracle_client::selector::FieldSelector;
 use http::Method;
 
 use crate::authz::Attributes;
@@ -98,6 +99,15 @@ impl RequestInfo {
             || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     }
 
+    /// A list or watch of one object, picked by `metadata.name`, is about that object, as upstream.
+    fn named(&self) -> String {
+        if !self.name.is_empty() || !matches!(self.verb, "list" | "watch") {
+            return self.name.clone();
+        }
+        let selector = FieldSelector::parse(&self.field_selector).unwrap_or_default();
+        selector.pinned("metadata.name").unwrap_or_default().to_owned()
+    }
+
     pub fn attributes(&self) -> Attributes {
         Attributes {
             verb: self.verb.to_owned(),
@@ -106,7 +116,7 @@ impl RequestInfo {
             resource: self.resource.clone(),
             subresource: self.subresource.clone(),
             namespace: self.namespace.clone(),
-            name: self.name.clone(),
+            name: self.named(),
             path: self.path.clone(),
             field_selector: self.field_selector.clone(),
         }
@@ -215,5 +225,7 @@ mod tests {
         }
         let i = RequestInfo::parse(&Method::GET, "/api/v1/pods", Some("fieldSelector=spec.nodeName%3Dn1&x"));
         assert_eq!(i.field_selector, "spec.nodeName=n1");
+        let i = RequestInfo::parse(&Method::GET, "/api/v1/secrets", Some("watch=1&fieldSelector=metadata.name%3Ds"));
+        assert_eq!((i.name.as_str(), i.attributes().name.as_str()), ("", "s"));
     }
 }
