@@ -53,6 +53,7 @@ pub fn proxy_options(
         service_cidr: (service_cidr.network, service_cidr.prefix),
         pod_cidr: (pod_cidr.network, pod_cidr.prefix),
         node_address: address,
+        keep_rules: false,
     }
 }
 

@@ -152,8 +152,10 @@ impl Proxy {
             let address = address_towards(&config.cluster_url)?;
             let client = Client::new(Https::new(config)?, "kube-proxy");
             let NetworkOptions { pod_cidr, service_cidr } = self.networks;
-            let options =
+            let mut options =
                 agent::proxy_options(&self.node.name()?, self.node.rootless(), address, pod_cidr, service_cidr);
+            // Alone, it may be restarted beside a wasmlet and pods that go on.
+            options.keep_rules = true;
             coracle_proxy::run(options, client, shutdown).await.context("the proxy failed")
         })
     }

@@ -35,6 +35,8 @@ pub struct Options {
     pub pod_cidr: (Ipv4Addr, u8),
     /// The node's own address, the source of its connections to Services.
     pub node_address: IpAddr,
+    /// Whether rules and routes stay in the kernel after an orderly end. They do where pods outlive this process.
+    pub keep_rules: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +62,15 @@ trait Backend: Send {
     async fn stop(&mut self);
 }
 
-/// Serves until `shutdown`. Rules in the kernel stay after that, so that a restart loses no connection.
+/// Serves until `shutdown`.
 pub async fn run(options: Options, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let informers = Informers::new(client.clone(), shutdown.clone());
+    let ending = shutdown.child_token();
+    let mut routes = None;
     let mut backend: Box<dyn Backend> = match options.mode {
         Mode::Nftables => {
-            routes::add_service_route(&options).await?;
-            let keeper = routes::follow(&options, &informers);
-            tokio::spawn(keeper.run(shutdown.clone()));
+            let keeper = routes::Keeper::start(&options, &informers).await?;
+            routes = Some(tokio::spawn(keeper.run(ending.clone())));
             Box::new(nftables::Nftables::start(&options).await?)
         }
         Mode::Userspace => {
@@ -77,5 +80,9 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     };
     let result = follow::run(&options.node_name, &informers, &mut *backend, shutdown).await;
     backend.stop().await;
+    ending.cancel();
+    if let Some(routes) = routes {
+        routes.await.ok();
+    }
     result
 }

@@ -1,57 +1,100 @@
 //! Services as rules in the kernel: one table of ours, looked up by maps, changed element by element.
 
+mod change;
+mod conntrack;
 mod render;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tracing::debug;
+use tracing::{debug, warn};
 
+use crate::table::Protocol;
 use crate::{Backend, Error, Options, ServiceRules};
+use change::State;
+use conntrack::Watched;
 
 pub struct Nftables {
-    current: BTreeMap<Arc<str>, ServiceRules>,
+    base: String,
+    /// What is to be in the kernel.
+    state: State,
+    /// Whether it is; if not, everything is made anew.
+    in_effect: bool,
+    keep_rules: bool,
 }
 
 impl Nftables {
     /// Replaces whatever an earlier process left. Until the first `apply` nothing is forwarded; the caller applies
     /// everything at once, right after this.
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        nft(&render::base(options)).await?;
-        Ok(Self { current: BTreeMap::new() })
+        let base = render::base(options);
+        nft(&base).await?;
+        Ok(Self { base, state: State::default(), in_effect: true, keep_rules: options.keep_rules })
     }
 }
 
 #[async_trait]
 impl Backend for Nftables {
     async fn apply(&mut self, changed: Vec<(Arc<str>, ServiceRules)>) -> Result<(), Error> {
-        let mut script = String::new();
-        let none = ServiceRules::default();
-        for (name, rules) in &changed {
-            let old = self.current.get(name).unwrap_or(&none);
-            if old != rules {
-                render::change(&mut script, name, old, rules);
+        let stale = watched(&self.state, &changed);
+        let script = self.state.change(&changed);
+        if self.in_effect {
+            if script.is_empty() {
+                return Ok(());
             }
-        }
-        if !script.is_empty() {
-            nft(&script).await?;
-        }
-        for (name, rules) in changed {
-            if rules.ports.is_empty() {
-                self.current.remove(&name);
-            } else {
-                self.current.insert(name, rules);
+            let Err(error) = nft(&script).await else {
+                conntrack::forget(stale).await;
+                return Ok(());
+            };
+            self.in_effect = false;
+            if matches!(error, Error::NftMissing) {
+                return Err(error);
             }
+            // Someone else has changed or removed the table, as `nft flush ruleset` does.
+            warn!(%error, "nft refused a change; making the whole table anew");
         }
+        let script = self.state.anew();
+        nft(&format!("{}{script}", self.base)).await?;
+        self.in_effect = true;
+        conntrack::forget(stale).await;
         Ok(())
     }
 
-    /// The rules stay: connections go on while this process restarts.
-    async fn stop(&mut self) {}
+    /// Where the node's pods end with this process, rules that lead to them would mislead.
+    async fn stop(&mut self) {
+        if self.keep_rules {
+            return;
+        }
+        if let Err(error) = nft(render::REMOVAL).await {
+            warn!(%error, "the rules could not be removed");
+        }
+    }
+}
+
+/// The ways in by UDP of Services that change, with the endpoints that remain valid for them: datagrams of known clients
+/// follow conntrack, not the rules, and would go on to endpoints that are gone.
+fn watched(old: &State, changed: &[(Arc<str>, ServiceRules)]) -> Vec<Watched> {
+    let mut all = Vec::new();
+    for (name, rules) in changed {
+        let before = old.rules(name).cloned().unwrap_or_default();
+        for (rules, valid) in [(&before, false), (rules, true)] {
+            for group in render::groups(name, rules).into_iter().filter(|g| g.protocol == Protocol::Udp) {
+                let endpoints = if valid { group.endpoints.to_vec() } else { Vec::new() };
+                all.extend(
+                    group
+                        .entrances
+                        .into_iter()
+                        .map(|entrance| Watched { entrance, endpoints: endpoints.clone() }),
+                );
+            }
+        }
+    }
+    conntrack::merged(all)
 }
 
 /// Runs a script as one transaction.

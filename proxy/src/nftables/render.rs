@@ -1,9 +1,8 @@
 //! Renders rules as nft scripts. Pure.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write;
-use std::hash::{Hash, Hasher};
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use crate::Options;
 use crate::table::{PortRules, Protocol, ServiceRules};
@@ -16,6 +15,8 @@ pub fn base(options: &Options) -> String {
     let (service, service_prefix) = options.service_cidr;
     let (pod, pod_prefix) = options.pod_cidr;
     // NOTE: for TCP a reset, not an ICMP error: that one does not reach a client on this machine.
+    // NOTE: every pod address of the node is local to it, but a node port is not one of a pod's ports.
+    // NOTE: `route_localnet` (see routes.rs) would let neighbours reach what listens on 127.0.0.1; `guard` does not.
     format!(
         "add table ip coracle
 delete table ip coracle
@@ -26,7 +27,7 @@ table ip coracle {{
   set refused-nodeports {{ type inet_proto . inet_service; }}
   chain dispatch {{
     ip daddr . meta l4proto . th dport vmap @services
-    fib daddr type local meta l4proto . th dport vmap @nodeports
+    ip daddr != {pod}/{pod_prefix} fib daddr type local meta l4proto . th dport vmap @nodeports
   }}
   chain prerouting {{ type nat hook prerouting priority dstnat; policy accept; jump dispatch; }}
   chain output {{ type nat hook output priority -100; policy accept; jump dispatch; }}
@@ -34,10 +35,14 @@ table ip coracle {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname != \"lo\" ct status dnat ip saddr != {pod}/{pod_prefix} masquerade
   }}
+  chain guard {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != \"lo\" ip daddr 127.0.0.0/8 drop
+  }}
   chain no-endpoint {{ meta l4proto tcp reject with tcp reset; reject; }}
   chain refuse {{
     ip daddr . meta l4proto . th dport @refused goto no-endpoint
-    fib daddr type local meta l4proto . th dport @refused-nodeports goto no-endpoint
+    ip daddr != {pod}/{pod_prefix} fib daddr type local meta l4proto . th dport @refused-nodeports goto no-endpoint
     ip daddr {service}/{service_prefix} goto no-endpoint
   }}
   chain filter-input {{ type filter hook input priority filter; policy accept; ct state new jump refuse; }}
@@ -48,206 +53,182 @@ table ip coracle {{
     )
 }
 
-/// What turns the old rules of one Service into the new ones, to run in one transaction with others.
-pub fn change(script: &mut String, service: &str, old: &ServiceRules, new: &ServiceRules) {
-    for port in &old.ports {
-        if !new.ports.contains(port) {
-            remove(script, service, port);
-        }
-    }
-    for port in &new.ports {
-        if !old.ports.contains(port) {
-            add(script, service, port);
-        }
-    }
+/// What takes the table away, whether it is there or not.
+pub const REMOVAL: &str = "add table ip coracle\ndelete table ip coracle\n";
+
+/// A way in: an element of a map that leads to a chain, or of a set of what is refused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entrance {
+    Service { address: std::net::Ipv4Addr, protocol: Protocol, port: u16 },
+    NodePort { protocol: Protocol, port: u16 },
 }
 
-/// A name for chains: the same for the same port of the same Service.
-fn id(service: &str, port: &PortRules) -> String {
-    let mut hasher = DefaultHasher::new();
-    (service, &port.name, port.protocol, port.port).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
-
-/// The two ways in: by address and by node port, which may have different endpoints.
-struct Entrance<'a> {
-    chain: String,
-    endpoints: &'a [SocketAddrV4],
-    map: &'static str,
-    refused: &'static str,
-    keys: Vec<String>,
-}
-
-fn entrances<'a>(service: &str, port: &'a PortRules) -> Vec<Entrance<'a>> {
-    let (id, protocol) = (id(service, port), port.protocol.as_str());
-    let mut all = vec![Entrance {
-        chain: format!("svc-{id}"),
-        endpoints: &port.endpoints,
-        map: "services",
-        refused: "refused",
-        keys: port.addresses.iter().map(|a| format!("{a} . {protocol} . {}", port.port)).collect(),
-    }];
-    if let Some(node_port) = port.node_port {
-        all.push(Entrance {
-            chain: format!("node-{id}"),
-            endpoints: &port.node_port_endpoints,
-            map: "nodeports",
-            refused: "refused-nodeports",
-            keys: vec![format!("{protocol} . {node_port}")],
-        });
-    }
-    all
-}
-
-fn add(script: &mut String, service: &str, port: &PortRules) {
-    for entrance in entrances(service, port) {
-        let Entrance { chain, endpoints, map, refused, keys } = &entrance;
-        if endpoints.is_empty() {
-            for key in keys {
-                push(script, format_args!("add element ip coracle {refused} {{ {key} }}"));
+impl Entrance {
+    /// The set and the element that make it lead to `target`, or be refused.
+    fn element(&self, target: Option<&str>) -> (&'static str, String) {
+        let (map, refused, key) = match self {
+            Self::Service { address, protocol, port } => {
+                ("services", "refused", format!("{address} . {} . {port}", protocol.as_str()))
             }
-            continue;
+            Self::NodePort { protocol, port } => {
+                ("nodeports", "refused-nodeports", format!("{} . {port}", protocol.as_str()))
+            }
+        };
+        match target {
+            Some(chain) => (map, format!("{key} : goto {chain}")),
+            None => (refused, key),
         }
-        push(script, format_args!("add chain ip coracle {chain}"));
-        match port.affinity {
-            Some(timeout) => add_sticky(script, chain, port.protocol, endpoints, timeout.as_secs()),
-            None => add_random(script, chain, port.protocol, endpoints),
-        }
-        for key in keys {
-            push(script, format_args!("add element ip coracle {map} {{ {key} : goto {chain} }}"));
-        }
+    }
+
+    /// As [`Self::element`], as far as it takes to delete it.
+    fn key(&self, target: Option<&str>) -> (&'static str, String) {
+        let (set, element) = self.element(target);
+        (set, element.split(" : ").next().unwrap_or_default().to_owned())
+    }
+
+    pub fn add(&self, script: &mut String, target: Option<&str>) {
+        let (set, element) = self.element(target);
+        push(script, format_args!("add element ip coracle {set} {{ {element} }}"));
+    }
+
+    pub fn delete(&self, script: &mut String, target: Option<&str>) {
+        let (set, key) = self.key(target);
+        push(script, format_args!("delete element ip coracle {set} {{ {key} }}"));
     }
 }
 
-fn add_random(script: &mut String, chain: &str, protocol: Protocol, endpoints: &[SocketAddrV4]) {
-    let protocol = protocol.as_str();
+/// The endpoints behind one or more entrances of one port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group<'a> {
+    pub chain: String,
+    pub protocol: Protocol,
+    pub affinity: Option<Duration>,
+    pub endpoints: &'a [SocketAddrV4],
+    pub entrances: Vec<Entrance>,
+}
+
+impl Group<'_> {
+    /// Where its entrances lead; None: they are refused.
+    pub fn target(&self) -> Option<&str> {
+        (!self.endpoints.is_empty()).then_some(self.chain.as_str())
+    }
+}
+
+/// The two groups of every port: by address and by node port, which may have different endpoints.
+pub fn groups<'a>(service: &str, rules: &'a ServiceRules) -> Vec<Group<'a>> {
+    rules.ports.iter().flat_map(|port| groups_of_port(service, port)).collect()
+}
+
+fn groups_of_port<'a>(service: &str, port: &'a PortRules) -> impl Iterator<Item = Group<'a>> {
+    let protocol = port.protocol;
+    let group = |way: &str, endpoints: &'a [SocketAddrV4], entrances: Vec<Entrance>| Group {
+        // A protocol's port is unique in its Service.
+        chain: format!("{way}/{service}/{}/{}", protocol.as_str(), port.port),
+        protocol,
+        affinity: port.affinity,
+        endpoints,
+        entrances,
+    };
+    let by_address =
+        port.addresses.iter().map(|a| Entrance::Service { address: *a, protocol, port: port.port });
+    let by_address = group("service", &port.endpoints, by_address.collect());
+    let by_node_port = port.node_port.map(|node_port| {
+        group("nodeport", &port.node_port_endpoints, vec![Entrance::NodePort { protocol, port: node_port }])
+    });
+    [Some(by_address), by_node_port].into_iter().flatten()
+}
+
+/// Makes a group's chain, or makes it anew in place. Clients keep their endpoint where it stays.
+pub fn set_chain(script: &mut String, old: Option<&Group<'_>>, new: &Group<'_>) {
+    let chain = &new.chain;
+    push(script, format_args!("add chain ip coracle {chain}"));
+    if old.is_some() {
+        push(script, format_args!("flush chain ip coracle {chain}"));
+    }
+    let Some(timeout) = new.affinity else {
+        if let Some(old) = old {
+            remove_sticky(script, old, None);
+        }
+        let targets: Vec<String> = new
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(i, e)| format!("{i} : {} . {}", e.ip(), e.port()))
+            .collect();
+        let (count, protocol) = (new.endpoints.len(), new.protocol.as_str());
+        let targets = targets.join(", ");
+        push(
+            script,
+            format_args!(
+                "add rule ip coracle {chain} meta l4proto {protocol} dnat ip to numgen random mod {count} map {{ {targets} }}"
+            ),
+        );
+        return;
+    };
+    if let Some(old) = old {
+        remove_sticky(script, old, Some(new));
+    }
+    for endpoint in new.endpoints {
+        if !old.is_some_and(|old| keeps(old, new, endpoint)) {
+            add_sticky(script, new, endpoint, timeout);
+        }
+        let own = sticky(chain, endpoint);
+        push(script, format_args!("add rule ip coracle {chain} ip saddr @{own} goto {own}"));
+    }
     let targets: Vec<String> =
-        endpoints.iter().enumerate().map(|(i, e)| format!("{i} : {} . {}", e.ip(), e.port())).collect();
-    let (count, targets) = (endpoints.len(), targets.join(", "));
+        new.endpoints.iter().enumerate().map(|(i, e)| format!("{i} : goto {}", sticky(chain, e))).collect();
+    let (count, targets) = (new.endpoints.len(), targets.join(", "));
+    push(script, format_args!("add rule ip coracle {chain} numgen random mod {count} vmap {{ {targets} }}"));
+}
+
+/// No element may lead to it any more.
+pub fn delete_chain(script: &mut String, old: &Group<'_>) {
+    push(script, format_args!("flush chain ip coracle {}", old.chain));
+    remove_sticky(script, old, None);
+    push(script, format_args!("delete chain ip coracle {}", old.chain));
+}
+
+/// The chain and the set of one endpoint that remembers its clients.
+fn sticky(chain: &str, endpoint: &SocketAddrV4) -> String {
+    format!("{chain}/{}/{}", endpoint.ip(), endpoint.port())
+}
+
+/// Whether an endpoint's set of clients stays as it is.
+fn keeps(old: &Group<'_>, new: &Group<'_>, endpoint: &SocketAddrV4) -> bool {
+    old.affinity == new.affinity && old.endpoints.contains(endpoint) && new.endpoints.contains(endpoint)
+}
+
+fn add_sticky(script: &mut String, group: &Group<'_>, endpoint: &SocketAddrV4, timeout: Duration) {
+    let (own, protocol, seconds) =
+        (sticky(&group.chain, endpoint), group.protocol.as_str(), timeout.as_secs());
     push(
         script,
         format_args!(
-            "add rule ip coracle {chain} meta l4proto {protocol} dnat ip to numgen random mod {count} map {{ {targets} }}"
+            "add set ip coracle {own} {{ type ipv4_addr; flags dynamic,timeout; timeout {seconds}s; size {AFFINITY_CLIENTS_MAX}; }}"
+        ),
+    );
+    push(script, format_args!("add chain ip coracle {own}"));
+    push(
+        script,
+        format_args!(
+            "add rule ip coracle {own} update @{own} {{ ip saddr }} meta l4proto {protocol} dnat to {endpoint}"
         ),
     );
 }
 
-/// A chain per endpoint that remembers its clients, asked first.
-fn add_sticky(
-    script: &mut String,
-    chain: &str,
-    protocol: Protocol,
-    endpoints: &[SocketAddrV4],
-    seconds: u64,
-) {
-    let protocol = protocol.as_str();
-    for (i, endpoint) in endpoints.iter().enumerate() {
-        push(
-            script,
-            format_args!(
-                "add set ip coracle {chain}-{i} {{ type ipv4_addr; flags dynamic,timeout; timeout {seconds}s; size {AFFINITY_CLIENTS_MAX}; }}"
-            ),
-        );
-        push(script, format_args!("add chain ip coracle {chain}-{i}"));
-        push(
-            script,
-            format_args!(
-                "add rule ip coracle {chain}-{i} update @{chain}-{i} {{ ip saddr }} meta l4proto {protocol} dnat to {endpoint}"
-            ),
-        );
+fn remove_sticky(script: &mut String, old: &Group<'_>, new: Option<&Group<'_>>) {
+    if old.affinity.is_none() {
+        return;
     }
-    for i in 0..endpoints.len() {
-        push(script, format_args!("add rule ip coracle {chain} ip saddr @{chain}-{i} goto {chain}-{i}"));
-    }
-    let targets: Vec<String> = (0..endpoints.len()).map(|i| format!("{i} : goto {chain}-{i}")).collect();
-    let (count, targets) = (endpoints.len(), targets.join(", "));
-    push(script, format_args!("add rule ip coracle {chain} numgen random mod {count} vmap {{ {targets} }}"));
-}
-
-fn remove(script: &mut String, service: &str, port: &PortRules) {
-    for entrance in entrances(service, port) {
-        let Entrance { chain, endpoints, map, refused, keys } = &entrance;
-        if endpoints.is_empty() {
-            for key in keys {
-                push(script, format_args!("delete element ip coracle {refused} {{ {key} }}"));
-            }
-            continue;
-        }
-        for key in keys {
-            push(script, format_args!("delete element ip coracle {map} {{ {key} }}"));
-        }
-        push(script, format_args!("flush chain ip coracle {chain}"));
-        push(script, format_args!("delete chain ip coracle {chain}"));
-        if port.affinity.is_some() {
-            for i in 0..endpoints.len() {
-                push(script, format_args!("flush chain ip coracle {chain}-{i}"));
-                push(script, format_args!("delete chain ip coracle {chain}-{i}"));
-                push(script, format_args!("delete set ip coracle {chain}-{i}"));
-            }
-        }
+    for endpoint in old.endpoints.iter().filter(|e| !new.is_some_and(|new| keeps(old, new, e))) {
+        let own = sticky(&old.chain, endpoint);
+        push(script, format_args!("flush chain ip coracle {own}"));
+        push(script, format_args!("delete chain ip coracle {own}"));
+        push(script, format_args!("delete set ip coracle {own}"));
     }
 }
 
 fn push(script: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(script, "{line}");
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn port(endpoints: &[&str]) -> PortRules {
-        let endpoints: Vec<SocketAddrV4> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
-        PortRules {
-            name: "http".into(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            addresses: vec!["10.96.0.10".parse().unwrap()],
-            node_port: None,
-            affinity: None,
-            node_port_endpoints: endpoints.clone(),
-            endpoints,
-        }
-    }
-
-    fn script(old: &[PortRules], new: &[PortRules]) -> String {
-        let mut script = String::new();
-        change(
-            &mut script,
-            "ns/web",
-            &ServiceRules { ports: old.to_vec() },
-            &ServiceRules { ports: new.to_vec() },
-        );
-        script
-    }
-
-    #[test]
-    fn endpoints_are_chosen_at_random_and_none_is_refused() {
-        let some = script(&[], &[port(&["10.244.0.2:8080", "10.244.0.3:8080"])]);
-        assert!(
-            some.contains("numgen random mod 2 map { 0 : 10.244.0.2 . 8080, 1 : 10.244.0.3 . 8080 }"),
-            "{some}"
-        );
-        assert!(some.contains("services { 10.96.0.10 . tcp . 80 : goto svc-"), "{some}");
-        let none = script(&[], &[port(&[])]);
-        assert_eq!(none, "add element ip coracle refused { 10.96.0.10 . tcp . 80 }\n");
-        assert_eq!(script(&[port(&[])], &[port(&[])]), "", "what is the same is not touched");
-    }
-
-    #[test]
-    fn what_was_added_is_removed() {
-        let mut full = port(&["10.244.0.2:8080"]);
-        full.node_port = Some(30_080);
-        full.affinity = Some(Duration::from_secs(60));
-        let added = script(&[], std::slice::from_ref(&full));
-        let removed = script(&[full], &[]);
-        for what in ["chain", "set", "element"] {
-            let count = |text: &str, verb: &str| text.matches(&format!("{verb} {what} ip coracle")).count();
-            assert_eq!(count(&added, "add"), count(&removed, "delete"), "{what}\n{added}\n{removed}");
-        }
-        assert!(added.contains("nodeports { tcp . 30080 : goto node-"), "{added}");
-    }
 }
