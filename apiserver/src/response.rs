@@ -41,6 +41,15 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
     build(code, TEXT, Body::from(body.into()))
 }
 
+/// A JSON document in pieces, which are sent without being copied together.
+pub fn pieces<const N: usize>(pieces: [Bytes; N]) -> Response {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let pieces = pieces.into_iter().filter(|p| !p.is_empty()).map(Ok::<_, std::io::Error>);
+    let mut response = build(200, JSON, Body::from_stream(futures::stream::iter(pieces)));
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    response
+}
+
 /// As Go's server says it of paths it does not know.
 pub fn page_not_found() -> Response {
     text(404, "404 page not found\n")

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::api::{Api, Served};
 use crate::authn::Identity;
-use crate::negotiation::negotiate;
+use crate::negotiation::{Accepted, negotiate};
 use crate::request_info::RequestInfo;
 use crate::shape::View;
 use crate::verbs::modify::Part;
@@ -137,8 +137,13 @@ async fn resource(
                 errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
                 return Err(verbs::options::invalid("ListOptions", errors.into_causes()));
             }
-            let listed =
-                verbs::list::list(&call.api, &kind, call.namespace.as_deref(), query.list_options()?).await?;
+            let (namespace, options) = (call.namespace.as_deref(), query.list_options()?);
+            if view.accepted == Accepted::default()
+                && let Some(pieces) = verbs::list::whole(&call.api, &kind, namespace, &options).await?
+            {
+                return Ok(response::pieces(pieces));
+            }
+            let listed = verbs::list::list(&call.api, &kind, namespace, options).await?;
             return response::document(200, view.accepted.encoding, view.list(&kind, &listed)?);
         }
         "get" | "list" => Verb::Get,

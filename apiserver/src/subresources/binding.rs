@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Binding, Pod, PodCondition};
 use super::document;
 use crate::field_error::Errors;
 use crate::object::ApiObject;
-use crate::verbs::modify::{Current, Part, modify};
+use crate::verbs::modify::{Current, Part, Versions, modify_as};
 use crate::verbs::{Answer, Call, metadata};
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
@@ -18,7 +18,7 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     validate(call, &binding)?;
-    modify(call, Part::Whole, |current| bound(call, current, &binding)).await?;
+    modify_as(call, Part::Whole, Versions::Inherit, |current| bound(call, current, &binding)).await?;
     Answer::success(201).map(|answer| answer.warning(warnings))
 }
 

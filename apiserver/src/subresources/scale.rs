@@ -11,7 +11,7 @@ use crate::decode;
 use crate::field_error::Errors;
 use crate::object::ApiObject;
 use crate::patch;
-use crate::verbs::modify::{Current, Part, modify};
+use crate::verbs::modify::{Current, Part, Versions, modify, modify_as};
 use crate::verbs::{Answer, Call};
 
 /// Where workloads keep what a Scale shows.
@@ -40,7 +40,7 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
 pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
     // A Scale has no lists that a strategic patch would merge.
     let patch_type = if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type };
-    let changed = modify(call, Part::Main, |current| {
+    let changed = modify_as(call, Part::Main, Versions::Inherit, |current| {
         let before = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
         let after = patch::apply(&call.kind.def, patch_type, &before, &call.body)?;
         let text = after.to_string();

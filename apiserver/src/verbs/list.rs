@@ -73,7 +73,7 @@ pub async fn list(
             at.unwrap_or(0)
         )),
     })?;
-    let Page { objects, revision, last_key, remaining } = page;
+    let Page { objects, revision, last_key, remaining, .. } = page;
     let continue_token = last_key.map(|key| Token::new(revision, &key).encode());
     Ok(Listed {
         objects: objects.iter().map(|o| kind.shown(o)).collect::<Result<_, _>>()?,
@@ -81,6 +81,36 @@ pub async fn list(
         remaining: continue_token.as_ref().filter(|_| filter.is_plain()).map(|_| remaining),
         continue_token,
     })
+}
+
+/// The whole present list as the pieces of its document; None where the options ask for a part or for the past.
+pub async fn whole(
+    api: &Api,
+    kind: &Served,
+    namespace: Option<&str>,
+    options: &ListOptions,
+) -> Result<Option<[Bytes; 3]>, ApiError> {
+    let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    let whole = empty(&options.label_selector)
+        && empty(&options.field_selector)
+        && empty(&options.continue_token)
+        && options.limit.unwrap_or(0) == 0
+        && kind.stored.is_none();
+    if !whole {
+        return Ok(None);
+    }
+    match wanted(options)? {
+        Wanted::Newest => api.cache.catch_up(&*api.store).await?,
+        Wanted::AtHand => {}
+        Wanted::NotOlderThan(revision) => api.cache.wait_for(revision).await?,
+        Wanted::Exactly(_) => return Ok(None),
+    }
+    // Only a list of the past can be too old.
+    let Ok((revision, items)) = kind.cache.whole(namespace, api.cache.revision()) else { return Ok(None) };
+    let listed = Listed { revision, ..Listed::default() };
+    let mut head = head(&kind.def.list_kind, &kind.resource().api_version(), &listed);
+    head.push_str("\"items\":[");
+    Ok(Some([head.into(), items, Bytes::from_static(b"]}")]))
 }
 
 /// Selectors as the cache applies them; a field that cannot be selected is 400.

@@ -40,6 +40,25 @@ pub struct Current {
 pub async fn modify(
     call: &Call,
     part: Part,
+    change: impl FnMut(&Current) -> Result<Box<dyn ApiObject>, ApiError> + Send,
+) -> Result<Answer, ApiError> {
+    modify_as(call, part, Versions::Require, change).await
+}
+
+/// What a resourceVersion in the new object's metadata means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// The client's requirement.
+    Require,
+    /// Patched objects carry the version they were made from: only another one is a requirement.
+    Inherit,
+}
+
+/// As [`modify`], for changes that start from the current object.
+pub async fn modify_as(
+    call: &Call,
+    part: Part,
+    versions: Versions,
     mut change: impl FnMut(&Current) -> Result<Box<dyn ApiObject>, ApiError> + Send,
 ) -> Result<Answer, ApiError> {
     for _ in 0..TRIES_MAX {
@@ -47,7 +66,7 @@ pub async fn modify(
         let typed = call.kind.def.decode_stored(&object.json)?;
         let current = Current { object, typed };
         let new = change(&current)?;
-        if let Some(answer) = attempt(call, part, &current, new).await? {
+        if let Some(answer) = attempt(call, part, versions, &current, new).await? {
             return Ok(answer);
         }
     }
@@ -58,12 +77,14 @@ pub async fn modify(
 async fn attempt(
     call: &Call,
     part: Part,
+    versions: Versions,
     current: &Current,
     mut new: Box<dyn ApiObject>,
 ) -> Result<Option<Answer>, ApiError> {
     let def = &call.kind.def;
     let (old, revision) = (&*current.typed, current.object.head.resource_version);
-    let pinned = required_version(call, new.meta().resource_version.as_deref(), revision)?;
+    let pinned = required_version(call, new.meta().resource_version.as_deref(), revision)?
+        .filter(|version| versions == Versions::Require || *version != revision);
     if pinned.is_some_and(|version| version != revision) {
         // Another apiserver may have written what the client saw.
         if pinned > Some(revision) && call.api.cache.revision() < pinned.unwrap_or(0) {

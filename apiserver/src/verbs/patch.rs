@@ -3,7 +3,7 @@
 use coracle_client::{ApiError, PatchType};
 use serde_json::Value;
 
-use super::modify::{Part, modify};
+use super::modify::{Part, Versions, modify_as};
 use super::update::check_name;
 use super::{Answer, Call};
 use crate::{decode, patch};
@@ -11,7 +11,7 @@ use crate::{decode, patch};
 pub async fn patch(call: &Call, patch_type: PatchType, part: Part) -> Result<Answer, ApiError> {
     let def = &call.form.def;
     let mut warnings = Vec::new();
-    let answer = modify(call, part, |current| {
+    let answer = modify_as(call, part, Versions::Inherit, |current| {
         let document: Value = serde_json::from_slice(&call.form.shown(&current.object)?.json)?;
         let patched = patch::apply(def, patch_type, &document, &call.body)?;
         let meta = |field: &str| patched.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str);

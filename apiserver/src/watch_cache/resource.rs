@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use coracle_client::{Object, Resource, WatchEventKind};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -21,6 +21,10 @@ pub const WATCHER_EVENTS_MAX: usize = 16 * 1024;
 
 /// Objects looked at under one hold of the lock, so that a long list does not hold up writers.
 const SCAN_OBJECTS_MAX: usize = 4 * 1024;
+
+/// Longest encoded list that is kept, and how long one that nobody asks for.
+const WHOLE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const WHOLE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// The selectable field that lists and watches are indexed by, where the resource has it: one node of thousands
 /// must not cost a look at every object and every watcher.
@@ -37,6 +41,16 @@ pub struct ResourceCache {
     indexed: bool,
     state: RwLock<State>,
     next_watcher: AtomicU64,
+    whole: Mutex<Option<Whole>>,
+}
+
+/// The items of an unselected list as last encoded, good until the resource changes.
+struct Whole {
+    namespace: Option<String>,
+    /// The newest change that it shows.
+    changed: u64,
+    items: Bytes,
+    used: Instant,
 }
 
 #[derive(Default)]
@@ -112,6 +126,8 @@ pub struct Page {
     pub last_key: Option<Arc<str>>,
     /// How many objects follow, selected or not.
     pub remaining: usize,
+    /// The newest change of the resource that the page shows.
+    changed: u64,
 }
 
 /// The key of an object within its resource.
@@ -125,7 +141,13 @@ pub fn key_of(namespace: Option<&str>, name: &str) -> String {
 impl ResourceCache {
     pub fn new(resource: Resource) -> Self {
         let indexed = resource.selectable_fields().contains(&INDEXED_FIELD);
-        Self { resource, indexed, state: RwLock::default(), next_watcher: AtomicU64::new(0) }
+        Self {
+            resource,
+            indexed,
+            state: RwLock::default(),
+            next_watcher: AtomicU64::new(0),
+            whole: Mutex::default(),
+        }
     }
 
     pub fn resource(&self) -> &Resource {
@@ -262,6 +284,10 @@ impl ResourceCache {
 
     pub(super) fn trim(&self, now: Instant) {
         self.state.write().ring.trim(now);
+        let mut whole = self.whole.lock();
+        if whole.as_ref().is_some_and(|w| now.saturating_duration_since(w.used) > WHOLE_AGE_MAX) {
+            *whole = None;
+        }
     }
 
     /// Watches what the filter lets through. `progress`: how far the whole cache has got.
@@ -326,6 +352,9 @@ impl ResourceCache {
             let state = self.state.read();
             let revision = *at.get_or_insert(progress.max(state.ring.last()));
             page.revision = revision;
+            if cursor.is_none() {
+                page.changed = state.ring.last();
+            }
             let overlay = state.overlay(revision)?;
             let mut scanned = 0;
             let mut more = false;
@@ -355,6 +384,36 @@ impl ResourceCache {
                 return Ok(page);
             }
         }
+    }
+
+    /// The revision and the encoded items, with commas between them, of the present list without selectors.
+    pub fn whole(&self, namespace: Option<&str>, progress: u64) -> Result<(u64, Bytes), TooOld> {
+        let changed = self.state.read().ring.last();
+        if let Some(whole) = self.whole.lock().as_mut()
+            && whole.changed == changed
+            && whole.namespace.as_deref() == namespace
+        {
+            whole.used = Instant::now();
+            return Ok((progress.max(changed), whole.items.clone()));
+        }
+        let filter = Filter { namespace: namespace.map(str::to_owned), ..Filter::default() };
+        let page = self.list(&filter, None, None, None, progress)?;
+        let size = page.objects.iter().map(|o| o.json.len() + 1).sum::<usize>();
+        let mut items = BytesMut::with_capacity(size);
+        for (i, object) in page.objects.iter().enumerate() {
+            if i > 0 {
+                items.put_u8(b',');
+            }
+            items.put_slice(&object.json);
+        }
+        let items = items.freeze();
+        if items.len() <= WHOLE_BYTES_MAX {
+            let namespace = filter.namespace;
+            let whole =
+                Whole { namespace, changed: page.changed, items: items.clone(), used: Instant::now() };
+            *self.whole.lock() = Some(whole);
+        }
+        Ok((page.revision, items))
     }
 
     #[cfg(test)]

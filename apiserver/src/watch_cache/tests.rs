@@ -89,6 +89,27 @@ fn lists_show_any_revision_that_history_reaches() {
 }
 
 #[test]
+fn an_encoded_list_is_kept_until_something_changes() {
+    let pods = Pods::new();
+    pods.put(2, "a", "", "x");
+    let whole = |namespace| pods.0.whole(namespace, 3).unwrap();
+    let (revision, items) = whole(None);
+    assert_eq!(revision, 3);
+    assert_eq!(whole(None).1.as_ptr(), items.as_ptr());
+    assert_eq!(whole(Some("other")).1, "");
+    assert_eq!(whole(Some("ns")).1, items);
+    pods.put(4, "b", "", "x");
+    let (revision, items) = whole(Some("ns"));
+    assert_eq!(revision, 4);
+    let list: serde_json::Value =
+        serde_json::from_str(&format!("[{}]", String::from_utf8_lossy(&items))).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    pods.remove(5, "a");
+    pods.remove(6, "b");
+    assert_eq!(whole(Some("ns")), (6, Bytes::new()));
+}
+
+#[test]
 fn watchers_see_selection_come_and_go() {
     let pods = Pods::new();
     pods.put(2, "a", "", "x");

@@ -46,6 +46,9 @@ async fn preconditions_and_options() {
         assert!(reply.message().contains(message), "{}", reply.message());
     }
     delete(&server, &path, json!({"dryRun": ["All"]})).await.expect(200);
+    // Typed clients name the group of what they delete.
+    let typed = json!({"apiVersion": "apps/v1", "kind": "DeleteOptions", "dryRun": ["All"]});
+    delete(&server, &path, typed).await.expect(200);
     server.get(&path).await.expect(200);
     let done =
         delete(&server, &path, json!({"preconditions": {"resourceVersion": version}})).await.expect(200);
