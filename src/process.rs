@@ -10,8 +10,20 @@ use tracing_subscriber::EnvFilter;
 /// Prints an error and its causes on one line of stderr.
 #[allow(clippy::print_stderr, reason = "the one place that speaks to the user of a failed command")]
 pub fn complain(error: &anyhow::Error) {
-    let text = format!("{error:#}").replace('\n', " ");
-    eprintln!("coracle: {text}");
+    eprintln!("coracle: {}", one_line(error));
+}
+
+/// The error and its causes, but not those that an error before them has told already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', " ")
 }
 
 /// A remark for whoever started the program, on stderr.
@@ -85,4 +97,19 @@ pub fn hostname() -> String {
         .ok()
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "localhost".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = anyhow::anyhow!("disk full");
+        assert_eq!(
+            one_line(&inner.context("writing a: disk full").context("starting")),
+            "starting: writing a: disk full"
+        );
+        assert_eq!(one_line(&anyhow::anyhow!("b\nc").context("a")), "a: b c");
+    }
 }

@@ -29,7 +29,7 @@ impl Server {
             let control_plane = ControlPlane::start(&self.control_plane, &data, false).await?;
             control_plane.announce();
             let components = CancellationToken::new();
-            let mut running = Components::start(&control_plane, &self.control_plane, self.node_cidr_mask_size, &components);
+            let mut running = Components::start(&control_plane, &self.control_plane, self.node_cidr_mask_size, &components)?;
             let result = running.until(&shutdown).await;
             components.cancel();
             running.ended().await;
@@ -75,7 +75,10 @@ impl Components {
         options: &ControlPlaneOptions,
         node_cidr_mask_size: u8,
         shutdown: &CancellationToken,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let pki = &control_plane.pki;
+        let signer = coracle_controllers::Signer::new(pki.ca_certificate(), pki.ca_key())
+            .context("the cluster's CA cannot sign certificates for nodes")?;
         let mut components = Self::default();
         let leader_elect = !control_plane.embedded;
         let scheduler = coracle_scheduler::Options { leader_elect, ..coracle_scheduler::Options::default() };
@@ -91,13 +94,13 @@ impl Components {
                 address: control_plane.pod_cidr.network.into(),
                 prefix: control_plane.pod_cidr.prefix,
             }],
-            signer: coracle_controllers::Signer::new(control_plane.pki.ca_certificate(), control_plane.pki.ca_key()).ok(),
+            signer: Some(signer),
             ..coracle_controllers::Options::default()
         };
         let client = control_plane.client("system:kube-controller-manager", &[], "kube-controller-manager");
         let token = shutdown.clone();
         components.spawn("controllers", async move { coracle_controllers::run(controllers, client, token).await });
-        components
+        Ok(components)
     }
 
     pub fn spawn<E: std::error::Error + Send + Sync + 'static>(

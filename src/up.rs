@@ -36,7 +36,7 @@ impl Up {
         let components = CancellationToken::new();
         // One machine holds more pods than a /24 has addresses; a quarter of the network leaves room for others.
         let mask = control_plane.pod_cidr.prefix + 2;
-        let mut running = Components::start(&control_plane, &self.control_plane, mask, &components);
+        let mut running = Components::start(&control_plane, &self.control_plane, mask, &components)?;
         let address = control_plane.address.ip();
         let serving = control_plane.pki.node_serving(&name, &[address])?;
         let agent = Agent {
