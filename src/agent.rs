@@ -60,7 +60,8 @@ pub fn proxy_options(
 impl Agent {
     /// Wasmlet and proxy, until `shutdown`.
     pub fn start(self, running: &mut Components, shutdown: &CancellationToken) {
-        let options = proxy_options(&self.name, self.rootless, self.address, self.pod_cidr, self.service_cidr);
+        let options =
+            proxy_options(&self.name, self.rootless, self.address, self.pod_cidr, self.service_cidr);
         let (client, token) = (self.proxy_client.clone(), shutdown.clone());
         running.spawn("proxy", async move { coracle_proxy::run(options, client, token).await });
         self.start_wasmlet(running, shutdown);
@@ -80,7 +81,10 @@ impl Agent {
         let identity = coracle_wasmlet::Identity { serving: self.serving, client_ca: self.client_ca };
         let (client, token) = (self.client, shutdown.clone());
         running.spawn("wasmlet", async move {
-            coracle_wasmlet::run(options, client, identity, token, |ready| println!("Node {} ready", ready.name)).await
+            coracle_wasmlet::run(options, client, identity, token, |ready| {
+                println!("Node {} ready", ready.name)
+            })
+            .await
         });
     }
 }

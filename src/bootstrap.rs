@@ -23,7 +23,9 @@ const KUBERNETES: &str = "kubernetes";
 
 /// Creates what is missing and corrects what has moved (the API's own address).
 pub async fn ensure(client: &Client, service_address: IpAddr, api_address: SocketAddr) -> anyhow::Result<()> {
-    coracle_controllers::ensure_default_namespaces(client).await.context("creating the default namespaces")?;
+    coracle_controllers::ensure_default_namespaces(client)
+        .await
+        .context("creating the default namespaces")?;
     ensure_service(client, service_address, api_address.port()).await.context("the kubernetes Service")?;
     ensure_endpoints(client, api_address).await.context("the endpoints of the kubernetes Service")
 }
@@ -87,10 +89,8 @@ async fn ensure_endpoints(client: &Client, api: SocketAddr) -> Result<(), ApiErr
             app_protocol: None,
         }]),
     }]);
-    let endpoints = Endpoints {
-        metadata: meta(&[("endpointslice.kubernetes.io/skip-mirror", "true")]),
-        subsets,
-    };
+    let endpoints =
+        Endpoints { metadata: meta(&[("endpointslice.kubernetes.io/skip-mirror", "true")]), subsets };
     match client.find::<Endpoints>("default", KUBERNETES).await? {
         None => created(client.create(&endpoints).await.map(drop))?,
         Some(mut current) if current.subsets != endpoints.subsets => {
@@ -117,7 +117,8 @@ async fn ensure_endpoints(client: &Client, api: SocketAddr) -> Result<(), ApiErr
     match client.find::<EndpointSlice>("default", KUBERNETES).await? {
         None => created(client.create(&slice).await.map(drop)),
         Some(mut current) => {
-            let address = |slice: &EndpointSlice| slice.endpoints.iter().flatten().next().map(|e| e.addresses.clone());
+            let address =
+                |slice: &EndpointSlice| slice.endpoints.iter().flatten().next().map(|e| e.addresses.clone());
             let port = |slice: &EndpointSlice| slice.ports.iter().flatten().next().and_then(|p| p.port);
             if address(&current) == address(&slice) && port(&current) == port(&slice) {
                 return Ok(());

@@ -105,7 +105,8 @@ impl Wasmlet {
             let read = |path: &PathBuf| {
                 std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
             };
-            let serving = Pair { certificate: read(&self.tls_cert_file)?, key: read(&self.tls_private_key_file)? };
+            let serving =
+                Pair { certificate: read(&self.tls_cert_file)?, key: read(&self.tls_private_key_file)? };
             let client_ca = read(&self.client_ca_file)?;
             let config = read_config(&self.kubeconfig).await?;
             let address: IpAddr = address_towards(&config.cluster_url)?;
@@ -152,8 +153,13 @@ impl Proxy {
             let address = address_towards(&config.cluster_url)?;
             let client = Client::new(Https::new(config)?, "kube-proxy");
             let NetworkOptions { pod_cidr, service_cidr } = self.networks;
-            let mut options =
-                agent::proxy_options(&self.node.name()?, self.node.rootless(), address, pod_cidr, service_cidr);
+            let mut options = agent::proxy_options(
+                &self.node.name()?,
+                self.node.rootless(),
+                address,
+                pod_cidr,
+                service_cidr,
+            );
             // Alone, it may be restarted beside a wasmlet and pods that go on.
             options.keep_rules = true;
             coracle_proxy::run(options, client, shutdown).await.context("the proxy failed")

@@ -75,8 +75,10 @@ impl ControlPlane {
         let own = Client::new(deferred.clone(), "kube-apiserver");
         let authorizers = Authorizers::built_in(own.clone());
         let key = || TokenKey::from_pem(pki.service_account_key());
-        let node_client =
-            pki.client("apiserver-kubelet-client", Subject { user: "kube-apiserver-kubelet-client", group: Some(MASTERS_GROUP) })?;
+        let node_client = pki.client(
+            "apiserver-kubelet-client",
+            Subject { user: "kube-apiserver-kubelet-client", group: Some(MASTERS_GROUP) },
+        )?;
         let api = Api::start(
             store.clone(),
             api::Options {
@@ -99,15 +101,20 @@ impl ControlPlane {
             Box::new(ServiceAccountTokens { client: own.clone(), key: key()? }),
         ]);
         let app = Chain::new(authenticators, authorizers).around(routes::router(api.clone()));
-        let certificates = Certificates { pki: pki.clone(), addresses: serving_addresses(address.ip(), service_address) };
+        let certificates =
+            Certificates { pki: pki.clone(), addresses: serving_addresses(address.ip(), service_address) };
         let (tls, tls_receiver) = watch::channel(certificates.current()?);
         let serving = tokio::spawn(server::serve(listener, tls_receiver, app, listening.clone()));
         let background = tokio::spawn(certificates.renew(tls, listening.clone()));
 
         let admin = pki.client("admin", Subject { user: "kubernetes-admin", group: Some(MASTERS_GROUP) })?;
         let kubeconfig = options.kubeconfig.clone().unwrap_or_else(|| data.path().join("kubeconfig"));
-        let text =
-            kubeconfig::render(&format!("https://{address}"), pki.ca_certificate(), "kubernetes-admin", &admin)?;
+        let text = kubeconfig::render(
+            &format!("https://{address}"),
+            pki.ca_certificate(),
+            "kubernetes-admin",
+            &admin,
+        )?;
         kubeconfig::write(&kubeconfig, &text)?;
         bootstrap::ensure_join_token(&own, &pki, data.path()).await?;
         info!(%address, "serving");
@@ -166,7 +173,8 @@ async fn open_store(
 ) -> anyhow::Result<(Arc<dyn Store>, bool)> {
     if options.etcd_servers.is_empty() {
         let directory = data.path().join("store");
-        let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory, embedded::Options::default()));
+        let opened =
+            tokio::task::spawn_blocking(move || Embedded::open(&directory, embedded::Options::default()));
         return Ok((Arc::new(opened.await.context("opening the store")??), true));
     }
     let etcd = Etcd::connect(&options.etcd_servers, None, Some(ETCD_COMPACTION))

@@ -14,7 +14,8 @@ pub struct DataDirectory {
 
 impl DataDirectory {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("cannot write to the data directory {}", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("cannot write to the data directory {}", path.display()))?;
         let lock_path = path.join("lock");
         let mut lock = File::options()
             .create(true)

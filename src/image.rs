@@ -60,7 +60,8 @@ impl Image {
 }
 
 fn import(store: &Arc<ImageStore>, file: &std::path::Path, tag: &str) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let image = runtime.block_on(store.import(file, tag))?;
     println!("imported {} {}", image.reference, image.digest);
     Ok(())
@@ -72,7 +73,12 @@ fn list(store: &ImageStore) -> anyhow::Result<()> {
     println!("{:width$}   {:19}   {:>9}   CREATED", "REFERENCE", "DIGEST", "SIZE");
     for image in images {
         let digest = image.digest.get(..19).unwrap_or(&image.digest);
-        println!("{:width$}   {digest:19}   {:>9}   {}", image.reference, size(image.size_bytes), image.created_at);
+        println!(
+            "{:width$}   {digest:19}   {:>9}   {}",
+            image.reference,
+            size(image.size_bytes),
+            image.created_at
+        );
     }
     Ok(())
 }

@@ -58,7 +58,8 @@ impl Token {
         if value.starts_with("coracle1.") {
             return Self::parse(value).context("--token");
         }
-        let text = std::fs::read_to_string(value).with_context(|| format!("--token: reading the file {value}"))?;
+        let text =
+            std::fs::read_to_string(value).with_context(|| format!("--token: reading the file {value}"))?;
         Self::parse(&text).with_context(|| format!("--token: the file {value}"))
     }
 
@@ -212,7 +213,8 @@ pub async fn request_certificate(client: &Client, wanted: &Wanted<'_>) -> anyhow
         params.subject_alt_names.push(SanType::DnsName(wanted.node.try_into().context("the node's name")?));
         params.subject_alt_names.extend(wanted.addresses.iter().map(|a| SanType::IpAddress(*a)));
     }
-    let request = params.serialize_request(&key).and_then(|r| r.pem()).context("making a certificate request")?;
+    let request =
+        params.serialize_request(&key).and_then(|r| r.pem()).context("making a certificate request")?;
     let usages = ["digital signature", if serving { "server auth" } else { "client auth" }];
     let csr = CertificateSigningRequest {
         metadata: ObjectMeta { generate_name: Some("csr-".into()), ..ObjectMeta::default() },
@@ -260,28 +262,90 @@ async fn signed(client: &Client, name: &str, version: Option<String>) -> anyhow:
     bail!("certificate signing request {name}: the watch ended before it was signed")
 }
 
-/// The client certificate and CA of a node that has joined, from its data directory.
-pub fn load(directory: &Path) -> Option<(String, Pair)> {
-    let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
-    let pair = Pair { certificate: read("client.crt")?, key: read("client.key")? };
-    let days_left = seconds_left(&pair.certificate)? / 86_400;
-    (days_left >= 1).then_some(())?;
-    Some((read("ca.crt")?, pair))
+/// A certificate and since when this node has it, in Unix seconds.
+#[derive(Clone)]
+pub struct Held {
+    pub pair: Pair,
+    pub since: i64,
 }
 
-pub fn store(directory: &Path, ca: &str, pair: &Pair) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
-    for (name, text) in [("ca.crt", ca), ("client.key", &pair.key), ("client.crt", &pair.certificate)] {
-        let path = directory.join(name);
-        write_private(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+impl Held {
+    pub fn new(pair: Pair) -> Self {
+        Self { pair, since: jiff::Timestamp::now().as_second() }
     }
-    Ok(())
+
+    /// Renewal is due when 70 % of the life is over that it had left when it came; what does not parse, at once.
+    /// Certificates are dated back a little, which matters to short ones.
+    pub fn due_at(&self) -> i64 {
+        validity(&self.pair.certificate).map_or(self.since, |(_, to)| due_at(self.since, to))
+    }
 }
 
-/// How long a certificate still lasts; None where it does not parse.
-pub fn seconds_left(certificate: &str) -> Option<i64> {
-    let (_, not_after) = validity(certificate)?;
-    Some(not_after - jiff::Timestamp::now().as_second())
+fn due_at(since: i64, to: i64) -> i64 {
+    since + (to - since).max(0) / 10 * 7
+}
+
+/// What a node that has joined keeps in its data directory.
+pub struct Joined {
+    pub ca: String,
+    pub client: Held,
+    /// The wasmlet's certificate, so that a restart needs no new one.
+    pub serving: Option<Held>,
+}
+
+const CLIENT: &str = "client";
+const SERVING: &str = "serving";
+
+/// None where the node has not joined, or has been away for so long that its certificate has expired.
+pub fn load(directory: &Path) -> Option<Joined> {
+    let ca = std::fs::read_to_string(directory.join("ca.crt")).ok()?;
+    Some(Joined { ca, client: load_pair(directory, CLIENT)?, serving: load_pair(directory, SERVING) })
+}
+
+fn load_pair(directory: &Path, name: &str) -> Option<Held> {
+    let read = |ending: &str| std::fs::read_to_string(directory.join(format!("{name}.{ending}"))).ok();
+    let pair = Pair { certificate: read("crt")?, key: read("key")? };
+    let (from, to) = validity(&pair.certificate)?;
+    (to > jiff::Timestamp::now().as_second()).then_some(Held { pair, since: from })
+}
+
+pub fn store_client(directory: &Path, ca: &str, pair: &Pair) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    write(directory, "ca.crt", ca)?;
+    store_pair(directory, CLIENT, pair)
+}
+
+pub fn store_serving(directory: &Path, pair: &Pair) -> anyhow::Result<()> {
+    store_pair(directory, SERVING, pair)
+}
+
+/// The certificate comes last: a key without its certificate is a pair that does not match, and counts as none.
+fn store_pair(directory: &Path, name: &str, pair: &Pair) -> anyhow::Result<()> {
+    std::fs::remove_file(directory.join(format!("{name}.crt"))).ok();
+    write(directory, &format!("{name}.key"), &pair.key)?;
+    write(directory, &format!("{name}.crt"), &pair.certificate)
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = directory.join(name);
+    write_private(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The common name and the addresses that a certificate is for.
+pub fn subject(certificate: &str) -> Option<(String, Vec<IpAddr>)> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
+    let parsed = pem.parse_x509().ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let names = parsed.subject_alternative_name().ok()?.map(|extension| &extension.value.general_names);
+    let addresses = names.into_iter().flatten().filter_map(|name| match name {
+        x509_parser::extensions::GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(IpAddr::from),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(IpAddr::from),
+        },
+        _ => None,
+    });
+    let addresses = addresses.collect();
+    Some((name, addresses))
 }
 
 /// Begin and end of a certificate's life in Unix seconds.
@@ -296,12 +360,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn renewal_is_due_at_seven_tenths_of_the_life() {
+        assert_eq!(due_at(1000, 2000), 1700);
+        assert_eq!(due_at(1000, 900), 1000);
+        let broken = Pair { certificate: "x".into(), key: String::new() };
+        assert_eq!(Held { pair: broken, since: 5 }.due_at(), 5);
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded_and_says_whose_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "system:node:a");
+        params.subject_alt_names.push(SanType::IpAddress([192, 0, 2, 1].into()));
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let pair = Pair { certificate, key: key.serialize_pem() };
+        assert!(load(directory.path()).is_none());
+        store_client(directory.path(), "ca", &pair).unwrap();
+        let joined = load(directory.path()).unwrap();
+        assert!(joined.serving.is_none());
+        let subject = subject(&joined.client.pair.certificate).unwrap();
+        assert_eq!(subject, ("system:node:a".into(), vec![IpAddr::from([192, 0, 2, 1])]));
+        store_serving(directory.path(), &pair).unwrap();
+        assert!(load(directory.path()).unwrap().serving.is_some());
+        // A renewal that was cut short leaves no pair of two halves.
+        std::fs::remove_file(directory.path().join("client.crt")).unwrap();
+        assert!(load(directory.path()).is_none());
+    }
+
+    #[test]
     fn tokens_parse_whole_or_not_at_all() {
         let text = format!("coracle1.{}.abcdef.0123456789abcdef", "a1".repeat(32));
         let token = Token::parse(&text).unwrap();
         assert_eq!(token.to_string(), text);
         assert_eq!(token.bearer(), "abcdef.0123456789abcdef");
-        for bad in ["", "coracle1", "abcdef.0123456789abcdef", &text[..text.len() - 1], &text.replace("abcdef.", "ABCDEF.")] {
+        for bad in [
+            "",
+            "coracle1",
+            "abcdef.0123456789abcdef",
+            &text[..text.len() - 1],
+            &text.replace("abcdef.", "ABCDEF."),
+        ] {
             assert!(Token::parse(bad).is_err(), "{bad}");
         }
     }

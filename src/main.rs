@@ -79,7 +79,11 @@ fn main() -> ExitCode {
         Command::Delete(command) => command.run(),
         Command::Wait(command) => command.run(),
         Command::Version => {
-            println!("Coracle: v{}\nKubernetes API: {}", env!("CARGO_PKG_VERSION"), coracle_client::KUBERNETES_VERSION);
+            println!(
+                "Coracle: v{}\nKubernetes API: {}",
+                env!("CARGO_PKG_VERSION"),
+                coracle_client::KUBERNETES_VERSION
+            );
             Ok(())
         }
     };

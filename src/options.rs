@@ -161,7 +161,8 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
 impl DataOptions {
     pub fn directory(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.data_dir {
-            return std::path::absolute(directory).with_context(|| format!("--data-dir {}", directory.display()));
+            return std::path::absolute(directory)
+                .with_context(|| format!("--data-dir {}", directory.display()));
         }
         if is_root() {
             return Ok("/var/lib/coracle".into());
@@ -169,7 +170,8 @@ impl DataOptions {
         let base = std::env::var_os("XDG_DATA_HOME")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
-        base.map(|base| base.join("coracle")).context("neither HOME nor XDG_DATA_HOME is set: give --data-dir")
+        base.map(|base| base.join("coracle"))
+            .context("neither HOME nor XDG_DATA_HOME is set: give --data-dir")
     }
 }
 
@@ -191,7 +193,9 @@ mod tests {
 
     #[test]
     fn durations_are_checked() {
-        for (text, millis) in [("90s", 90_000), ("5m", 300_000), ("1.5h", 5_400_000), ("250ms", 250), ("7", 7000)] {
+        for (text, millis) in
+            [("90s", 90_000), ("5m", 300_000), ("1.5h", 5_400_000), ("250ms", 250), ("7", 7000)]
+        {
             assert_eq!(parse_duration(text).unwrap().as_millis(), millis, "{text}");
         }
         for bad in ["", "s", "5x", "-1s", "1e400s"] {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
 use coracle_client::http::Https;
 use coracle_wasmlet::ServingIdentity;
@@ -14,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::serving_identity;
-use crate::join::{self, CLIENT_SIGNER, Credential, SERVING_SIGNER, Wanted};
+use crate::join::{self, CLIENT_SIGNER, Credential, Held, SERVING_SIGNER, Wanted};
 
-/// After a failed renewal, and at least this often at all.
-const RETRY: Duration = Duration::from_secs(300);
+/// After a failed renewal; then twice as long.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// What rotation keeps fresh.
 pub struct Rotation {
@@ -28,63 +28,60 @@ pub struct Rotation {
     pub directory: PathBuf,
     pub transport: Arc<Https>,
     pub client: Client,
-    pub client_certificate: Pair,
+    pub client_certificate: Held,
+    pub serving_certificate: Held,
     pub serving: watch::Sender<ServingIdentity>,
 }
 
 impl Rotation {
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut retry = RETRY_FIRST;
+        let mut failed = false;
         loop {
-            let now = jiff::Timestamp::now().as_second();
-            let serving = self.serving.borrow().certificate.clone();
-            let due = [&self.client_certificate.certificate, &serving].map(|c| due_at(join::validity(c), now));
-            let pause = due.iter().min().map_or(RETRY, |at| Duration::from_secs(at.saturating_sub(now).max(0).unsigned_abs()));
+            let due = self.client_certificate.due_at().min(self.serving_certificate.due_at());
+            let left = due.saturating_sub(jiff::Timestamp::now().as_second()).max(0).unsigned_abs();
+            let pause = if failed { retry } else { Duration::from_secs(left) };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return,
             }
-            if let Err(error) = self.renew(due).await {
-                warn!(error = format!("{error:#}"), "renewing the node's certificates failed, again in {RETRY:?}");
-                tokio::select! {
-                    () = tokio::time::sleep(RETRY) => {}
-                    () = shutdown.cancelled() => return,
-                }
+            let renewed = tokio::select! {
+                renewed = self.renew() => renewed,
+                () = shutdown.cancelled() => return,
+            };
+            retry = if failed { (retry * 2).min(RETRY_MAX) } else { RETRY_FIRST };
+            failed = renewed.is_err();
+            if let Err(error) = renewed {
+                warn!(
+                    error = format!("{error:#}"),
+                    "renewing the node's certificates failed, again in {retry:?}"
+                );
             }
         }
     }
 
-    async fn renew(&mut self, [client_due, serving_due]: [i64; 2]) -> anyhow::Result<()> {
+    async fn renew(&mut self) -> anyhow::Result<()> {
         let now = jiff::Timestamp::now().as_second();
-        if client_due <= now {
+        if self.client_certificate.due_at() <= now {
             let wanted = Wanted { signer: CLIENT_SIGNER, node: &self.node, addresses: &[] };
-            let pair = join::request_certificate(&self.client, &wanted).await?;
-            join::store(&self.directory, &self.ca, &pair)?;
-            self.transport.reconfigure(join::config(&self.server, &self.ca, Credential::Certificate(&pair))?)?;
-            self.client_certificate = pair;
+            let held = Held::new(join::request_certificate(&self.client, &wanted).await?);
+            join::store_client(&self.directory, &self.ca, &held.pair)?;
+            self.transport.reconfigure(join::config(
+                &self.server,
+                &self.ca,
+                Credential::Certificate(&held.pair),
+            )?)?;
+            self.client_certificate = held;
             info!("renewed the node's client certificate");
         }
-        if serving_due <= now {
+        if self.serving_certificate.due_at() <= now {
             let wanted = Wanted { signer: SERVING_SIGNER, node: &self.node, addresses: &self.addresses };
-            let pair = join::request_certificate(&self.client, &wanted).await?;
-            self.serving.send_replace(serving_identity(pair));
+            let held = Held::new(join::request_certificate(&self.client, &wanted).await?);
+            join::store_serving(&self.directory, &held.pair)?;
+            self.serving.send_replace(serving_identity(held.pair.clone()));
+            self.serving_certificate = held;
             info!("renewed the node's serving certificate");
         }
         Ok(())
-    }
-}
-
-/// A certificate is renewed when 70 % of its life is over; one that does not parse at once.
-fn due_at(validity: Option<(i64, i64)>, now: i64) -> i64 {
-    validity.map_or(now, |(from, to)| from + (to - from) / 10 * 7)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renewal_is_due_at_seven_tenths_of_the_life() {
-        assert_eq!(due_at(Some((1000, 2000)), 0), 1700);
-        assert_eq!(due_at(None, 5), 5);
     }
 }

@@ -29,7 +29,12 @@ impl Server {
             let control_plane = ControlPlane::start(&self.control_plane, &data, false).await?;
             control_plane.announce();
             let components = CancellationToken::new();
-            let mut running = Components::start(&control_plane, &self.control_plane, self.node_cidr_mask_size, &components)?;
+            let mut running = Components::start(
+                &control_plane,
+                &self.control_plane,
+                self.node_cidr_mask_size,
+                &components,
+            )?;
             let result = running.until(&shutdown).await;
             components.cancel();
             running.ended().await;
@@ -99,7 +104,8 @@ impl Components {
         };
         let client = control_plane.client("system:kube-controller-manager", &[], "kube-controller-manager");
         let token = shutdown.clone();
-        components.spawn("controllers", async move { coracle_controllers::run(controllers, client, token).await });
+        components
+            .spawn("controllers", async move { coracle_controllers::run(controllers, client, token).await });
         Ok(components)
     }
 

@@ -1,31 +1,44 @@
 //! The Kubernetes API: HTTP chain, generic verbs over a table of kinds, watch cache, and the store behind it.
 
-pub mod authn;
-pub mod authz;
-pub mod decode;
-pub mod field_error;
-pub mod kinds;
-pub mod object;
-pub mod openapi;
-pub mod patch;
-pub mod pki;
-pub mod schema;
-pub mod storage;
-pub mod table;
-pub mod validation;
+// A request's way in.
+pub mod server;
 pub mod chain;
 pub mod request_info;
-pub mod server;
-pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod routes;
+
+// What it asks for, and what it gets.
 pub mod api;
-pub mod direct;
-pub mod discovery;
-pub mod health;
-pub mod metrics;
+pub mod verbs;
+pub mod subresources;
+pub mod admission;
 pub mod negotiation;
 pub mod response;
-pub mod routes;
 pub mod shape;
-pub mod subresources;
-pub mod verbs;
+
+// What the API knows of its kinds.
+pub mod kinds;
+pub mod object;
+pub mod field_error;
+pub mod validation;
+pub mod table;
+pub mod schema;
+pub mod decode;
+pub mod patch;
+
+// Where objects are.
 pub mod watch_cache;
+pub mod storage;
+
+// What describes and watches over the server itself.
+pub mod discovery;
+pub mod openapi;
+pub mod health;
+pub mod metrics;
+
+// Ways to and from others in the cluster.
+pub mod direct;
+pub mod deferred;
+pub mod node_connection;
+pub mod pki;

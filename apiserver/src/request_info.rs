@@ -225,7 +225,11 @@ mod tests {
         }
         let i = RequestInfo::parse(&Method::GET, "/api/v1/pods", Some("fieldSelector=spec.nodeName%3Dn1&x"));
         assert_eq!(i.field_selector, "spec.nodeName=n1");
-        let i = RequestInfo::parse(&Method::GET, "/api/v1/secrets", Some("watch=1&fieldSelector=metadata.name%3Ds"));
+        let i = RequestInfo::parse(
+            &Method::GET,
+            "/api/v1/secrets",
+            Some("watch=1&fieldSelector=metadata.name%3Ds"),
+        );
         assert_eq!((i.name.as_str(), i.attributes().name.as_str()), ("", "s"));
     }
 }

@@ -45,7 +45,11 @@ impl Apply {
     }
 }
 
-async fn apply_one(connection: &Connection, resources: &Resources, mut manifest: Value) -> anyhow::Result<()> {
+async fn apply_one(
+    connection: &Connection,
+    resources: &Resources,
+    mut manifest: Value,
+) -> anyhow::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let resource = resources.of_kind(&text(&manifest["apiVersion"]), &text(&manifest["kind"]))?;
     let name = text(&manifest["metadata"]["name"]);
@@ -89,7 +93,13 @@ async fn apply_one(connection: &Connection, resources: &Resources, mut manifest:
     }
     let body = Bytes::from(serde_json::to_vec(&patch)?);
     let answer = connection
-        .send(Method::PATCH, &format!("{path}{QUERY}"), "application/json", "application/merge-patch+json", body)
+        .send(
+            Method::PATCH,
+            &format!("{path}{QUERY}"),
+            "application/json",
+            "application/merge-patch+json",
+            body,
+        )
         .await?;
     let after: Value = serde_json::from_slice(&answer)?;
     let same = after["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"];

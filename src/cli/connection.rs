@@ -38,7 +38,8 @@ impl ConnectionOptions {
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let kubeconfig = self.load()?;
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("the kubeconfig")?;
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("the kubeconfig")?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = kube::Client::try_from(config).context("connecting")?;
         Ok(Connection { client, namespace, namespace_given: self.namespace.is_some() })
@@ -104,7 +105,9 @@ impl Connection {
         let body = response.into_body().collect_bytes().await.unwrap_or_default();
         let error = match serde_json::from_slice::<Status>(&body) {
             Ok(status) if status.code != 0 => ApiError::from_status(status),
-            _ => ApiError::new(code.as_u16(), "Unknown", format!("{code}: {}", String::from_utf8_lossy(&body))),
+            _ => {
+                ApiError::new(code.as_u16(), "Unknown", format!("{code}: {}", String::from_utf8_lossy(&body)))
+            }
         };
         Err(error.into())
     }

@@ -61,7 +61,8 @@ impl Delete {
             for object in manifests::read(&self.filename, self.recursive)? {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 let resource = resources.of_kind(&text(&object["apiVersion"]), &text(&object["kind"]))?;
-                let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&connection.namespace).to_owned();
+                let namespace =
+                    object["metadata"]["namespace"].as_str().unwrap_or(&connection.namespace).to_owned();
                 doomed.push((resource, namespace, text(&object["metadata"]["name"])));
             }
         } else {
@@ -119,9 +120,7 @@ impl Delete {
         let body = Bytes::from(serde_json::to_vec(&options)?);
         let sent = connection.send(Method::DELETE, &path, "application/json", "application/json", body).await;
         match sent {
-            Err(error)
-                if self.ignore_not_found && api_error(&error).is_some_and(|e| e.is_not_found()) =>
-            {
+            Err(error) if self.ignore_not_found && api_error(&error).is_some_and(|e| e.is_not_found()) => {
                 return Ok(());
             }
             other => other?,
@@ -129,7 +128,8 @@ impl Delete {
         println!("{} \"{name}\" deleted", kind_word(resource));
         if self.wait {
             let goal = wait::Goal::Deleted;
-            wait::until(connection, resource, namespace, name, &goal, Duration::from_secs(u32::MAX.into())).await?;
+            wait::until(connection, resource, namespace, name, &goal, Duration::from_secs(u32::MAX.into()))
+                .await?;
         }
         Ok(())
     }

@@ -94,7 +94,11 @@ impl Get {
         if !documents.is_empty() {
             self.print_documents(documents)?;
         } else if !printed_any && matches!(self.output, None | Some(Output::Wide)) && !self.ignore_not_found {
-            let place = if self.all_namespaces { String::new() } else { format!(" in {} namespace", connection.namespace) };
+            let place = if self.all_namespaces {
+                String::new()
+            } else {
+                format!(" in {} namespace", connection.namespace)
+            };
             crate::process::note(&format!("No resources found{place}."));
         }
         Ok(())
@@ -168,10 +172,14 @@ impl Get {
         match self.output {
             Some(Output::Json) => println!("{}", serde_json::to_string_pretty(&document)?),
             Some(Output::Name) => {
-                let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or(vec![document]);
+                let items =
+                    document.get("items").and_then(Value::as_array).cloned().unwrap_or(vec![document]);
                 for item in items {
                     let kind = item["kind"].as_str().unwrap_or_default().to_lowercase();
-                    let group = item["apiVersion"].as_str().and_then(|v| v.split_once('/')).map(|(g, _)| format!(".{g}"));
+                    let group = item["apiVersion"]
+                        .as_str()
+                        .and_then(|v| v.split_once('/'))
+                        .map(|(g, _)| format!(".{g}"));
                     let name = item["metadata"]["name"].as_str().unwrap_or_default();
                     println!("{kind}{}/{name}", group.unwrap_or_default());
                 }

@@ -46,7 +46,9 @@ impl Logs {
         if let Some(container) = &self.container {
             query.push(format!("container={}", query_escaped(container)));
         }
-        for (flag, on) in [("follow", self.follow), ("previous", self.previous), ("timestamps", self.timestamps)] {
+        for (flag, on) in
+            [("follow", self.follow), ("previous", self.previous), ("timestamps", self.timestamps)]
+        {
             if on {
                 query.push(format!("{flag}=true"));
             }

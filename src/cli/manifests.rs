@@ -21,7 +21,8 @@ pub fn read(paths: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<Value>> {
             continue;
         }
         for file in files(path, recursive)? {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
             parse(&text, &file.display().to_string(), &mut objects)?;
         }
     }

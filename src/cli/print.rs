@@ -48,7 +48,8 @@ impl Table {
             .collect();
         let mut lines: Vec<Vec<String>> = Vec::new();
         if style.headers {
-            let mut line: Vec<String> = shown.iter().map(|i| self.column_definitions[*i].name.to_uppercase()).collect();
+            let mut line: Vec<String> =
+                shown.iter().map(|i| self.column_definitions[*i].name.to_uppercase()).collect();
             if style.namespaces {
                 line.insert(0, "NAMESPACE".into());
             }

@@ -118,10 +118,8 @@ impl Resources {
 
     /// The resource of a manifest's `apiVersion` and `kind`.
     pub fn of_kind(&self, api_version: &str, kind: &str) -> anyhow::Result<Resource> {
-        let known = self
-            .0
-            .iter()
-            .find(|k| k.resource.api_version() == api_version && k.resource.kind() == kind);
+        let known =
+            self.0.iter().find(|k| k.resource.api_version() == api_version && k.resource.kind() == kind);
         match known {
             Some(known) => Ok(known.resource.clone()),
             None => bail!("no matches for kind \"{kind}\" in version \"{api_version}\""),

@@ -65,11 +65,12 @@ impl Goal {
                 let current = object["metadata"]["generation"].as_i64();
                 let observed = object["status"]["observedGeneration"].as_i64();
                 let stale = matches!((current, observed), (Some(c), Some(o)) if o < c);
-                let is = |value: &Value, wanted: &str| value.as_str().is_some_and(|v| v.to_lowercase() == wanted);
+                let is =
+                    |value: &Value, wanted: &str| value.as_str().is_some_and(|v| v.to_lowercase() == wanted);
                 !stale
-                    && object["status"]["conditions"]
-                        .as_array()
-                        .is_some_and(|list| list.iter().any(|c| is(&c["type"], name) && is(&c["status"], status)))
+                    && object["status"]["conditions"].as_array().is_some_and(|list| {
+                        list.iter().any(|c| is(&c["type"], name) && is(&c["status"], status))
+                    })
             }
         }
     }
@@ -158,7 +159,8 @@ async fn watched(
     }
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let path = format!("{collection}?fieldSelector={selector}&watch=true&resourceVersion={version}");
-    let response = connection.open(http::Method::GET, &path, "application/json", "", bytes::Bytes::new()).await?;
+    let response =
+        connection.open(http::Method::GET, &path, "application/json", "", bytes::Bytes::new()).await?;
     let reader = response.into_body().into_data_stream().map_err(std::io::Error::other).into_async_read();
     let mut lines = std::pin::pin!(reader.lines());
     while let Some(line) = lines.next().await {
@@ -190,9 +192,12 @@ mod tests {
         assert!(goal.met_by(&object("True", 2)));
         assert!(!goal.met_by(&object("True", 1)));
         assert!(!goal.met_by(&object("False", 2)));
-        assert!("condition=Ready=false".parse::<Goal>().unwrap().met_by(
-            &json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}})
-        ));
+        assert!(
+            "condition=Ready=false"
+                .parse::<Goal>()
+                .unwrap()
+                .met_by(&json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}))
+        );
         assert!("nonsense".parse::<Goal>().is_err());
     }
 }

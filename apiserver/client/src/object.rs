@@ -166,10 +166,7 @@ type FieldValues = Box<[(&'static str, Box<str>)]>;
 
 type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
 
-fn read_fields(
-    json: &[u8],
-    paths: &'static [&'static str],
-) -> Result<FieldValues, serde_json::Error> {
+fn read_fields(json: &[u8], paths: &'static [&'static str]) -> Result<FieldValues, serde_json::Error> {
     if paths.is_empty() {
         return Ok(Box::default());
     }
