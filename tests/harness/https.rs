@@ -101,6 +101,29 @@ impl Https {
             .unwrap_or_else(|error| panic!("anonymous {method} {path}: {error}"))
     }
 
+    /// A connection of the administrator's, for whoever sends more than one request over it.
+    pub fn connect(&self) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+        self.connection(&self.config)
+    }
+
+    /// `ADDRESS:PORT`, as the host header has it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn connection(
+        &self,
+        config: &Arc<ClientConfig>,
+    ) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
+        let host = self.address.split(':').next().unwrap_or_default().to_owned();
+        let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+        let connection = ClientConnection::new(config.clone(), name).map_err(|error| error.to_string())?;
+        let socket = TcpStream::connect(&self.address).map_err(|error| error.to_string())?;
+        socket.set_read_timeout(Some(ANSWER_PATIENCE)).map_err(|error| error.to_string())?;
+        socket.set_nodelay(true).map_err(|error| error.to_string())?;
+        Ok(StreamOwned::new(connection, socket))
+    }
+
     fn exchange(
         &self,
         config: &Arc<ClientConfig>,
@@ -109,12 +132,7 @@ impl Https {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Response, String> {
-        let host = self.address.split(':').next().unwrap_or_default().to_owned();
-        let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-        let connection = ClientConnection::new(config.clone(), name).map_err(|error| error.to_string())?;
-        let socket = TcpStream::connect(&self.address).map_err(|error| error.to_string())?;
-        socket.set_read_timeout(Some(ANSWER_PATIENCE)).map_err(|error| error.to_string())?;
-        let mut stream = StreamOwned::new(connection, socket);
+        let mut stream = self.connection(config)?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
         for (header, value) in headers {
             head.push_str(&format!("{header}: {value}\r\n"));

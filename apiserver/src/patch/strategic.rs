@@ -280,7 +280,7 @@ fn special_elements(
 fn retain_keys(original: &mut Fields, patch: &Fields, keys: &Value) -> Result<(), Fault> {
     let Value::Array(keys) = keys else { return Err(Fault::RetainKeys) };
     let keeps = |name: &str| keys.iter().any(|key| key.as_str() == Some(name));
-    if patch.keys().any(|name| !name.starts_with('$') && !keeps(name)) {
+    if patch.iter().any(|(name, value)| !value.is_null() && !name.starts_with('$') && !keeps(name)) {
         return Err(Fault::RetainKeys);
     }
     original.retain(|name, _| keeps(name));

@@ -137,6 +137,14 @@ fn whole_documents() {
             pod(json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}]})),
         ),
         (
+            "retain keys beside a null for what goes, as kubectl apply sends it",
+            "Pod",
+            pod(json!({"volumes": [{"name": "v", "emptyDir": {}}]})),
+            pod(json!({"$setElementOrder/volumes": [{"name": "v"}],
+                "volumes": [{"$retainKeys": ["configMap", "name"], "name": "v", "configMap": {"name": "c"}, "emptyDir": null}]})),
+            pod(json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}]})),
+        ),
+        (
             "finalizers merge, without doubles",
             "Pod",
             json!({"metadata": {"finalizers": ["a", "b"]}}),
