@@ -6,6 +6,7 @@ mod names;
 mod parameters;
 mod paths;
 mod swagger;
+mod swagger_protobuf;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -45,18 +46,21 @@ pub struct Document {
 
 impl Document {
     fn new(value: &Value) -> Result<Self, std::io::Error> {
-        let json = serde_json::to_vec(value)?;
-        let digest = Sha256::digest(&json);
+        Self::of(&serde_json::to_vec(value)?)
+    }
+
+    fn of(content: &[u8]) -> Result<Self, std::io::Error> {
+        let digest = Sha256::digest(content);
         let hash = digest.iter().map(|byte| format!("{byte:02X}")).collect();
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(&json)?;
+        encoder.write_all(content)?;
         Ok(Self { gzip: encoder.finish()?.into(), hash })
     }
 
-    pub fn json(&self) -> Result<Bytes, std::io::Error> {
-        let mut json = Vec::new();
-        GzDecoder::new(&*self.gzip).read_to_end(&mut json)?;
-        Ok(json.into())
+    pub fn content(&self) -> Result<Bytes, std::io::Error> {
+        let mut content = Vec::new();
+        GzDecoder::new(&*self.gzip).read_to_end(&mut content)?;
+        Ok(content.into())
     }
 
     pub fn etag(&self) -> String {
@@ -69,7 +73,11 @@ pub struct OpenApi {
     /// By path: `api/v1`, `apis/apps/v1`.
     documents: OnceLock<BTreeMap<String, Document>>,
     swagger: OnceLock<Option<Document>>,
+    swagger_protobuf: OnceLock<Option<Document>>,
 }
+
+const JSON: &str = "application/json";
+const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 impl OpenApi {
     pub fn new(kinds: &[KindDef]) -> Self {
@@ -83,7 +91,12 @@ impl OpenApi {
                 schema: kind.schema,
             })
             .collect();
-        Self { kinds, documents: OnceLock::new(), swagger: OnceLock::new() }
+        Self {
+            kinds,
+            documents: OnceLock::new(),
+            swagger: OnceLock::new(),
+            swagger_protobuf: OnceLock::new(),
+        }
     }
 
     fn served(&self) -> Vec<GroupVersion> {
@@ -154,14 +167,20 @@ impl OpenApi {
         self.documents().get(path)
     }
 
+    fn merged(&self) -> Value {
+        let served = self.served();
+        swagger::merged(served.iter().map(|gv| self.build(gv, &served)))
+    }
+
     /// `/openapi/v2`
     pub fn swagger(&self) -> Option<&Document> {
-        self.swagger
-            .get_or_init(|| {
-                let served = self.served();
-                let documents = served.iter().map(|gv| self.build(gv, &served));
-                Document::new(&swagger::merged(documents)).ok()
-            })
+        self.swagger.get_or_init(|| Document::new(&self.merged()).ok()).as_ref()
+    }
+
+    /// `/openapi/v2` in protobuf: all that client-go's discovery and what is built on it take.
+    pub fn swagger_protobuf(&self) -> Option<&Document> {
+        self.swagger_protobuf
+            .get_or_init(|| Document::of(&swagger_protobuf::encoded(&self.merged())).ok())
             .as_ref()
     }
 
@@ -170,8 +189,13 @@ impl OpenApi {
     pub fn answer(&self, path: &str, query: &str, headers: &HeaderMap) -> Option<Result<Response, ApiError>> {
         let rest = path.trim_end_matches('/').strip_prefix("/openapi/")?;
         if rest == "v2" {
-            let document = self.swagger()?;
-            return Some(accepts_json(headers).and_then(|()| respond(document, headers, None)));
+            let media_type = match accepted(headers, &[JSON, SWAGGER_PROTOBUF]) {
+                Ok(media_type) => media_type,
+                Err(error) => return Some(Err(error)),
+            };
+            let document =
+                if media_type == SWAGGER_PROTOBUF { self.swagger_protobuf()? } else { self.swagger()? };
+            return Some(respond(document, media_type, headers, None));
         }
         let rest = rest.strip_prefix("v3")?;
         let Some(group_version) = rest.strip_prefix('/') else {
@@ -179,9 +203,9 @@ impl OpenApi {
                 return None;
             }
             let index = self.index();
-            return Some(accepts_json(headers).and_then(|()| {
+            return Some(accepted(headers, &[JSON]).and_then(|media_type| {
                 let document = Document::new(&index).map_err(ApiError::internal)?;
-                respond(&document, headers, None)
+                respond(&document, media_type, headers, None)
             }));
         };
         let document = self.document(group_version)?;
@@ -191,7 +215,7 @@ impl OpenApi {
         {
             return Some(moved(&url(group_version, document)));
         }
-        Some(accepts_json(headers).and_then(|()| respond(document, headers, asked)))
+        Some(accepted(headers, &[JSON]).and_then(|media_type| respond(document, media_type, headers, asked)))
     }
 }
 
@@ -199,17 +223,24 @@ fn url(path: &str, document: &Document) -> String {
     format!("/openapi/v3/{path}?hash={}", document.hash)
 }
 
-/// The documents come as JSON only; clients that want protobuf are told, and fall back.
-fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
+/// The first media type of the client's that is among those there are; the first of these where it takes any.
+fn accepted(headers: &HeaderMap, there: &[&'static str]) -> Result<&'static str, ApiError> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-    let fits = accept.split(',').any(|clause| {
-        let media_type = clause.split(';').next().unwrap_or_default().trim();
-        matches!(media_type, "" | "*/*" | "application/*" | "application/json")
-    });
-    if fits {
-        return Ok(());
+    let wanted = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    for media_type in wanted {
+        if matches!(media_type, "" | "*/*" | "application/*") {
+            return there.first().copied().ok_or_else(|| not_acceptable(there));
+        }
+        if let Some(found) = there.iter().find(|have| **have == media_type) {
+            return Ok(found);
+        }
     }
-    Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json"))
+    Err(not_acceptable(there))
+}
+
+fn not_acceptable(there: &[&str]) -> ApiError {
+    let message = format!("only the following media types are accepted: {}", there.join(", "));
+    ApiError::new(406, "NotAcceptable", message)
 }
 
 fn moved(to: &str) -> Result<Response, ApiError> {
@@ -221,7 +252,12 @@ fn moved(to: &str) -> Result<Response, ApiError> {
 }
 
 /// `asked`: the hash in the URL; such an answer never changes.
-fn respond(document: &Document, headers: &HeaderMap, asked: Option<&str>) -> Result<Response, ApiError> {
+fn respond(
+    document: &Document,
+    media_type: &'static str,
+    headers: &HeaderMap,
+    asked: Option<&str>,
+) -> Result<Response, ApiError> {
     let list = |name: header::HeaderName| {
         headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
@@ -233,14 +269,14 @@ fn respond(document: &Document, headers: &HeaderMap, asked: Option<&str>) -> Res
     let body = match (known, zipped) {
         (true, _) => Bytes::new(),
         (false, true) => document.gzip.clone(),
-        (false, false) => document.json().map_err(ApiError::internal)?,
+        (false, false) => document.content().map_err(ApiError::internal)?,
     };
     let mut response = Response::new(Body::from(body));
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     let out = response.headers_mut();
-    out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     out.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     let caching = if asked.is_some() { "public, immutable, max-age=31536000" } else { "no-cache, private" };
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));

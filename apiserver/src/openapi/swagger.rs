@@ -41,36 +41,38 @@ pub fn merged(documents: impl Iterator<Item = Value>) -> Value {
 
 /// A schema: references stand beside descriptions there, and a type has one form.
 fn definition(schema: Value) -> Value {
-    match schema {
-        Value::Object(fields) => {
-            let mut out = Map::new();
-            for (name, value) in fields {
-                match (name.as_str(), value) {
-                    ("$ref", Value::String(target)) => {
-                        let target = target.replacen(PREFIX, DEFINITIONS, 1);
-                        out.insert(name, target.into());
-                    }
-                    ("allOf", Value::Array(mut one)) if one.len() == 1 => {
-                        if let Some(Value::Object(inner)) = one.pop().map(definition) {
-                            out.extend(inner);
-                        }
-                    }
-                    // Quantities and the like: text, as v2 has no "one of".
-                    ("oneOf", _) => {
-                        out.insert("type".to_owned(), "string".into());
-                    }
-                    // Defaults of structs belong to v3.
-                    ("default", _) => {}
-                    (_, value) => {
-                        out.insert(name, definition(value));
-                    }
+    let Value::Object(fields) = schema else { return schema };
+    let mut out = Map::new();
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("$ref", Value::String(target)) => {
+                out.insert(name, target.replacen(PREFIX, DEFINITIONS, 1).into());
+            }
+            ("allOf", Value::Array(mut one)) if one.len() == 1 => {
+                if let Some(Value::Object(inner)) = one.pop().map(definition) {
+                    out.extend(inner);
                 }
             }
-            Value::Object(out)
+            // Quantities and the like: text, as v2 has no "one of".
+            ("oneOf", _) => {
+                out.insert("type".to_owned(), "string".into());
+            }
+            // Defaults of structs belong to v3.
+            ("default", Value::Object(_)) => {}
+            ("properties", Value::Object(properties)) => {
+                let properties: Map<String, Value> =
+                    properties.into_iter().map(|(field, schema)| (field, definition(schema))).collect();
+                out.insert(name, properties.into());
+            }
+            ("items" | "additionalProperties", value) => {
+                out.insert(name, definition(value));
+            }
+            (_, value) => {
+                out.insert(name, value);
+            }
         }
-        Value::Array(items) => Value::Array(items.into_iter().map(definition).collect()),
-        scalar => scalar,
     }
+    Value::Object(out)
 }
 
 fn path_item(item: Value) -> Value {

@@ -10,7 +10,7 @@ fn documents() -> (OpenApi, Value) {
 }
 
 fn parsed(document: &Document) -> Value {
-    serde_json::from_slice(&document.json().unwrap()).unwrap()
+    serde_json::from_slice(&document.content().unwrap()).unwrap()
 }
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -132,7 +132,10 @@ fn answers() {
     let (code, out) = answer("/openapi/v3/api/v1", "", &[("accept-encoding", "gzip, br")]).unwrap();
     assert_eq!((code, out["content-encoding"].to_str().unwrap()), (200, "gzip"));
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    assert_eq!(answer("/openapi/v2", "", &[("accept", protobuf)]).unwrap().0, 406);
+    let (code, out) = answer("/openapi/v2", "", &[("accept", protobuf)]).unwrap();
+    assert_eq!((code, out["content-type"].to_str().unwrap()), (200, protobuf));
+    assert_eq!(answer("/openapi/v2", "", &[("accept", "text/html")]).unwrap().0, 406);
+    assert_eq!(answer("/openapi/v3", "", &[("accept", protobuf)]).unwrap().0, 406);
     assert_eq!(answer("/openapi/v2", "", &[("accept", "application/json")]).unwrap().0, 200);
     assert_eq!(answer("/openapi/v3", "", &[]).unwrap().0, 200);
     for path in ["/openapi/v3/apis/nothing/v1", "/openapi/v4", "/api", "/openapi/v3x"] {
