@@ -421,3 +421,37 @@ fn pods_are_bound_once_and_evicted_gracefully() {
     let answer = made(api.post(&format!("{base}/pods/p/eviction"), eviction.to_string()));
     assert_eq!(answer["status"], "Success");
 }
+
+#[test]
+fn a_service_account_has_a_token_and_no_rights() {
+    let api = shared();
+    let base = namespace(&api, "accounts");
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    made(api.post(&format!("{base}/serviceaccounts"), account.to_string()));
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
+    let answer = made(api.post(&format!("{base}/serviceaccounts/robot/token"), request.to_string()));
+    let token = answer["status"]["token"].as_str().unwrap();
+    assert_eq!(token.split('.').count(), 3, "{answer}");
+    assert!(answer["status"]["expirationTimestamp"].is_string(), "{answer}");
+    let bearer = format!("Bearer {token}");
+    let with_token = |path: &str| api.anonymous("GET", path, &[("authorization", &bearer)]);
+    assert_eq!(with_token("/api").status, 200, "discovery is for whoever is known");
+    let refused = with_token(&format!("{base}/secrets"));
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    let status = refused.json();
+    assert_eq!(status["reason"], "Forbidden");
+    assert_eq!(
+        status["message"],
+        "secrets is forbidden: User \"system:serviceaccount:accounts:robot\" cannot list resource \"secrets\" in API group \"\" in the namespace \"accounts\""
+    );
+    let mut forged = bearer.clone();
+    forged.replace_range(forged.len() - 6.., "AAAAAA");
+    let refused = api.anonymous("GET", &format!("{base}/secrets"), &[("authorization", &forged)]);
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    // A token dies with its account.
+    good(api.request("DELETE", &format!("{base}/serviceaccounts/robot"), &[], b""));
+    eventually("the token's end", || {
+        let response = with_token("/api");
+        if response.status == 401 { Ok(()) } else { Err(response.text()) }
+    });
+}
