@@ -1,6 +1,8 @@
 //! What every benchmark needs: figures of a process from /proc, percentiles, one form of table, the machine's description.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod load;
+
 use std::time::Duration;
 
 /// A row of the table that goes into benches/README.md.
