@@ -183,9 +183,7 @@ impl Node {
                     directory.display()
                 );
             }
-            let away =
-                error.chain().any(|cause| cause.downcast_ref::<ApiError>().is_some_and(|e| e.is_transient()));
-            if !away {
+            if !is_transient(&error) {
                 return Err(error);
             }
             warn!("{text}; again in {retry:?}");
@@ -193,6 +191,14 @@ impl Node {
             retry = (retry * 2).min(RETRY_MAX);
         }
     }
+}
+
+/// Whether the server may answer another time.
+fn is_transient(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<tokio::time::error::Elapsed>()
+            || cause.downcast_ref::<ApiError>().is_some_and(|e| matches!(e.code(), 0 | 429 | 500..))
+    })
 }
 
 /// This machine's address on the way to the server; nothing is sent.

@@ -40,6 +40,9 @@ pub struct ControlPlaneOptions {
     /// How long a node may be silent before it counts as lost
     #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = parse_duration)]
     pub node_monitor_grace_period: std::time::Duration,
+    /// How long the certificates last that nodes and others get signed; they are renewed in time
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_duration)]
+    pub cluster_signing_duration: std::time::Duration,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -94,6 +94,7 @@ impl Components {
         let controllers = coracle_controllers::Options {
             leader_elect,
             node_monitor_grace_period: options.node_monitor_grace_period,
+            cluster_signing_duration: options.cluster_signing_duration,
             node_cidr_mask_size,
             cluster_cidr: vec![coracle_controllers::Cidr {
                 address: control_plane.pod_cidr.network.into(),

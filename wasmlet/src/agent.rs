@@ -149,6 +149,7 @@ pub async fn run(
     })
     .await
     .inspect_err(|error| reporter.set_not_ready(Some(error.to_string())))?;
+    let network = Arc::new(network);
     reporter.limit_pods(network.pods_max());
     let facts = reporter.facts();
 
@@ -158,7 +159,7 @@ pub async fn run(
         recorder: recorder.clone(),
         runtimes: vec![engine.runtime],
         images: engine.images,
-        network: Arc::new(network),
+        network: network.clone(),
         volumes: Volumes { sources, disk: directories.volumes.clone(), memory: directories.memory.clone() },
         logs: Arc::new(Logs::new(directories.pods.clone(), options.log_limits)),
         services: informers.of::<Service>(),
@@ -209,6 +210,7 @@ pub async fn run(
     if tokio::time::timeout(END_MAX, pods.ended()).await.is_err() {
         tracing::warn!("some pods did not end in time");
     }
+    network.close().await;
     beating.await?;
     Ok(served?)
 }

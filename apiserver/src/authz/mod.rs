@@ -3,6 +3,7 @@
 mod components;
 mod masters;
 mod node;
+mod node_graph;
 mod public;
 
 pub use node::NodeAuthorizer;

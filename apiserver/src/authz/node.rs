@@ -3,18 +3,20 @@
 use async_trait::async_trait;
 use coracle_client::selector::FieldSelector;
 use coracle_client::{Client, ListOptions};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 
+use super::node_graph::{self, NodeGraph, Referred};
 use super::{Attributes, Authorizer, Decision};
 use crate::authn::Identity;
 
 pub struct NodeAuthorizer {
     client: Client,
+    graph: NodeGraph,
 }
 
 impl NodeAuthorizer {
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { graph: NodeGraph::new(client.clone()), client }
     }
 }
 
@@ -110,66 +112,29 @@ impl NodeAuthorizer {
 
     /// Objects that a pod bound to the node refers to.
     async fn referenced(&self, node: &str, attributes: &Attributes) -> Decision {
+        let kind = match attributes.resource.as_str() {
+            "secrets" => Referred::Secret,
+            "configmaps" => Referred::ConfigMap,
+            _ => Referred::ServiceAccount,
+        };
+        let (namespace, name) = (attributes.namespace.as_str(), attributes.name.as_str());
+        if self.graph.refers(node, namespace, kind, name).await
+            || self.just_bound(node, namespace, kind, name).await
+        {
+            return Decision::Allow;
+        }
+        Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
+    }
+
+    /// The node may have heard of a new pod before the graph did. Rare, and so may cost more.
+    async fn just_bound(&self, node: &str, namespace: &str, kind: Referred, name: &str) -> bool {
         let options =
             ListOptions { field_selector: Some(format!("spec.nodeName={node}")), ..ListOptions::default() };
-        let pods = match self.client.list::<Pod>(&attributes.namespace, options).await {
-            Ok(pods) => pods,
-            Err(error) => return Decision::NoOpinion(error.to_string()),
-        };
-        let found = pods.items.iter().any(|object| {
-            object.decode::<Pod>().ok().and_then(|p| p.spec).is_some_and(|spec| {
-                match attributes.resource.as_str() {
-                    "secrets" => names_secret(&spec, &attributes.name),
-                    "configmaps" => names_config_map(&spec, &attributes.name),
-                    _ => spec.service_account_name.as_deref() == Some(&attributes.name),
-                }
-            })
-        });
-        if found {
-            Decision::Allow
-        } else {
-            Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
-        }
-    }
-}
-
-fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers)
-}
-
-fn names_secret(spec: &PodSpec, name: &str) -> bool {
-    let in_volumes = spec.volumes.iter().flatten().any(|v| {
-        v.secret.as_ref().is_some_and(|s| s.secret_name.as_deref() == Some(name))
-            || v.projected
-                .iter()
-                .flat_map(|p| p.sources.iter().flatten())
-                .any(|s| s.secret.as_ref().is_some_and(|s| s.name == name))
-    });
-    let in_env = containers(spec).any(|c| {
-        c.env_from.iter().flatten().any(|e| e.secret_ref.as_ref().is_some_and(|r| r.name == name))
-            || c.env.iter().flatten().any(|e| {
-                e.value_from.as_ref().and_then(|f| f.secret_key_ref.as_ref()).is_some_and(|r| r.name == name)
-            })
-    });
-    in_volumes || in_env || spec.image_pull_secrets.iter().flatten().any(|s| s.name == name)
-}
-
-fn names_config_map(spec: &PodSpec, name: &str) -> bool {
-    let in_volumes = spec.volumes.iter().flatten().any(|v| {
-        v.config_map.as_ref().is_some_and(|s| s.name == name)
-            || v.projected
-                .iter()
-                .flat_map(|p| p.sources.iter().flatten())
-                .any(|s| s.config_map.as_ref().is_some_and(|s| s.name == name))
-    });
-    in_volumes
-        || containers(spec).any(|c| {
-            c.env_from.iter().flatten().any(|e| e.config_map_ref.as_ref().is_some_and(|r| r.name == name))
-                || c.env.iter().flatten().any(|e| {
-                    e.value_from
-                        .as_ref()
-                        .and_then(|f| f.config_map_key_ref.as_ref())
-                        .is_some_and(|r| r.name == name)
-                })
+        let Ok(pods) = self.client.list::<Pod>(namespace, options).await else { return false };
+        pods.items.iter().any(|object| {
+            let mentioned = object.json.windows(name.len()).any(|w| w == name.as_bytes());
+            let spec = mentioned.then(|| object.decode::<Pod>().ok().and_then(|p| p.spec)).flatten();
+            spec.is_some_and(|spec| node_graph::references(&spec).contains(&(kind, name)))
         })
+    }
 }

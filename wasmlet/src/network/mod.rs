@@ -72,7 +72,7 @@ struct Pods {
 }
 
 impl Network {
-    /// Makes the range local. The route is kept when the node stops: guests of a restarting node keep their addresses.
+    /// Makes the range local.
     pub async fn new(options: Options) -> Result<Self, NetworkError> {
         let cidr = options.mode.cidr();
         let low = u32::from(Ipv4Addr::new(127, 1, 0, 0));
@@ -89,6 +89,15 @@ impl Network {
         }
         let pods = Mutex::new(Pods { allocator: Allocator::new(cidr), networks: HashMap::new() });
         Ok(Network { options, pods })
+    }
+
+    /// The range is local no more. No pod may run by then.
+    pub async fn close(&self) {
+        if let Mode::AnyIp(cidr) = self.options.mode
+            && let Err(error) = anyip::remove(cidr).await
+        {
+            tracing::warn!(%error, %cidr, "the route of the pod range could not be removed");
+        }
     }
 
     pub fn mode(&self) -> Mode {
