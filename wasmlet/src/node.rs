@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::informer::Informer;
-use coracle_client::{ApiError, Client, PatchType};
+use coracle_client::{ApiError, Client, Object, PatchType};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
@@ -134,13 +134,15 @@ impl Reporter {
     /// Keeps lease and status until the shutdown.
     pub async fn run(self: Arc<Self>, node: Node, own: Informer, shutdown: CancellationToken) {
         let (gone, mut removed) = watch::channel(());
+        let (doubt, mut doubted) = watch::channel(());
         let uid = node.metadata.uid.clone();
-        own.on_change(move |change| {
-            if change.new.is_none() {
-                gone.send_replace(());
-            }
+        own.on_change(move |change| match &change.new {
+            None => drop(gone.send_replace(())),
+            Some(node) if is_doubted(node) => drop(doubt.send_replace(())),
+            Some(_) => {}
         });
         removed.mark_unchanged();
+        doubted.mark_unchanged();
         let mut lease = HeldLease { uid, lease: None };
         let mut not_ready = self.not_ready.subscribe();
         let mut ticks = tokio::time::interval(self.heartbeat.lease_every);
@@ -153,6 +155,11 @@ impl Reporter {
                 _ = ticks.tick() => true,
                 () = wait(retry) => { retry = None; true }
                 Ok(()) = not_ready.changed() => false,
+                Ok(()) = doubted.changed() => {
+                    // The node was silent for too long, and is heard again: it says so at once.
+                    written = None;
+                    false
+                }
                 Ok(()) = removed.changed() => {
                     // Somebody deleted the node while it lives: it comes back, as upstream's does on a restart.
                     let fresh = self.register().await;
@@ -211,6 +218,25 @@ impl Reporter {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = known.wait_for(|ready| *ready).await;
     }
+}
+
+/// Whether the node lifecycle controller has set one of our conditions to `Unknown`.
+fn is_doubted(node: &Object) -> bool {
+    #[derive(serde::Deserialize)]
+    struct View {
+        #[serde(default)]
+        status: Status,
+    }
+    #[derive(serde::Deserialize, Default)]
+    struct Status {
+        #[serde(default)]
+        conditions: Vec<Condition>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Condition {
+        status: String,
+    }
+    node.decode::<View>().is_ok_and(|view| view.status.conditions.iter().any(|c| c.status == "Unknown"))
 }
 
 async fn wait(at: Option<Instant>) {
