@@ -3,6 +3,7 @@
 mod certificate_requester;
 mod default_tolerations;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod runtime_class;
 mod service_account;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle),
         Arc::new(service_account::ServiceAccount),
+        Arc::new(node_restriction::NodeRestriction),
         Arc::new(default_tolerations::DefaultTolerationSeconds),
         Arc::new(priority::Priority),
         Arc::new(runtime_class::RuntimeClass),

@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(node: &str, phase: &str) -> Object {
+    fn pod(node: &str, phase: &str) -> Arc<Object> {
         let pod = json!({
             "metadata": {"name": "p", "namespace": "ns"},
             "spec": {

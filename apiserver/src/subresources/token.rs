@@ -30,6 +30,9 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
     let seconds = spec.expiration_seconds.unwrap_or(SECONDS_DEFAULT);
     validate(call, seconds)?;
     let (pod, secret) = bound(call, spec).await?;
+    if let Some(node) = call.identity.node_name() {
+        restrict_to_node(call, node, pod.as_ref()).await?;
+    }
     let audiences = spec.audiences.get_or_insert_default();
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
@@ -62,6 +65,19 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
         token: Some(issuer.issue(&claims)?),
     });
     Answer::document(201, &request).map(|answer| answer.warning(warnings))
+}
+
+/// As NodeRestriction: a node gets tokens for its own pods, which end with them.
+async fn restrict_to_node(call: &Call, node: &str, pod: Option<&NameAndUid>) -> Result<(), ApiError> {
+    let forbidden = |why: String| Err(ApiError::forbidden(call.kind.resource(), call.name(), why));
+    let Some(pod) = pod else { return forbidden("node requested token not bound to a pod".into()) };
+    let pods = call.api.kind(&Resource::of::<Pod>())?;
+    let key = key_of(call.namespace.as_deref(), &pod.name);
+    let bound = pods.cache.get(&key).is_some_and(|pod| pod.head.field("spec.nodeName") == Some(node));
+    if bound {
+        return Ok(());
+    }
+    forbidden("node requested token bound to a pod scheduled on a different node".into())
 }
 
 fn validate(call: &Call, seconds: i64) -> Result<(), ApiError> {
