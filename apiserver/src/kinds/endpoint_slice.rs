@@ -140,11 +140,7 @@ fn validate_port(port: &EndpointPort, path: &Path<'_>, errors: &mut Errors) {
         errors.check(path.child("name"), name, validation::dns_label);
     }
     errors.one_of(path.child("protocol"), port.protocol.as_deref(), super::PROTOCOLS);
-    if let Some(number) = port.port
-        && let Err(detail) = validation::port_number(number)
-    {
-        errors.invalid(path.child("port"), number, detail);
-    }
+    // Upstream takes any number here, 0 included.
     if let Some(protocol) = &port.app_protocol {
         errors.check(path.child("appProtocol"), protocol, validation::qualified_name);
     }

@@ -10,6 +10,9 @@ use super::{Alias, BuiltIn, Column};
 use crate::field_error::Errors;
 use crate::validation;
 
+/// What happened once is no series.
+const SERIES_COUNT_MIN: i32 = 2;
+
 impl BuiltIn for Event {
     const SINGULAR: &'static str = "event";
     const SHORT_NAMES: &'static [&'static str] = &["ev"];
@@ -44,6 +47,9 @@ impl BuiltIn for Event {
         match self.type_.as_deref().unwrap_or_default() {
             "Normal" | "Warning" => {}
             other => errors.invalid("type", "", format!("has invalid value: {other}")),
+        }
+        if self.series.as_ref().is_some_and(|series| series.count < SERIES_COUNT_MIN) {
+            errors.invalid("series.count", "", format!("should be at least {SERIES_COUNT_MIN}"));
         }
         for (field, set) in [
             ("firstTimestamp", self.deprecated_first_timestamp.is_some()),

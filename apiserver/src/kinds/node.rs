@@ -26,7 +26,13 @@ impl BuiltIn for Node {
         match (validation::given(&spec.pod_cidr), spec.pod_cidrs.as_ref().and_then(|c| c.first())) {
             (Some(first), None) => spec.pod_cidrs = Some(vec![first.to_owned()]),
             (None, Some(first)) => spec.pod_cidr = Some(first.clone()),
-            (Some(_), Some(_)) | (None, None) => {}
+            (Some(first), Some(_)) => {
+                let first = first.to_owned();
+                if let Some(listed) = spec.pod_cidrs.as_mut().and_then(|cidrs| cidrs.first_mut()) {
+                    *listed = first;
+                }
+            }
+            (None, None) => {}
         }
         if let Some(status) = &mut self.status
             && status.allocatable.is_none()

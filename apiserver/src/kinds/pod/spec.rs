@@ -8,7 +8,7 @@ use super::{container, placement, resources, volumes};
 use crate::field_error::{Errors, Path};
 use crate::validation::{self, given};
 
-const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 const PREEMPTION_POLICIES: &[&str] = &["Never", "PreemptLowerPriority"];
 const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
@@ -260,7 +260,7 @@ mod tests {
             (
                 with("restartPolicy", json!("X")),
                 "spec.restartPolicy",
-                "Unsupported value: \"X\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+                "Unsupported value: \"X\": supported values: \"Always\", \"OnFailure\", \"Never\"",
             ),
             (with("dnsPolicy", json!("X")), "spec.dnsPolicy", "Unsupported value: \"X\""),
             (with("dnsPolicy", json!("None")), "spec.dnsConfig", "Required value: must provide `dnsConfig`"),

@@ -81,7 +81,7 @@ impl BuiltIn for Service {
     }
 
     fn validate_name(name: &str) -> Result<(), String> {
-        validation::dns_1035_label(name)
+        validation::dns_label(name)
     }
 
     fn validate(&self, errors: &mut Errors) {

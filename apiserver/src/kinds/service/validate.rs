@@ -13,7 +13,7 @@ const AFFINITIES: &[&str] = &["ClientIP", "None"];
 const TRAFFIC: &[&str] = &["Cluster", "Local"];
 const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
-const FAMILY_POLICIES: &[&str] = &["SingleStack", "PreferDualStack", "RequireDualStack"];
+const FAMILY_POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
 const SESSION_SECONDS_MAX: i32 = 86_400;
 /// The kubelet's port, which load balancers must not take from it.
 const KUBELET_PORT: i32 = 10_250;
