@@ -10,9 +10,14 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::ask::{self, Ask, OrZero};
 use super::quirks;
 use super::report::{Path, Report, Step};
+use super::scan;
 
 /// Decodes `json` into a `T`; what is found beside it goes into the report.
 pub fn read<T: DeserializeOwned>(json: &[u8], report: &Report) -> Result<T, serde_json::Error> {
+    // What no field takes is skipped without recursion, however deep; Go's scanner looks at it all.
+    if scan::too_deep(json) {
+        return Err(de::Error::custom("exceeded max depth"));
+    }
     let mut inner = serde_json::Deserializer::from_slice(json);
     let value = T::deserialize(Checked { inner: &mut inner, at: &Path::ROOT, report, element: true })?;
     inner.end()?;

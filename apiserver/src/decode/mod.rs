@@ -130,7 +130,8 @@ fn settle(
             Err(refuse(format!("strict decoding error: {}", issues.join(", "))))
         }
         FieldValidation::Ignore => Ok(Vec::new()),
-        _ => Ok(issues),
+        // A header is one line.
+        _ => Ok(issues.into_iter().map(|issue| issue.replace('\n', " ")).collect()),
     }
 }
 

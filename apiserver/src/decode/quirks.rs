@@ -46,6 +46,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for QuantityText<'_, V> {
         self.read(&number.to_string())
     }
 
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<V::Value, E> {
+        self.read(if value { "true" } else { "false" })
+    }
+
     fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
         self.read("0")
     }

@@ -191,12 +191,14 @@ fn go_type(name: &str) -> String {
     }
     let last = name.rsplit("::").next().unwrap_or(name);
     match last {
-        "String" | "str" => "string".to_owned(),
+        // Times are read through a text.
+        "String" | "str" | "Time" | "MicroTime" => "string".to_owned(),
         "i32" | "i64" => format!("int{}", &last[1..]),
         "f64" => "float64".to_owned(),
         "ByteString" => "[]uint8".to_owned(),
         "Quantity" => "resource.Quantity".to_owned(),
-        "IntOrString" => "intstr.IntOrString".to_owned(),
+        // What is no text must be its number.
+        "IntOrString" => "int32".to_owned(),
         "RawExtension" => "runtime.RawExtension".to_owned(),
         "bool" => "bool".to_owned(),
         other => {

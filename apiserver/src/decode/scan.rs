@@ -3,6 +3,31 @@
 /// Containers within containers that a document may have.
 pub const DEPTH_MAX: usize = 127;
 
+/// Containers within containers that upstream's scanner follows, even where no field takes them.
+const SCAN_DEPTH_MAX: usize = 10_000;
+
+/// Whether `text` nests deeper than any document may. Text that is not JSON may give any answer.
+pub fn too_deep(text: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > SCAN_DEPTH_MAX {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Open {
     Object,
@@ -220,6 +245,16 @@ fn quoted(byte: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn depth_counts_containers_outside_strings() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!too_deep(nested(SCAN_DEPTH_MAX).as_bytes()));
+        assert!(too_deep(nested(SCAN_DEPTH_MAX + 1).as_bytes()));
+        let quoted = format!(r#"{{"a":"{}\"{}"}}"#, "[".repeat(20_000), "{".repeat(20_000));
+        assert!(!too_deep(quoted.as_bytes()));
+        assert!(!too_deep("[],".repeat(20_000).as_bytes()));
+    }
 
     #[test]
     fn faults_in_gos_words() {

@@ -179,6 +179,15 @@ fn wrong_types() {
             r#"{"spec":{"containers":["x"]}}"#,
             "cannot unmarshal string into Go struct field PodSpec.spec.containers of type v1.Container",
         ),
+        (
+            r#"{"metadata":{"creationTimestamp":5}}"#,
+            "cannot unmarshal number into Go struct field ObjectMeta.metadata.creationTimestamp of type string",
+        ),
+        (
+            r#"{"spec":{"containers":[{"livenessProbe":{"httpGet":{"port":true}}}]}}"#,
+            "cannot unmarshal bool into Go struct field HTTPGetAction.spec.containers.livenessProbe.httpGet.port of type \
+             int32",
+        ),
         (r#"{"spec":true}"#, "cannot unmarshal bool into Go struct field Pod.spec of type v1.PodSpec"),
     ] {
         assert_eq!(
@@ -249,7 +258,7 @@ fn yaml() {
     assert_eq!(pod.metadata.name.as_deref(), Some("b"));
     assert_eq!(
         warnings,
-        ["yaml: unmarshal errors:\n  key \"name\" already set in map", "unknown field \"spec.foo\""]
+        ["yaml: unmarshal errors:   key \"name\" already set in map", "unknown field \"spec.foo\""]
     );
 }
 
@@ -279,4 +288,32 @@ fn patch_results() {
             .message()
             .ends_with("json: cannot unmarshal number into Go struct field ConfigMap.data of type string")
     );
+}
+
+#[test]
+fn damaged_bodies_get_an_answer() {
+    let kind = config_map();
+    let json = br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","labels":{"x":"\u00e9"}},"data":{"k":"v"}}"#;
+    let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: &m {name: a, labels: {x: y}}\ndata:\n  k: |\n    v\n  l: !t 5\n";
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as usize
+    };
+    for (content_type, good) in [("application/json", &json[..]), ("application/yaml", yaml)] {
+        for _ in 0..3_000 {
+            let mut bad = good.to_vec();
+            for _ in 0..1 + random() % 3 {
+                let at = random() % bad.len();
+                match random() % 3 {
+                    0 => bad[at] = random() as u8,
+                    1 => bad.truncate(at.max(1)),
+                    _ => bad.insert(at, b"{}[],:\"'&*!|>-\n \\0e"[random() % 19]),
+                }
+            }
+            if let Err(error) = body(&kind, Some(content_type), &bad, FieldValidation::Strict) {
+                assert_eq!(error.code(), 400, "{}", String::from_utf8_lossy(&bad));
+            }
+        }
+    }
 }

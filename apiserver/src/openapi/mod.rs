@@ -77,7 +77,9 @@ pub struct OpenApi {
 }
 
 const JSON: &str = "application/json";
-const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What clients ask for; no media type by the rules, so Go's would not take it as the answer's.
+const SWAGGER_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 impl OpenApi {
     pub fn new(kinds: &[KindDef]) -> Self {
@@ -189,7 +191,8 @@ impl OpenApi {
     pub fn answer(&self, path: &str, query: &str, headers: &HeaderMap) -> Option<Result<Response, ApiError>> {
         let rest = path.trim_end_matches('/').strip_prefix("/openapi/")?;
         if rest == "v2" {
-            let media_type = match accepted(headers, &[JSON, SWAGGER_PROTOBUF]) {
+            let media_type = match accepted(headers, &[JSON, SWAGGER_PROTOBUF, SWAGGER_PROTOBUF_ASKED]) {
+                Ok(SWAGGER_PROTOBUF_ASKED) => SWAGGER_PROTOBUF,
                 Ok(media_type) => media_type,
                 Err(error) => return Some(Err(error)),
             };
