@@ -62,7 +62,8 @@ impl Shared {
         match pod.node_name.clone() {
             Some(node) => self.placed(pod, &node, change.old.as_ref()),
             None if pod.terminal || pod.deleting => self.queue.remove(&pod.uid),
-            None if pod.scheduler_name == self.scheduler_name && !self.cache.lock().is_placed(&pod.uid) => {
+            None if self.cache.lock().is_placed(&pod.uid) => self.queue.refresh(Arc::new(pod)),
+            None if pod.scheduler_name == self.scheduler_name => {
                 self.queue.add(Arc::new(pod), |plugin, event| self.helps(plugin, event));
             }
             None => {}

@@ -18,6 +18,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A pod that no event moved is tried again after this long.
 const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// Events before the cycle of a pod that changed during it: more than there can have been.
+const OVERLAPPED: u64 = u64::MAX;
+
 type Uid = Box<str>;
 
 /// Bounded by the pods there are.
@@ -110,7 +113,12 @@ impl Queue {
                     Place::Unschedulable { plugins } => {
                         plugins.iter().any(|plugin| helps(plugin, ClusterEvent::PodChanged))
                     }
-                    Place::Active | Place::InCycle | Place::BackingOff => false,
+                    // The cycle under way decides on the pod as it was.
+                    Place::InCycle => {
+                        known.events_before = OVERLAPPED;
+                        false
+                    }
+                    Place::Active | Place::BackingOff => false,
                 };
                 if moves {
                     state.activate(&pod.uid);
@@ -128,6 +136,13 @@ impl Queue {
         }
         drop(state);
         self.ready.notify_one();
+    }
+
+    /// A pod whose binding is under way has changed: should the binding fail, the newest state is tried.
+    pub fn refresh(&self, pod: Arc<PodInfo>) {
+        if let Some(known) = self.state.lock().waiting.get_mut(&pod.uid) {
+            known.pod = pod;
+        }
     }
 
     /// The pod is gone, or has a node.
@@ -335,6 +350,20 @@ mod tests {
         queue.unschedulable("a", vec!["NodeResourcesFit"]);
         let again = tokio::time::timeout(Duration::from_secs(2), queue.pop()).await;
         assert_eq!(&*again.unwrap().unwrap().uid, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_pod_during_its_cycle_counts() {
+        let queue = Queue::default();
+        queue.add(pod("a", 0), never);
+        queue.pop().await.unwrap();
+        queue.add(pod("a", 7), never);
+        queue.unschedulable("a", vec!["NodeResourcesFit"]);
+        let again = tokio::time::timeout(Duration::from_secs(2), queue.pop()).await;
+        assert_eq!(again.unwrap().unwrap().priority, 7);
+        queue.refresh(pod("a", 9));
+        queue.retry("a");
+        assert_eq!(queue.pop().await.unwrap().priority, 9);
     }
 
     #[tokio::test(start_paused = true)]

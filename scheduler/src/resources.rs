@@ -9,6 +9,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 pub const DEFAULT_MILLI_CPU: i64 = 100;
 pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
+/// More than any machine has, and little enough that the sum over a hundred thousand pods is a number.
+const AMOUNT_MAX: i64 = i64::MAX >> 17;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     pub milli_cpu: i64,
@@ -18,6 +21,10 @@ pub struct Resources {
     pub scalar: BTreeMap<String, i64>,
 }
 
+fn amount(value: i64) -> i64 {
+    value.clamp(0, AMOUNT_MAX)
+}
+
 impl Resources {
     /// Quantities that do not parse count as nothing; the API has validated them.
     pub fn of(list: Option<&BTreeMap<String, Wire>>) -> Self {
@@ -25,12 +32,12 @@ impl Resources {
         for (name, quantity) in list.into_iter().flatten() {
             let Ok(quantity) = Quantity::of(quantity) else { continue };
             match name.as_str() {
-                "cpu" => resources.milli_cpu = quantity.milli_value(),
-                "memory" => resources.memory = quantity.value(),
-                "ephemeral-storage" => resources.ephemeral_storage = quantity.value(),
+                "cpu" => resources.milli_cpu = amount(quantity.milli_value()),
+                "memory" => resources.memory = amount(quantity.value()),
+                "ephemeral-storage" => resources.ephemeral_storage = amount(quantity.value()),
                 // Counted on its own.
                 "pods" => {}
-                _ => drop(resources.scalar.insert(name.clone(), quantity.value())),
+                _ => drop(resources.scalar.insert(name.clone(), amount(quantity.value()))),
             }
         }
         resources

@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::queue::WorkQueue;
 
@@ -40,7 +42,15 @@ pub async fn run<R: Reconciler>(
         let (reconciler, queue) = (reconciler.clone(), queue.clone());
         running.spawn(async move {
             while let Some(key) = queue.get().await {
-                match reconciler.reconcile(&key).await {
+                let reconciled = AssertUnwindSafe(reconciler.reconcile(&key)).catch_unwind().await;
+                let Ok(result) = reconciled else {
+                    // One key must not take the worker with it.
+                    error!(controller = reconciler.name(), %key, "reconcile panicked");
+                    queue.add_rate_limited(key.clone());
+                    queue.done(&key);
+                    continue;
+                };
+                match result {
                     Ok(Outcome::Done) => queue.forget(&key),
                     Ok(Outcome::After(delay)) => {
                         queue.forget(&key);

@@ -150,7 +150,8 @@ impl Elector {
                 self.observed = Some((written.decode()?, Instant::now()));
                 Ok(true)
             }
-            Err(error) if error.is_conflict() => Ok(false),
+            // Someone else wrote; who holds it now is in the next look. A holder has until the renew deadline.
+            Err(error) if error.is_conflict() && holder != self.candidate.identity => Ok(false),
             Err(error) => Err(error),
         }
     }

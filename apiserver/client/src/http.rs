@@ -19,7 +19,7 @@ use tower::{BoxError, ServiceBuilder};
 use crate::object::{Head, Object};
 use crate::request::{
     List, ListOptions, PatchType, Request, Transport, Verb, WatchEvent, WatchEventKind, WatchOptions,
-    WatchStream,
+    WatchStream, escape_query,
 };
 use crate::resource::Resource;
 use crate::status::{ApiError, Status};
@@ -167,7 +167,11 @@ impl Transport for Https {
         let built = get(query.onto(resource.path(namespace, None, None)))?
             .body(kube::client::Body::empty())
             .map_err(ApiError::transport)?;
-        let response = self.kube().send(built).await.map_err(ApiError::transport)?;
+        // The events may take their time, the head of the answer may not.
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.kube().send(built))
+            .await
+            .map_err(|_| ApiError::transport(format!("no answer within {REQUEST_TIMEOUT:?}")))?
+            .map_err(|error| ApiError::transport(with_causes(&error)))?;
         if !response.status().is_success() {
             return Err(failure(response).await);
         }
@@ -184,12 +188,26 @@ impl Https {
     }
 
     async fn exchange(&self, request: http::Request<kube::client::Body>) -> Result<Bytes, ApiError> {
-        let response = self.kube().send(request).await.map_err(ApiError::transport)?;
+        let response = self.kube().send(request).await.map_err(|error| ApiError::transport(with_causes(&error)))?;
         if !response.status().is_success() {
             return Err(failure(response).await);
         }
         response.into_body().collect_bytes().await.map_err(ApiError::transport)
     }
+}
+
+/// The connection's errors say what happened only in their causes: "invalid peer certificate", "connection refused".
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 async fn failure(response: http::Response<kube::client::Body>) -> ApiError {
@@ -265,14 +283,7 @@ impl Query {
         self.0.push(if self.0.is_empty() { '?' } else { '&' });
         self.0.push_str(name);
         self.0.push('=');
-        for byte in value.bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                    self.0.push(char::from(byte))
-                }
-                _ => self.0.push_str(&format!("%{byte:02X}")),
-            }
-        }
+        escape_query(value, &mut self.0);
     }
 
     fn list(&mut self, options: &ListOptions) {

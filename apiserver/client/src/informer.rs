@@ -197,8 +197,15 @@ impl Shared {
             }
             state.insert(key, object.clone())
         };
-        let change = Change { old, new: Some(object) };
-        handlers.iter().for_each(|handler| handler(&change));
+        // Deleted and made again under its name while nobody watched: two objects, so two changes.
+        let (gone, old) = match old {
+            Some(old) if old.head.uid != object.head.uid => (Some(old), None),
+            old => (None, old),
+        };
+        let gone = gone.map(|old| Change { old: Some(old), new: None });
+        for change in gone.into_iter().chain([Change { old, new: Some(object) }]) {
+            handlers.iter().for_each(|handler| handler(&change));
+        }
     }
 
     /// Takes out one object; `last` is its last state where the watch brought it.
@@ -348,5 +355,21 @@ mod tests {
         assert_eq!(informer.by_owner("y")[0].head.name.as_ref(), "b");
         assert_eq!(seen.load(Ordering::Relaxed), 4);
         assert!(informer.has_synced());
+    }
+
+    #[test]
+    fn an_object_made_again_under_its_name_is_gone_and_then_new() {
+        let informer = Informer::new(Resource::new("", "v1", "pods", "Pod", true), InformerScope::default());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let list = seen.clone();
+        informer.on_change(move |change| {
+            let version = |o: &Option<Arc<Object>>| o.as_ref().map(|o| o.head.resource_version);
+            list.lock().push((version(&change.old), version(&change.new)));
+        });
+        let json = r#"{"metadata":{"namespace":"ns","name":"a","uid":"second","resourceVersion":"3"}}"#;
+        informer.shared.replace(vec![pod("a", 5, "x")]);
+        informer.shared.replace(vec![Object::parse(json.into(), &[]).unwrap()]);
+        assert_eq!(*seen.lock(), [(None, Some(5)), (Some(5), None), (None, Some(3))]);
+        assert!(informer.by_owner("x").is_empty());
     }
 }

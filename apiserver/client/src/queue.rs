@@ -13,6 +13,8 @@ use tokio::time::Instant;
 /// Failures back off from 5 ms, doubling, to 1,000 s, as client-go's default limiter.
 const BACKOFF_BASE: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1000);
+/// Longest wait: times that objects carry may lie beyond what a clock can count.
+const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Bounded by the number of distinct keys. Cheap to clone.
 pub struct WorkQueue<K> {
@@ -80,7 +82,7 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        let due = Instant::now() + delay;
+        let due = Instant::now() + delay.min(DELAY_MAX);
         let mut state = self.shared.state.lock();
         if state.closed || state.waiting.get(&key).is_some_and(|at| *at <= due) {
             return;
@@ -101,7 +103,7 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
             let mut state = self.shared.state.lock();
             let failures = state.failures.entry(key.clone()).or_insert(0);
             let delay = BACKOFF_BASE.saturating_mul(1 << (*failures).min(20)).min(BACKOFF_MAX);
-            *failures += 1;
+            *failures = failures.saturating_add(1);
             delay
         };
         self.add_after(key, delay);

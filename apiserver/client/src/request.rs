@@ -190,3 +190,15 @@ impl DeleteOptions {
         self
     }
 }
+
+/// Appends a name or value of a query, percent-encoded.
+pub fn escape_query(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                into.push(char::from(byte))
+            }
+            _ => into.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
