@@ -1,6 +1,6 @@
 //! The v2 document in protobuf, as the messages of gnostic's `openapi.v2` have it.
 
-use prost::bytes::BufMut;
+use bytes::BufMut;
 use serde_json::{Map, Value};
 
 /// `openapi.v2.Document`

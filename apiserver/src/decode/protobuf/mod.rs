@@ -5,8 +5,6 @@ mod wire;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use k8s_pb::apimachinery::pkg::runtime::Unknown;
-use prost::Message as _;
 use serde_json::{Map, Value, json};
 
 use crate::schema::{Lines, Object, Shape, Types};
@@ -28,7 +26,7 @@ pub enum Fault {
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NoPrefix,
     #[error("unable to decode the envelope: {0}")]
-    Envelope(#[source] prost::DecodeError),
+    Envelope(#[source] Box<Fault>),
     #[error("unexpected EOF")]
     Truncated,
     #[error("proto: wrong wireType = {0} for field {1}")]
@@ -46,22 +44,65 @@ pub enum Fault {
 /// The document in a body; where its kind is none that is served, only what it calls itself.
 pub fn to_json(types: &Types, body: &[u8], api_version: &str, kind: &str) -> Result<Value, Fault> {
     let envelope = body.strip_prefix(MAGIC).ok_or(Fault::NoPrefix)?;
-    let unknown = Unknown::decode(envelope).map_err(Fault::Envelope)?;
-    let raw = unknown.raw.unwrap_or_default();
-    if unknown.content_type.as_deref() == Some("application/json") {
-        return serde_json::from_slice(&raw).map_err(|e| Fault::Json("raw".to_owned(), e));
+    let Unknown { said, raw, content_type } =
+        Unknown::read(envelope).map_err(|fault| Fault::Envelope(Box::new(fault)))?;
+    if content_type == "application/json" {
+        return serde_json::from_slice(raw).map_err(|e| Fault::Json("raw".to_owned(), e));
     }
-    let said = unknown.type_meta.unwrap_or_default();
-    let or =
-        |said: Option<String>, url: &str| said.filter(|s| !s.is_empty()).unwrap_or_else(|| url.to_owned());
+    let or = |said: &str, url: &str| if said.is_empty() { url.to_owned() } else { said.to_owned() };
     let (api_version, kind) = (or(said.api_version, api_version), or(said.kind, kind));
     let mut fields = match types.kind(&api_version, &kind) {
-        Some(object) => Transcoder { types }.message(short_name(object), object, &raw, 0)?,
+        Some(object) => Transcoder { types }.message(short_name(object), object, raw, 0)?,
         None => Map::new(),
     };
     fields.insert("apiVersion".to_owned(), api_version.into());
     fields.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(fields))
+}
+
+/// The envelope: `runtime.Unknown`.
+#[derive(Default)]
+struct Unknown<'a> {
+    said: TypeMeta<'a>,
+    raw: &'a [u8],
+    content_type: &'a str,
+}
+
+#[derive(Default)]
+struct TypeMeta<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+}
+
+impl<'a> Unknown<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut unknown = Self::default();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, payload)) = reader.next()? {
+            match number {
+                1 => unknown.said = TypeMeta::read(payload.bytes("typeMeta")?)?,
+                2 => unknown.raw = payload.bytes("raw")?,
+                4 => unknown.content_type = payload.text("contentType")?,
+                _ => {}
+            }
+        }
+        Ok(unknown)
+    }
+}
+
+impl<'a> TypeMeta<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut said = Self::default();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, payload)) = reader.next()? {
+            match number {
+                1 => said.api_version = payload.text("apiVersion")?,
+                2 => said.kind = payload.text("kind")?,
+                _ => {}
+            }
+        }
+        Ok(said)
+    }
 }
 
 fn short_name(object: &Object) -> &str {

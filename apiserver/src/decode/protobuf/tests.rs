@@ -10,9 +10,11 @@ use k8s_pb::api::authentication::v1 as authentication;
 use k8s_pb::api::core::v1 as core;
 use k8s_pb::apimachinery::pkg::api::resource::Quantity;
 use k8s_pb::apimachinery::pkg::apis::meta::v1 as meta;
-use k8s_pb::apimachinery::pkg::runtime::TypeMeta;
+use k8s_pb::apimachinery::pkg::runtime as envelope;
 use k8s_pb::apimachinery::pkg::util::intstr::IntOrString;
 use schemars::generate::SchemaSettings;
+
+use prost::Message as _;
 
 use super::*;
 use crate::schema;
@@ -28,8 +30,11 @@ fn tree() -> Types {
 }
 
 fn enveloped(api_version: &str, kind: &str, message: &impl prost::Message) -> Vec<u8> {
-    let unknown = Unknown {
-        type_meta: Some(TypeMeta { api_version: Some(api_version.into()), kind: Some(kind.into()) }),
+    let unknown = envelope::Unknown {
+        type_meta: Some(envelope::TypeMeta {
+            api_version: Some(api_version.into()),
+            kind: Some(kind.into()),
+        }),
         raw: Some(message.encode_to_vec()),
         content_encoding: Some(String::new()),
         content_type: Some(String::new()),
