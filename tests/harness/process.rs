@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 const LOG_TAIL_LINES: usize = 60;
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
+/// Another build of the program to test or measure instead of the one that cargo made beside the test.
+const OTHER_BINARY: &str = "CORACLE_TEST_BINARY";
+
 /// The program under test.
 pub fn coracle() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_coracle"))
+    Command::new(std::env::var_os(OTHER_BINARY).unwrap_or_else(|| env!("CARGO_BIN_EXE_coracle").into()))
 }
 
 /// A child whose standard output is read line by line and whose standard error goes to a file.
