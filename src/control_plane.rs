@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use coracle_apiserver::api::{self, Api};
@@ -18,7 +17,7 @@ use coracle_apiserver::node_connection::NodeConnection;
 use coracle_apiserver::pki::{Pair, Pki, Subject};
 use coracle_apiserver::storage::Store;
 use coracle_apiserver::storage::embedded::{self, Embedded};
-use coracle_apiserver::storage::etcd::Etcd;
+use coracle_apiserver::storage::etcd::{self, Etcd};
 use coracle_apiserver::{routes, server};
 use coracle_client::Client;
 use tokio::net::TcpListener;
@@ -30,9 +29,6 @@ use tracing::{info, warn};
 use crate::data_directory::DataDirectory;
 use crate::options::{Cidr, ControlPlaneOptions};
 use crate::{bootstrap, kubeconfig, process};
-
-/// As kube-apiserver's default for `--etcd-compaction-interval`.
-const ETCD_COMPACTION: Duration = Duration::from_secs(300);
 
 /// A running apiserver.
 pub struct ControlPlane {
@@ -177,10 +173,23 @@ async fn open_store(
             tokio::task::spawn_blocking(move || Embedded::open(&directory, embedded::Options::default()));
         return Ok((Arc::new(opened.await.context("opening the store")??), true));
     }
-    let etcd = Etcd::connect(&options.etcd_servers, None, Some(ETCD_COMPACTION))
+    let etcd = Etcd::connect(&options.etcd_servers, etcd_tls(options)?, Some(etcd::COMPACTION_INTERVAL))
         .await
         .with_context(|| format!("--etcd-servers {}", options.etcd_servers.join(",")))?;
     Ok((Arc::new(etcd), false))
+}
+
+/// None where no file is given: etcd without TLS, or with a certificate that the system trusts.
+fn etcd_tls(options: &ControlPlaneOptions) -> anyhow::Result<Option<etcd::Tls>> {
+    let read = |flag: &str, path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(|path| std::fs::read(path).with_context(|| format!("{flag} {}", path.display())))
+            .transpose()
+    };
+    let ca = read("--etcd-cafile", &options.etcd_cafile)?;
+    let certificate = read("--etcd-certfile", &options.etcd_certfile)?;
+    let identity = certificate.zip(read("--etcd-keyfile", &options.etcd_keyfile)?);
+    Ok((ca.is_some() || identity.is_some()).then_some(etcd::Tls { ca, identity }))
 }
 
 /// The address to tell others: the one listened on, or one of this machine's when that is all of them.

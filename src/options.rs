@@ -31,6 +31,15 @@ pub struct ControlPlaneOptions {
     /// Keep the state in etcd instead of the embedded store: comma-separated URLs
     #[arg(long, value_name = "URLS", value_delimiter = ',')]
     pub etcd_servers: Vec<String>,
+    /// The CA that etcd's certificates come from (PEM)
+    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The client certificate to show etcd (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_keyfile"])]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_certfile"])]
+    pub etcd_keyfile: Option<PathBuf>,
     /// The network that Services get their addresses from [default: 10.96.0.0/16; rootless 127.96.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
     pub service_cidr: Option<Cidr>,
