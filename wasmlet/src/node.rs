@@ -137,8 +137,8 @@ impl Reporter {
         let (doubt, mut doubted) = watch::channel(());
         let uid = node.metadata.uid.clone();
         own.on_change(move |change| match &change.new {
-            None => drop(gone.send_replace(())),
-            Some(node) if is_doubted(node) => drop(doubt.send_replace(())),
+            None => gone.send_replace(()),
+            Some(node) if is_doubted(node) => doubt.send_replace(()),
             Some(_) => {}
         });
         removed.mark_unchanged();
