@@ -64,6 +64,10 @@ impl Pki {
         })?;
         let ca = match read_pair(directory, "ca")? {
             Some(ca) => ca,
+            // Another authority in its place would lock every node and administrator out.
+            None if directory.join("ca.crt").exists() => {
+                return Err(Error::Unusable { path: directory.join("ca.key"), what: "it is missing".into() });
+            }
             None => {
                 let ca = make_ca()?;
                 write_pair(directory, "ca", &ca)?;
@@ -283,5 +287,8 @@ mod tests {
         fs::write(&key, "garbage").unwrap();
         let error = Pki::open_or_create(directory.path()).err().unwrap().to_string();
         assert!(error.contains("ca.key"), "{error}");
+        fs::remove_file(&key).unwrap();
+        let error = Pki::open_or_create(directory.path()).err().unwrap().to_string();
+        assert!(error.contains("it is missing"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use coracle_client::selector::FieldSelector;
 use http::Method;
 
 use crate::authz::Attributes;
+use crate::verbs::options::Query;
 
 /// A parsed request line. `resource` is empty for paths that are no resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,11 +65,10 @@ impl RequestInfo {
         info.subresource = rest.next().unwrap_or_default();
         info.rest = rest.collect::<Vec<_>>().join("/");
 
-        let query: Vec<(String, String)> =
-            query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(pair).collect();
-        let value = |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        info.label_selector = value("labelSelector").unwrap_or_default().to_owned();
-        info.field_selector = value("fieldSelector").unwrap_or_default().to_owned();
+        // The verbs read the query in the same way: what is authorized is what is done.
+        let query = Query::parse(query.unwrap_or_default());
+        info.label_selector = query.get("labelSelector").unwrap_or_default().to_owned();
+        info.field_selector = query.get("fieldSelector").unwrap_or_default().to_owned();
         info.verb = match *method {
             Method::POST => "create",
             Method::PUT => "update",
@@ -78,7 +78,7 @@ impl RequestInfo {
             ref other if !matches!(*other, Method::GET | Method::HEAD) => lower_case(other),
             _ if watch_prefix => "watch",
             _ if info.name.is_empty() => {
-                if value("watch").is_some_and(is_true) {
+                if query.first("watch").is_some_and(is_true) {
                     "watch"
                 } else {
                     "list"
@@ -91,6 +91,11 @@ impl RequestInfo {
 
     pub fn is_resource(&self) -> bool {
         !self.resource.is_empty()
+    }
+
+    /// A namespace itself, whose path has it both as the namespace and as the name.
+    pub fn is_namespace(&self) -> bool {
+        self.group.is_empty() && self.resource == "namespaces"
     }
 
     /// Long-running requests are not counted against the limit of requests in flight, nor timed out.
@@ -139,11 +144,6 @@ fn lower_case(method: &Method) -> &'static str {
 /// Go's `strconv.ParseBool`, where an empty value of a flag that is there counts as true.
 pub fn is_true(value: &str) -> bool {
     matches!(value, "" | "1" | "t" | "T" | "true" | "TRUE" | "True")
-}
-
-fn pair(text: &str) -> (String, String) {
-    let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    (percent_decoded(&name.replace('+', " ")), percent_decoded(&value.replace('+', " ")))
 }
 
 /// `%41` -> `A`; what is no valid escape stays.

@@ -103,8 +103,8 @@ fn placed(kind: &Served, info: &RequestInfo) -> bool {
     if kind.resource().namespaced() {
         info.name.is_empty() || !info.namespace.is_empty()
     } else {
-        // `/api/v1/namespaces/x` is parsed as the namespace x within itself.
-        info.namespace.is_empty() || info.namespace == info.name
+        // Nothing but a namespace is addressed within one: who may do something in a namespace may not reach beyond it.
+        info.namespace.is_empty() || info.is_namespace()
     }
 }
 
@@ -117,11 +117,15 @@ async fn resource(
 ) -> Result<Response, ApiError> {
     let kind = call.form.clone();
     let verb = match info.verb {
-        "watch" => {
+        "watch" if call.subresource.is_none() => {
             let mut options = verbs::watch::options(query)?;
             if let Some(name) = &call.name {
-                // The old form `/watch/…/name`.
-                options.field_selector = Some(format!("metadata.name={name}"));
+                // The old form `/watch/…/name`. The selector was authorized: it stays in force.
+                let named = format!("metadata.name={name}");
+                options.field_selector = Some(match options.field_selector {
+                    Some(asked) => format!("{asked},{named}"),
+                    None => named,
+                });
             }
             let signals = verbs::watch::watch(&call.api, &kind, call.namespace.as_deref(), options).await?;
             let watching = call.api.metrics.watching(kind.resource());

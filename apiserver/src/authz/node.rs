@@ -76,7 +76,12 @@ impl Authorizer for NodeAuthorizer {
             ("", "secrets" | "configmaps", "") if attributes.verb == "get" => {
                 self.referenced(node, attributes).await
             }
-            ("", "serviceaccounts", "" | "token") => self.referenced(node, attributes).await,
+            ("", "serviceaccounts", "") if attributes.verb == "get" => {
+                self.referenced(node, attributes).await
+            }
+            ("", "serviceaccounts", "token") if attributes.verb == "create" => {
+                self.referenced(node, attributes).await
+            }
             _ => Decision::no_opinion(),
         }
     }

@@ -1,9 +1,11 @@
 //! Options of requests as the query carries them, with upstream's errors for what they may not be.
 
 use coracle_client::status::Cause;
+use coracle_client::request::escape_query;
 use coracle_client::{ApiError, ListOptions, Resource, WriteOptions};
 
 use crate::field_error::Errors;
+use crate::request_info::percent_decoded;
 
 /// The decoded pairs of a query, in order.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +29,12 @@ impl Query {
 
     /// The first value; None where it is not there or empty.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
+        self.first(key).filter(|v| !v.is_empty())
+    }
+
+    /// The first value, also where it is empty.
+    pub fn first(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
     pub fn contains(&self, key: &str) -> bool {
@@ -36,10 +43,7 @@ impl Query {
 
     /// As upstream converts query values: there and neither `false` nor `0`.
     pub fn flag(&self, key: &str) -> bool {
-        self.0
-            .iter()
-            .find(|(k, _)| k == key)
-            .is_some_and(|(_, v)| v != "0" && !v.eq_ignore_ascii_case("false"))
+        self.first(key).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 
     pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError> {
@@ -57,9 +61,9 @@ impl Query {
         let mut text = String::new();
         for (key, value) in self.0.iter().filter(|(key, _)| wanted(key)) {
             text.push(if text.is_empty() { '?' } else { '&' });
-            escape(key, &mut text);
+            escape_query(key, &mut text);
             text.push('=');
-            escape(value, &mut text);
+            escape_query(value, &mut text);
         }
         text
     }
@@ -112,38 +116,8 @@ pub fn invalid(kind: &str, causes: Vec<Cause>) -> ApiError {
     ApiError::invalid(&Resource::new("meta.k8s.io", "v1", "", kind, false), "", causes)
 }
 
-fn escape(text: &str, into: &mut String) {
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                into.push(char::from(byte))
-            }
-            _ => into.push_str(&format!("%{byte:02X}")),
-        }
-    }
-}
-
 fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => match after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()) {
-                Some(hex) => match u8::from_str_radix(hex, 16) {
-                    Ok(value) => {
-                        rest = after.get(2..).unwrap_or_default();
-                        value
-                    }
-                    Err(_) => b'%',
-                },
-                None => b'%',
-            },
-            other => other,
-        });
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decoded(&text.replace('+', " "))
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ pub async fn watch(
         allow_bookmarks: options.allow_bookmarks,
         bookmarks,
         bookmark_due: None,
-        deadline: options.timeout.map(|timeout| Instant::now() + timeout),
+        // What lies beyond the clock never comes.
+        deadline: options.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         last: false,
     };
     Ok(futures::stream::unfold(open, |mut open| async move { Some((open.next().await?, open)) }))
