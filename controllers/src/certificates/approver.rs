@@ -92,7 +92,7 @@ impl Controller {
         }
         for service in self.services.list() {
             let view: Option<View> = service.decode().ok();
-            addresses.others.extend(view.and_then(|v| v.spec.cluster_ips).into_iter().flatten());
+            addresses.services.extend(view.and_then(|v| v.spec.cluster_ips).into_iter().flatten());
         }
         addresses
     }

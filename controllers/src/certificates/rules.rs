@@ -81,8 +81,10 @@ fn validate_node(request: &Request) -> Result<(), &'static str> {
 pub struct Addresses {
     /// Of the node that asks; empty until it has registered.
     pub own: BTreeSet<String>,
-    /// Of everything else in the cluster: other nodes and services.
+    /// Of other nodes. Several nodes of one machine may share one.
     pub others: BTreeSet<String>,
+    /// Of services: never a node's, whatever its status says.
+    pub services: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +113,23 @@ pub fn approve(spec: &CertificateSigningRequestSpec, request: &Request, addresse
     }
 }
 
+/// The names under which guests know the API: a node that served them could take in credentials.
+fn is_of_the_api(dns: &str) -> bool {
+    let dns = dns.to_ascii_lowercase();
+    dns == "kubernetes" || dns == "kubernetes.default" || dns.starts_with("kubernetes.default.")
+}
+
 /// A node's certificate names that node and nothing else. One that has not registered yet may name an address
 /// that nobody else has: it needs the certificate before it registers.
 fn names_fit(request: &Request, addresses: &Addresses) -> bool {
     let name = request.common_name().strip_prefix(NODE_PREFIX).unwrap_or_default();
-    let dns = request.dns.iter().all(|dns| dns == name || addresses.own.contains(dns));
+    let dns =
+        request.dns.iter().all(|dns| !is_of_the_api(dns) && (dns == name || addresses.own.contains(dns)));
     let fits = |address: &IpAddr| {
         let text = address.to_string();
+        if addresses.services.contains(&text) {
+            return false;
+        }
         address.is_loopback()
             || addresses.own.contains(&text)
             || (addresses.own.is_empty() && !addresses.others.contains(&text))

@@ -55,10 +55,12 @@ fn who_is_approved() {
     let addresses = |own: &[&str], others: &[&str]| Addresses {
         own: own.iter().map(|a| (*a).to_owned()).collect(),
         others: others.iter().map(|a| (*a).to_owned()).collect(),
+        services: ["10.96.0.1".to_owned()].into(),
     };
     let known = addresses(&["10.0.0.1", "n1.lan"], &["10.0.0.2"]);
     let unknown = addresses(&[], &["10.0.0.2"]);
-    let none = Vec::new;
+    // What a node says of itself is not all true.
+    let lying = addresses(&["10.96.0.1", "kubernetes.default.svc"], &[]);
     let csr = |dns: &[&str], ips: &[&str]| pem("system:nodes", node, dns, ips);
     for (signer, user, groups, request, addresses, want) in [
         (KUBELET_CLIENT, "system:bootstrap:x", &["system:bootstrappers"][..], csr(&[], &[]), &known, true),
@@ -73,8 +75,11 @@ fn who_is_approved() {
         (KUBELET_SERVING, "system:bootstrap:x", &["system:bootstrappers"], csr(&["n1"], &[]), &known, false),
         (KUBELET_SERVING, node, nodes, csr(&["n1"], &["10.0.0.9"]), &unknown, true),
         (KUBELET_SERVING, node, nodes, csr(&["n1"], &["10.0.0.2"]), &unknown, false),
+        (KUBELET_SERVING, node, nodes, csr(&["n1"], &["10.96.0.1"]), &unknown, false),
+        (KUBELET_SERVING, node, nodes, csr(&["n1"], &["10.96.0.1"]), &lying, false),
+        (KUBELET_SERVING, node, nodes, csr(&["Kubernetes.default.svc"], &[]), &lying, false),
+        (KUBELET_SERVING, node, nodes, csr(&["kubernetes.default.svc"], &[]), &lying, false),
     ] {
-        let _ = none as fn() -> Vec<u8>;
         let parsed = Request::parse(&request).unwrap();
         let spec = spec(signer, user, groups, request);
         assert_eq!(rules::validate(&spec, &parsed), Ok(()));
