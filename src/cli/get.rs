@@ -198,11 +198,6 @@ pub fn kind_word(resource: &Resource) -> String {
 
 pub fn query_escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
+    coracle_client::request::escape_query(text, &mut out);
     out
 }

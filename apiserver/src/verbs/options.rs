@@ -1,7 +1,7 @@
 //! Options of requests as the query carries them, with upstream's errors for what they may not be.
 
-use coracle_client::status::Cause;
 use coracle_client::request::escape_query;
+use coracle_client::status::Cause;
 use coracle_client::{ApiError, ListOptions, Resource, WriteOptions};
 
 use crate::field_error::Errors;

@@ -33,6 +33,22 @@ async fn a_watch_starts_where_it_is_told() {
 }
 
 #[tokio::test]
+async fn the_old_form_of_a_watch_goes_no_further_than_its_selector() {
+    let server = Server::start().await;
+    create(&server, "a", "x").await;
+    let old = "/api/v1/watch/namespaces/default/configmaps/a";
+    let mut events = server.watch(&format!("{old}?timeoutSeconds=1&fieldSelector=metadata.name%3Db")).await;
+    assert!(events.next().await.is_none());
+    server.get(&format!("{old}/status")).await.expect(405);
+    server.get("/api/v1/namespaces/default/nodes/default").await.expect(404);
+    server.get("/api/v1/namespaces/default").await.expect(200);
+    // Longer than the clock goes.
+    let forever = i64::MAX;
+    let mut events = server.watch(&format!("{MAPS}?watch=1&timeoutSeconds={forever}")).await;
+    assert_eq!(events.line().await, "ADDED a");
+}
+
+#[tokio::test]
 async fn initial_events_end_in_a_bookmark() {
     let server = Server::start().await;
     create(&server, "a", "x").await;

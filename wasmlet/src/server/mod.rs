@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use coracle_client::informer::Informer;
 use http::{Request, StatusCode, header};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -38,6 +38,8 @@ const CONNECTIONS_MAX: usize = 1024;
 /// The port that kubelets have.
 pub const PORT: u16 = 10250;
 const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// For the head of each request, and how often a silent HTTP/2 peer is probed.
+const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the server answers from.
 pub struct Site {
@@ -111,6 +113,7 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
     let peer = Arc::new(peer);
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (router, peer) = (router.clone(), peer.clone());
         async move {
@@ -122,9 +125,11 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
             response
         }
     });
-    if let Err(error) =
-        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
-    {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_TIMEOUT);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "connection");
     }
 }
