@@ -30,10 +30,15 @@ struct Fleet {
 
 impl Fleet {
     fn start() -> Fleet {
+        Fleet::start_with(&[])
+    }
+
+    /// With more flags for the server.
+    fn start_with(arguments: &[&str]) -> Fleet {
         let mut network = Network::new();
         let directory = tempfile::Builder::new().prefix("coracle-test-fleet-").tempdir().unwrap();
         let path = directory.path();
-        let server = serve(path);
+        let server = serve(path, arguments);
         let kubectl = Kubectl::new(33, &path.join("kubeconfig"), path);
         let machines = ["east", "west"].map(|name| (name, network.machine())).into();
         let mut fleet = Fleet { nodes: BTreeMap::new(), server, machines, kubectl, directory };
@@ -87,10 +92,15 @@ impl Fleet {
     }
 }
 
-fn serve(path: &Path) -> Process {
+fn serve(path: &Path, arguments: &[&str]) -> Process {
     let mut command = coracle();
     command.args(["server", "--listen", "10.99.0.1:6443", "--node-monitor-grace-period", GRACE]);
-    command.arg("--data-dir").arg(path.join("server")).arg("--kubeconfig").arg(path.join("kubeconfig"));
+    command
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(path.join("server"))
+        .arg("--kubeconfig")
+        .arg(path.join("kubeconfig"));
     let mut server = Process::start(command, &path.join("server.log"));
     server.line("API server ready", PATIENCE, |line| {
         line.starts_with("API server ready: https://10.99.0.1:6443")
@@ -227,7 +237,7 @@ fn workloads_go_on_while_the_server_is_away_and_nodes_find_it_again() {
             }
         });
     }
-    fleet.server = serve(fleet.directory.path());
+    fleet.server = serve(fleet.directory.path(), &[]);
     for name in ["east", "west"] {
         fleet.kubectl.run(&format!("wait --for=condition=Ready node/{name} --timeout=60s"));
     }
@@ -301,4 +311,230 @@ fn a_wrong_token_is_refused_in_one_line() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
     assert!(!fleet.kubectl.run("get nodes -o name").contains("stranger"));
+}
+
+/// What `coracle node` says when it does not start, and that it says it in one line.
+fn refusal(fleet: &Fleet, machine: &str, arguments: &[&str]) -> String {
+    let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+    let output = fleet.machines[machine].run(move || coracle().arg("node").args(arguments).output().unwrap());
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr
+}
+
+#[test]
+fn what_a_node_has_joined_is_not_mixed_up() {
+    if !need_root("what_a_node_has_joined_is_not_mixed_up") {
+        return;
+    }
+    let mut fleet = Fleet::start();
+    assert!(fleet.nodes.get_mut("east").unwrap().stop().success());
+    let path = fleet.directory.path().to_owned();
+    let data = path.join("east");
+    let data = data.to_str().unwrap();
+    let server = "https://10.99.0.1:6443";
+
+    let as_other = refusal(&fleet, "east", &["--server", server, "--node-name", "other", "--data-dir", data]);
+    assert!(as_other.contains("is of the node east, not of other"), "{as_other}");
+
+    // Another cluster behind another port: its token is refused, and so is its certificate.
+    let mut command = coracle();
+    command.args(["server", "--listen", "10.99.0.1:7443", "--data-dir"]).arg(path.join("stranger"));
+    let mut stranger = Process::start(command, &path.join("stranger.log"));
+    stranger.line("API server ready", PATIENCE, |line| line.starts_with("API server ready"));
+    let its_token = path.join("stranger/node-token");
+    let its_token = its_token.to_str().unwrap();
+    let here = ["--node-name", "east", "--data-dir", data];
+    let with_token =
+        refusal(&fleet, "east", &[&["--server", server, "--token", its_token][..], &here].concat());
+    assert!(with_token.contains("another cluster than the one of the token"), "{with_token}");
+    let fresh = path.join("fresh");
+    let pinned = refusal(
+        &fleet,
+        "east",
+        &[
+            "--server",
+            server,
+            "--token",
+            its_token,
+            "--node-name",
+            "fresh",
+            "--data-dir",
+            fresh.to_str().unwrap(),
+        ],
+    );
+    assert!(pinned.contains("the server's CA is not the one that the token names"), "{pinned}");
+    std::fs::remove_file(path.join("east/node/serving.crt")).unwrap();
+    let by_certificate =
+        refusal(&fleet, "east", &[&["--server", "https://10.99.0.1:7443"][..], &here].concat());
+    assert!(
+        by_certificate.contains("not signed by the CA of the cluster that this node has joined"),
+        "{by_certificate}"
+    );
+
+    // Without a token, and before its server is there, the node that has joined comes back.
+    assert!(fleet.server.stop().success());
+    let returning = fleet.machines["east"].run({
+        let path = path.clone();
+        move || {
+            let mut command = coracle();
+            command.args([
+                "node",
+                "--server",
+                server,
+                "--node-name",
+                "east",
+                "--log-level",
+                "info",
+                "--data-dir",
+            ]);
+            Process::start(command_in(command, &path.join("east")), &path.join("returning.log"))
+        }
+    });
+    eventually("its first attempt", || {
+        if returning.log().contains("getting a serving certificate") { Ok(()) } else { Err(returning.log()) }
+    });
+    fleet.server = serve(&path, &[]);
+    let mut returning = returning;
+    returning.line("Node east ready", PATIENCE, |line| line == "Node east ready");
+    fleet.kubectl.run("wait --for=condition=Ready node/east --timeout=60s");
+    fleet.nodes.insert("east", returning);
+}
+
+fn command_in(mut command: std::process::Command, data: &Path) -> std::process::Command {
+    command.arg(data);
+    command
+}
+
+#[test]
+fn certificates_are_renewed_while_the_nodes_stay_ready() {
+    if !need_root("certificates_are_renewed_while_the_nodes_stay_ready") {
+        return;
+    }
+    let fleet = Fleet::start_with(&["--cluster-signing-duration", "20s"]);
+    fleet.kubectl.with_input(&["apply", "-f", "-"], &manifest(2)).success();
+    fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    let mut watched = fleet.kubectl.start(&["get", "nodes", "--watch", "--no-headers"]);
+    let path = fleet.directory.path().to_owned();
+    let certificate = |file: &str| std::fs::read_to_string(path.join(file)).unwrap();
+    let files =
+        ["east/node/client.crt", "east/node/serving.crt", "west/node/client.crt", "west/node/serving.crt"];
+    // Three generations: the second is asked for with a renewed one, and the first has expired by the third.
+    for _ in 0..3 {
+        let before = files.map(certificate);
+        eventually("new certificates", || {
+            let renewed = files.iter().zip(&before).all(|(file, old)| {
+                std::fs::read_to_string(path.join(file)).is_ok_and(|new| !new.is_empty() && new != *old)
+            });
+            if renewed { Ok(()) } else { Err("not all are renewed".into()) }
+        });
+    }
+    // The server reaches the nodes by their new serving certificates, the nodes the server by their client ones.
+    for pod in fleet.kubectl.run("get pods -l app=hello-http -o name").lines() {
+        fleet.kubectl.run(&format!("logs {pod}"));
+    }
+    fleet.kubectl.run("scale deployment/hello-http --replicas=4");
+    fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    watched.signal(libc::SIGTERM);
+    watched.wait(PATIENCE);
+    let seen = watched.seen();
+    assert!(seen.contains("Ready") && !seen.contains("NotReady"), "{seen}");
+}
+
+#[test]
+fn a_node_writes_only_what_is_its_own() {
+    if !need_root("a_node_writes_only_what_is_its_own") {
+        return;
+    }
+    let fleet = Fleet::start();
+    let kubectl = &fleet.kubectl;
+    kubectl.run("create secret generic needed --from-literal=a=b");
+    kubectl.run("create secret generic other --from-literal=a=b");
+    let with_secret = manifest(2).replace(
+        "    spec:\n",
+        "    spec:\n      volumes:\n        - {name: needed, secret: {secretName: needed}}\n",
+    );
+    kubectl.with_input(&["apply", "-f", "-"], &with_secret).success();
+    kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    let pod_on = |node: &str| {
+        kubectl.run(&format!("get pods -l app=hello-http --field-selector=spec.nodeName={node} -o jsonpath={{.items[0].metadata.name}}"))
+    };
+    let (own, foreign) = (pod_on("east"), pod_on("west"));
+    let directory = fleet.directory.path().join("east/node");
+    let credentials =
+        ["certificate-authority=ca.crt", "client-certificate=client.crt", "client-key=client.key"];
+    let credentials = credentials.map(|flag| {
+        let (flag, file) = flag.split_once('=').unwrap();
+        format!("--{flag}={}", directory.join(file).display())
+    });
+    // Nothing of the administrator's kubeconfig.
+    let mut base = vec!["--kubeconfig=/dev/null", "--server=https://10.99.0.1:6443"];
+    base.extend(credentials.iter().map(String::as_str));
+    let as_node = |command: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        kubectl.attempt(&[&base[..], &words].concat())
+    };
+    assert!(as_node("auth whoami").success().contains("system:node:east"));
+    for allowed in [
+        "get secret needed",
+        "get node west",
+        "get pods --field-selector=spec.nodeName=east",
+        &format!("get pod {own}"),
+        "label node east team=x",
+        "get lease -n kube-node-lease east",
+    ] {
+        as_node(allowed).success();
+    }
+    for (refused, why) in [
+        ("get secret other", "no relationship found between node 'east' and this object"),
+        ("get secrets", "cannot list resource \"secrets\""),
+        ("get pods", "can only list/watch pods with spec.nodeName field selector"),
+        ("get pods --field-selector=spec.nodeName=west", "can only list/watch pods"),
+        (&format!("get pod {foreign}"), "no relationship found"),
+        (&format!("delete pod {foreign}"), "no relationship found"),
+        ("label node west team=x", "cannot patch resource \"nodes\""),
+        ("label node east node-role.kubernetes.io/master=", "is not allowed to modify the following labels"),
+        ("taint node east a=b:NoSchedule", "is not allowed to modify taints"),
+        ("delete node west", "cannot delete resource \"nodes\""),
+        ("get lease -n kube-node-lease west", "cannot get resource \"leases\""),
+        ("create token default", "node requested token not bound to a pod"),
+        ("run x --image=y", "cannot create resource \"pods\""),
+    ] {
+        let said = as_node(refused).failure();
+        assert!(said.contains("forbidden") && said.contains(why), "{refused}: {said}");
+    }
+    let south = "apiVersion: v1\nkind: Node\nmetadata: {name: south}\n";
+    let said = kubectl.with_input(&[&base[..], &["create", "-f", "-"]].concat(), south).failure();
+    assert!(said.contains("node \"east\" is not allowed to modify node \"south\""), "{said}");
+}
+
+#[test]
+fn node_ports_reach_pods_of_other_nodes() {
+    if !need_root("node_ports_reach_pods_of_other_nodes") {
+        return;
+    }
+    let fleet = Fleet::start();
+    fleet.kubectl.with_input(&["apply", "-f", "-"], &manifest(2)).success();
+    fleet.kubectl.run(&format!("apply -f {}", repository("samples/hello-http/service.yaml").display()));
+    fleet.kubectl.run("patch service hello-http -p {\"spec\":{\"type\":\"NodePort\"}}");
+    fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
+    let port = fleet.kubectl.run("get service hello-http -o jsonpath={.spec.ports[0].nodePort}");
+    // From the machine itself, also by its loopback address, and from outside.
+    let both = |address: String| {
+        let mut pods = std::collections::BTreeSet::new();
+        eventually(&address, || {
+            for _ in 0..20 {
+                let (status, body) = http_get(&address, "/")?;
+                assert_eq!(status, 200);
+                pods.insert(body);
+            }
+            if pods.len() == 2 { Ok(()) } else { Err(format!("{pods:?}")) }
+        });
+    };
+    for address in ["127.0.0.1", "10.99.0.11"] {
+        let address = format!("{address}:{port}");
+        fleet.machines["east"].run(move || both(address));
+    }
+    both(format!("10.99.0.12:{port}"));
 }
