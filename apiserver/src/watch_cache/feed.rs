@@ -1,11 +1,12 @@
 //! Follows the store: one watch over everything, spread over the caches by resource.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{PREFIX, WatchCache, split_key};
 use crate::storage::{Change, Error, Store, WatchItem};
@@ -23,9 +24,17 @@ pub async fn run(cache: Arc<WatchCache>, store: Arc<dyn Store>, shutdown: Cancel
     loop {
         let before = cache.revision();
         let ended = tokio::select! {
-            ended = follow(&cache, &*store) => ended,
+            ended = AssertUnwindSafe(follow(&cache, &*store)).catch_unwind() => ended,
             () = trim(&cache) => continue,
             () = shutdown.cancelled() => return,
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(_) => {
+                // Every read comes from the cache: it must not stand still because one change was odd.
+                error!("taking in a change of the store panicked; loading it anew");
+                cache.load(&*store).await.map(drop)
+            }
         };
         match ended {
             Err(Error::Closed) => return,

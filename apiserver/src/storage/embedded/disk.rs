@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -51,6 +51,10 @@ impl Directory {
                     .and_then(|d| d.sync_all())
                     .map_err(|e| Error::io("sync the directory", parent, e))?;
             }
+        }
+        // Secrets are in there as they are.
+        if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)) {
+            tracing::warn!(path = %path.display(), %error, "the store's directory could not be closed to others");
         }
         let lock_path = path.join(LOCK_NAME);
         let lock = OpenOptions::new()
