@@ -73,7 +73,8 @@ impl Authorizer for NodeAuthorizer {
                 }
             }
             ("", "pods", "" | "status" | "eviction") => self.own_pod(node, attributes).await,
-            ("", "secrets" | "configmaps", "") if attributes.verb == "get" => {
+            // Lists and watches of one object, pinned by its name, are reads of that object.
+            ("", "secrets" | "configmaps", "") if attributes.is_read() && !attributes.name.is_empty() => {
                 self.referenced(node, attributes).await
             }
             ("", "serviceaccounts", "") if attributes.verb == "get" => {
