@@ -188,7 +188,8 @@ impl Https {
     }
 
     async fn exchange(&self, request: http::Request<kube::client::Body>) -> Result<Bytes, ApiError> {
-        let response = self.kube().send(request).await.map_err(|error| ApiError::transport(with_causes(&error)))?;
+        let response =
+            self.kube().send(request).await.map_err(|error| ApiError::transport(with_causes(&error)))?;
         if !response.status().is_success() {
             return Err(failure(response).await);
         }
