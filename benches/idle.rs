@@ -8,7 +8,7 @@ mod measure;
 use std::time::Duration;
 
 use harness::Cluster;
-use measure::{header, memory, processor_time, row};
+use measure::{device_writes, header, memory, processor_time, row};
 
 const SETTLING: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_secs(60);
@@ -26,9 +26,10 @@ fn main() {
 fn measure_idle(cluster: &mut Cluster, what: &str) {
     let pid = cluster.process().pid();
     std::thread::sleep(SETTLING);
-    let before = processor_time(pid);
+    let (before, written_before) = (processor_time(pid), device_writes(pid));
     std::thread::sleep(WATCHED);
     let used = processor_time(pid) - before;
+    let written = device_writes(pid) - written_before;
     let memory = memory(pid);
     let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
     row(
@@ -45,5 +46,10 @@ fn measure_idle(cluster: &mut Cluster, what: &str) {
         &format!("idle processor over {} s, {what}", WATCHED.as_secs()),
         &format!("{:.2} % of a core", used.as_secs_f64() / WATCHED.as_secs_f64() * 100.0),
         "≤ 0.5 %",
+    );
+    row(
+        &format!("device writes in {} s, {what}", WATCHED.as_secs()),
+        &format!("{:.0} KiB", written as f64 / 1024.0),
+        "",
     );
 }

@@ -47,6 +47,7 @@ pub fn run<F>(level: &str, work: impl FnOnce(CancellationToken) -> F) -> anyhow:
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    bound_allocator();
     init_logging(level)?;
     raise_open_files();
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -64,6 +65,17 @@ where
     // Blocking work (a compilation, say) must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     result
+}
+
+/// glibc would give every thread an arena of its own (eight for each core), and what one has freed no other uses.
+fn bound_allocator() {
+    #[cfg(target_env = "gnu")]
+    {
+        const ARENAS_MAX: usize = 4;
+        let arenas = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, ARENAS_MAX);
+        // SAFETY: mallopt only sets a number; no other thread runs yet. It returns 0 where it does not know the option.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(arenas).unwrap_or(1)) };
+    }
 }
 
 /// Pods hold sockets and logs: as many files as the system lets this process open.

@@ -199,7 +199,7 @@ impl Api {
         self.by_path.get(api_version)?.get(plural).and_then(|at| self.kinds.get(*at))
     }
 
-    pub fn serves_group_version(&self, api_version: &str) -> bool {
-        self.by_path.contains_key(api_version)
+    pub fn serves_group(&self, group: &str) -> bool {
+        self.kinds.iter().any(|kind| kind.resource().group() == group)
     }
 }

@@ -95,8 +95,7 @@ async fn answer(chain: Chain, mut request: Request, next: Next) -> Result<Respon
     };
 
     if info.verb == "other" || info.verb == "options" {
-        let message = "the server does not allow this method on the requested resource";
-        return Err(ApiError::new(405, "MethodNotAllowed", message));
+        return Err(ApiError::wrong_method());
     }
     chain.authorizers.authorize(&identity, &info.attributes()).await?;
 

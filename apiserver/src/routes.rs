@@ -63,7 +63,7 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
     };
     let (mut parts, body) = request.into_parts();
     if !METHODS.contains(&parts.method) {
-        return Err(not_allowed());
+        return Err(ApiError::wrong_method());
     }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let identity = parts.extensions.remove::<Identity>().unwrap_or_else(Identity::anonymous);
@@ -73,11 +73,12 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
             subresources::Review { api, info, identity, content_type: content_type(&parts.headers), body };
         return match subresources::review(&api_version, review).await {
             Some(answer) => answer.map(|answer| response::json(answer.code, answer.json)),
+            None if api.serves_group(&info.group) => Err(ApiError::unknown_resource()),
             None => Ok(response::page_not_found()),
         };
     };
     if !placed(kind, info) {
-        return Ok(response::page_not_found());
+        return Err(ApiError::unknown_resource());
     }
     let call = Call {
         namespace: Some(info.namespace.clone()).filter(|n| kind.resource().namespaced() && !n.is_empty()),
@@ -156,7 +157,7 @@ async fn resource(
         "patch" => Verb::Patch(patch_type(call.content_type.as_deref())?),
         "delete" => Verb::Delete,
         "deletecollection" => Verb::DeleteCollection,
-        _ => return Err(not_allowed()),
+        _ => return Err(ApiError::wrong_method()),
     };
     if let Some(stream) = subresources::stream(&call, verb, info, query, method).await {
         return stream;
@@ -192,14 +193,12 @@ async fn dispatch(
             Verb::Get => get(call, query).await,
             Verb::Update => verbs::update::update(call, Part::Status).await,
             Verb::Patch(patch) => verbs::patch::patch(call, patch, Part::Status).await,
-            _ => Err(not_allowed()),
+            _ => Err(ApiError::wrong_method()),
         },
         (Some(name), verb) if def.subresources.contains(&name) => {
             subresources::perform(call, name, verb).await
         }
-        (Some(_), _) => {
-            Err(ApiError::new(404, "NotFound", "the server could not find the requested resource"))
-        }
+        (Some(_), _) => Err(ApiError::unknown_resource()),
     }
 }
 
@@ -211,21 +210,17 @@ async fn main(call: &Call, verb: Verb, query: &Query, selection: ListOptions) ->
         (Verb::Update, true) => verbs::update::update(call, Part::Main).await,
         (Verb::Patch(patch), true) => verbs::patch::patch(call, patch, Part::Main).await,
         (Verb::Delete, true) => delete::delete(call, &delete::Options::read(call, query)?).await,
-        (Verb::DeleteCollection, false) if !namespace_missing => {
+        (Verb::DeleteCollection, false) if !namespace_missing && call.form.def.deletes_collection => {
             let options = delete::Options::read(call, query)?;
             verbs::delete_collection::delete_collection(call, &options, selection).await
         }
-        _ => Err(not_allowed()),
+        _ => Err(ApiError::wrong_method()),
     }
 }
 
 async fn get(call: &Call, query: &Query) -> Result<Answer, ApiError> {
     let object = verbs::get::get(call, query.get("resourceVersion")).await?;
     Ok(Answer::ok(object.json.clone()))
-}
-
-fn not_allowed() -> ApiError {
-    ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 }
 
 fn options_kind(method: &Method) -> &'static str {
@@ -279,6 +274,14 @@ async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Re
     let query = request.uri.query().unwrap_or_default();
     if let Some(answer) = api.openapi.answer(path, query, &request.headers) {
         return answer;
+    }
+    // `/apis/apps/v9`: the group is there, the version is not.
+    let group = match path.strip_prefix("/apis/").and_then(|rest| rest.split_once('/')) {
+        Some((group, _)) => Some(group),
+        None => path.starts_with("/api/").then_some(""),
+    };
+    if group.is_some_and(|group| api.serves_group(group)) && !api.discovery.knows(path) {
+        return Err(ApiError::unknown_resource());
     }
     api.discovery.answer(path, &request.headers)
 }

@@ -20,10 +20,10 @@ pub fn milliseconds(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1e3)
 }
 
-/// The value below which `share` of the samples lie.
+/// The value below which `share` of the samples lie; nothing where there are none.
 pub fn percentile(samples: &mut [Duration], share: f64) -> Duration {
     samples.sort_unstable();
-    let last = samples.len() - 1;
+    let Some(last) = samples.len().checked_sub(1) else { return Duration::ZERO };
     samples[((last as f64) * share).round() as usize]
 }
 
@@ -56,6 +56,13 @@ pub fn processor_time(pid: u32) -> Duration {
     // SAFETY: sysconf has no conditions.
     let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
     Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64)
+}
+
+/// Bytes that a process has caused to be written to the device so far.
+pub fn device_writes(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn machine() -> String {

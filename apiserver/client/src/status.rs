@@ -85,6 +85,21 @@ impl ApiError {
             .about(resource, name)
     }
 
+    /// No such resource or subresource. kubectl looks into the details without asking whether there are any.
+    pub fn unknown_resource() -> Self {
+        let mut error = Self::new(404, "NotFound", "the server could not find the requested resource");
+        error.details_mut();
+        error
+    }
+
+    /// The resource is known, the method is not for it.
+    pub fn wrong_method() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        let mut error = Self::new(405, "MethodNotAllowed", message);
+        error.details_mut();
+        error
+    }
+
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
         Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.qualified()))
             .about(resource, name)

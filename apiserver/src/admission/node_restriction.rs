@@ -115,7 +115,9 @@ impl Subject<'_> {
     fn pod(&self, new: Option<&Pod>, old: Option<&Pod>) -> Result<(), String> {
         let node = self.node;
         if self.operation == Operation::Create {
-            return Err(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can only create mirror pods"));
+            return Err(format!(
+                "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can only create mirror pods"
+            ));
         }
         let bound = old.or(new).and_then(|p| p.spec.as_ref()).and_then(|s| s.node_name.as_deref());
         if bound != Some(node) {
@@ -218,8 +220,24 @@ mod tests {
             ("a", Update, &plain, Some(&plain), Ok(())),
             ("a", Update, &tainted, Some(&plain), Err("node \"a\" is not allowed to modify taints")),
             ("a", Update, &owned, Some(&plain), Err("node \"a\" is not allowed to modify ownerReferences")),
-            ("a", Create, &role, None, Err("node \"a\" is not allowed to set the following labels: node-role.kubernetes.io/control-plane")),
-            ("a", Update, &plain, Some(&isolated), Err("node \"a\" is not allowed to modify the following labels: sub.node-restriction.kubernetes.io/tenant")),
+            (
+                "a",
+                Create,
+                &role,
+                None,
+                Err(
+                    "node \"a\" is not allowed to set the following labels: node-role.kubernetes.io/control-plane",
+                ),
+            ),
+            (
+                "a",
+                Update,
+                &plain,
+                Some(&isolated),
+                Err(
+                    "node \"a\" is not allowed to modify the following labels: sub.node-restriction.kubernetes.io/tenant",
+                ),
+            ),
             ("a", Update, &role, Some(&role), Ok(())),
         ] {
             let got = subject(name, operation).node_object(Some(new), old);
@@ -247,17 +265,24 @@ mod tests {
     #[test]
     fn pods_and_leases_must_be_the_nodes_own() {
         let pod = |node: &str| -> Pod {
-            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": []}}))
-                .unwrap()
+            serde_json::from_value(
+                json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": []}}),
+            )
+            .unwrap()
         };
         use Operation::{Create, Delete, Update};
-        for (operation, bound, allowed) in
-            [(Create, "a", false), (Update, "a", true), (Update, "b", false), (Delete, "a", true), (Delete, "", false)]
-        {
+        for (operation, bound, allowed) in [
+            (Create, "a", false),
+            (Update, "a", true),
+            (Update, "b", false),
+            (Delete, "a", true),
+            (Delete, "", false),
+        ] {
             let got = subject("p", operation).pod(Some(&pod(bound)), Some(&pod(bound)));
             assert_eq!(got.is_ok(), allowed, "{operation:?} {bound}: {got:?}");
         }
-        for (name, namespace, allowed) in [("a", LEASES, true), ("b", LEASES, false), ("a", "default", false)] {
+        for (name, namespace, allowed) in [("a", LEASES, true), ("b", LEASES, false), ("a", "default", false)]
+        {
             let got = Subject { namespace, ..subject(name, Create) }.lease();
             assert_eq!(got.is_ok(), allowed, "{namespace}/{name}");
         }

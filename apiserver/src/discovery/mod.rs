@@ -21,6 +21,7 @@ use crate::response;
 use crate::subresources::{self, REVIEWS};
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const ONE_BY_ONE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 /// The groups after the core group come in this order, as upstream's priorities have them; then the others.
 const ORDER: &[&str] = &["apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io"];
 
@@ -78,6 +79,10 @@ impl Discovery {
             others: Document::new(&aggregated::document(&groups, version, false)),
         };
         Self { legacy: legacy::documents(&groups), v2: aggregated("v2"), v2beta1: aggregated("v2beta1") }
+    }
+
+    pub fn knows(&self, path: &str) -> bool {
+        self.legacy.contains_key(path)
     }
 
     /// The answer to a GET of a discovery path; the 404 page for what is none.
@@ -188,7 +193,7 @@ fn entries(def: &KindDef) -> Vec<Entry> {
         group: resource.group().into(),
         version: resource.version().into(),
         kind: resource.kind().into(),
-        verbs: VERBS,
+        verbs: if def.deletes_collection { VERBS } else { ONE_BY_ONE },
         short_names: def.short_names,
         categories: def.categories,
         storage_hash: Some(storage_hash(def.alias.as_ref().map_or(resource, |alias| &alias.stored))),

@@ -97,6 +97,8 @@ pub trait BuiltIn: Kind + Clone {
     }
     /// A delete that removed the object answers with it, not with a Status.
     const RETURNS_DELETED: bool = false;
+    /// Several can be deleted at once.
+    const DELETES_COLLECTION: bool = true;
     /// Sets what the client left out, as upstream's defaulting. Runs on every decode of a body and of a patch result.
     fn set_defaults(&mut self) {}
     /// Upstream's PrepareForCreate: drops what clients may not set (status), normalises.
@@ -178,6 +180,7 @@ pub struct KindDef {
     pub held_back: fn(&dyn ApiObject) -> bool,
     pub alias: Option<Alias>,
     pub returns_deleted: bool,
+    pub deletes_collection: bool,
     pub set_defaults: fn(&mut dyn ApiObject),
     pub prepare_create: fn(&mut dyn ApiObject),
     pub prepare_update: fn(&mut dyn ApiObject, &dyn ApiObject),
@@ -228,6 +231,7 @@ impl KindDef {
             held_back: |o| typed::<K>(o).is_some_and(K::held_back),
             alias: K::alias(),
             returns_deleted: K::RETURNS_DELETED,
+            deletes_collection: K::DELETES_COLLECTION,
             set_defaults: |o| {
                 if let Some(o) = typed_mut::<K>(o) {
                     o.set_defaults();

@@ -22,6 +22,7 @@ fn label_with_name(namespace: &mut Namespace) {
 
 impl BuiltIn for Namespace {
     const SINGULAR: &'static str = "namespace";
+    const DELETES_COLLECTION: bool = false;
     const SHORT_NAMES: &'static [&'static str] = &["ns"];
     const HAS_STATUS: bool = true;
     const SUBRESOURCES: &'static [&'static str] = &["finalize"];

@@ -32,6 +32,7 @@ pub(crate) struct Served {
     resource: Resource,
     list_kind: String,
     has_status: bool,
+    deletes_collection: bool,
     subresources: &'static [&'static str],
     schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
 }
@@ -89,6 +90,7 @@ impl OpenApi {
                 resource: kind.resource.clone(),
                 list_kind: kind.list_kind.clone(),
                 has_status: kind.has_status,
+                deletes_collection: kind.deletes_collection,
                 subresources: kind.subresources,
                 schema: kind.schema,
             })

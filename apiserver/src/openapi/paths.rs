@@ -133,6 +133,11 @@ impl Writer<'_> {
             common.insert(0, parameters::in_path("namespace", "The namespace of the objects."));
         }
         self.collection(&base, &what, &subject, names, common.clone());
+        if !kind.deletes_collection
+            && let Some(path) = self.paths.get_mut(&base).and_then(Value::as_object_mut)
+        {
+            path.remove("delete");
+        }
         common.insert(0, parameters::in_path("name", &format!("name of the {}", resource.kind())));
         self.object(&base, &what, &subject, common.clone());
         if resource.namespaced() {

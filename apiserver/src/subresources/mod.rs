@@ -82,7 +82,7 @@ pub async fn review(api_version: &str, review: Review<'_>) -> Option<Result<Answ
         def.plural == review.info.resource && api_version.split_once('/') == Some((def.group, def.version))
     })?;
     if review.info.verb != "create" || !review.info.name.is_empty() {
-        return Some(Err(not_allowed()));
+        return Some(Err(ApiError::wrong_method()));
     }
     Some(match def.kind {
         "SelfSubjectReview" => self_review::answer(&review),
@@ -104,7 +104,7 @@ pub async fn perform(call: &Call, name: &str, verb: Verb) -> Result<Answer, ApiE
         ("approval", Verb::Get) => Ok(Answer::ok(call.current().await?.json.clone())),
         ("approval", Verb::Update) => approval::update(call).await,
         ("approval", Verb::Patch(patch)) => approval::patch(call, patch).await,
-        _ => Err(not_allowed()),
+        _ => Err(ApiError::wrong_method()),
     }
 }
 
@@ -120,7 +120,7 @@ pub async fn stream(
     match (name, verb) {
         ("log", Verb::Get) => Some(log::open(call, query).await),
         ("proxy", _) if *method == Method::GET => Some(proxy::open(call, info, query).await),
-        ("log" | "proxy", _) => Some(Err(not_allowed())),
+        ("log" | "proxy", _) => Some(Err(ApiError::wrong_method())),
         _ => None,
     }
 }
@@ -138,10 +138,6 @@ pub fn describe(name: &str) -> (&'static [&'static str], Option<(&'static str, &
         "proxy" => (&["get"], Some(("", "v1", "NodeProxyOptions"))),
         _ => (READ_AND_CHANGE, None),
     }
-}
-
-fn not_allowed() -> ApiError {
-    ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 }
 
 /// A subresource's own body.

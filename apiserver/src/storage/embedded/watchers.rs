@@ -14,7 +14,7 @@ use super::super::{Change, Error, WatchItem, WatchStream};
 /// History is for the moment between a load and its watch, and for a watch that was cut: the watch cache keeps its
 /// own window for clients. Whichever bound is hit first drops the oldest change.
 pub(super) const HISTORY_CHANGES_MAX: usize = 8 * 1024;
-pub(super) const HISTORY_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const HISTORY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What one watch may leave unread before it is cut with [`Error::Lagged`].
 pub(super) const WATCH_CHANGES_MAX: usize = 16 * 1024;
