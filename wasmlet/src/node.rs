@@ -156,7 +156,8 @@ impl Reporter {
                 () = wait(retry) => { retry = None; true }
                 Ok(()) = not_ready.changed() => false,
                 Ok(()) = doubted.changed() => {
-                    // The node was silent for too long, and is heard again: it says so at once.
+                    // The node was silent for too long, and is heard again: it says so at once, as of now.
+                    self.conditions.lock().clear();
                     written = None;
                     false
                 }

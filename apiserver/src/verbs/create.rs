@@ -81,7 +81,6 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
     metadata::validate(def, object.meta(), &mut errors);
     (def.validate)(&*object, &mut errors);
     (def.validate_create)(&*object, &mut errors);
-    (def.validate_create)(&*object, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));
     }
