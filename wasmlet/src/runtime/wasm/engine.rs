@@ -69,8 +69,10 @@ pub struct Machine {
     pub address_space: u64,
 }
 
-/// Mappings of an instance with its stack; measured 5 to 7.
-const MAPS_PER_INSTANCE: u64 = 7;
+/// Mappings of an instance with its stack. A core module takes 5 to 7; a component with its adapter, several core
+/// instances, tables and stacks of its own about 50 (12,615 at 253 wasi:sockets pods), and nobody knows beforehand
+/// which will come.
+const MAPS_PER_INSTANCE: u64 = 52;
 /// Mappings of everything that is not an instance (libraries, threads, heaps, compiled modules).
 const MAPS_RESERVED: u64 = 6_000;
 /// A guest that listens and serves a few connections at a time.
@@ -230,7 +232,7 @@ pub(super) fn compatibility(engine: &Engine) -> String {
 mod tests {
     use super::*;
 
-    const BIG: Machine = Machine { maps_max: 1 << 20, files_max: 1 << 20, address_space: u64::MAX };
+    const BIG: Machine = Machine { maps_max: 1 << 22, files_max: 1 << 20, address_space: u64::MAX };
 
     #[test]
     fn the_version_is_the_locked_one() {
@@ -253,7 +255,7 @@ mod tests {
     fn the_sysctl_caps_and_is_named() {
         let machine = Machine { maps_max: 65_530, ..BIG };
         let capacity = machine.capacity(Demand { instances_max: 10_000, requests_max: 1_000 });
-        assert!(capacity.instances_max < 8_000, "{capacity}");
+        assert_eq!(capacity.instances_max, 858, "{capacity}");
         let bound = capacity.limited_by.unwrap();
         assert!(bound.contains("vm.max_map_count=65530"), "{bound}");
     }
