@@ -46,7 +46,7 @@ fn once(cluster: &Cluster, name: &str) -> Duration {
     let https = cluster.https();
     let labels = json!({"app": name});
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-        "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}});
+        "spec": {"selector": labels, "ports": [{"port": 8080}]}});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
         "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
             "metadata": {"labels": labels},
@@ -58,7 +58,7 @@ fn once(cluster: &Cluster, name: &str) -> Duration {
     assert_eq!(made.status, 201, "{}", made.text());
     let made = https.post("/api/v1/namespaces/default/services", service.to_string());
     assert_eq!(made.status, 201, "{}", made.text());
-    let address = format!("{}:80", made.json()["spec"]["clusterIP"].as_str().unwrap());
+    let address = format!("{}:8080", made.json()["spec"]["clusterIP"].as_str().unwrap());
     while !matches!(http_get(&address, "/"), Ok((200, _))) {
         assert!(started.elapsed() < PATIENCE, "{name} did not answer");
         // A refused connection returns at once: the pause only keeps this loop off the server's cores.

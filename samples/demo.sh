@@ -54,9 +54,9 @@ say "applying samples/hello-http"
 "$coracle" apply -f "$here/hello-http/"
 "$coracle" wait --for=condition=Available deployment/hello-http --timeout=60s
 
-address=$("$coracle" get service hello-http -o json |
-    sed -n 's/.*"clusterIP": *"\([^"]*\)".*/\1/p' | head -n 1)
-url=http://$address/
+service=$("$coracle" get service hello-http -o json)
+field() { printf '%s\n' "$service" | sed -n "s/.*\"$1\": *\"*\([^\",}]*\).*/\1/p" | head -n 1; }
+url=http://$(field clusterIP):$(field port)/
 answer=$(curl --silent --show-error --fail --max-time 5 --retry 20 --retry-delay 1 --retry-connrefused "$url")
 
 cat <<END

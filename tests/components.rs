@@ -56,7 +56,7 @@ fn components_work_alone() {
     let kubectl = Kubectl::new(33, &data.join("kubeconfig"), path);
     kubectl.run(&format!("apply -f {}", repository("samples/hello-http").display()));
     kubectl.run("rollout status deployment/hello-http --timeout=60s");
-    let service = format!("{}:80", kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
+    let service = format!("{}:8080", kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
     assert_eq!(eventually("an answer", || http_get(&service, "/")).0, 200);
     kubectl.run("logs deployment/hello-http --tail=1");
     let leases = kubectl.run("get leases -n kube-system -o name");

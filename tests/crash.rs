@@ -87,7 +87,7 @@ fn kill_9_amid_a_thousand_creates_loses_nothing_and_doubles_nothing() {
     eventually("pods that run again", || {
         let ready = cluster.field("deployment/hello-http", ".status.readyReplicas");
         let address = cluster.field("service/hello-http", ".spec.clusterIP");
-        let (status, body) = http_get(&format!("{address}:80"), "/")?;
+        let (status, body) = http_get(&format!("{address}:8080"), "/")?;
         if ready == "2" && status == 200 { Ok(()) } else { Err(format!("{ready} ready; {status} {body}")) }
     });
     assert_eq!(uids(&cluster), before, "pods were made anew");
@@ -133,7 +133,7 @@ fn a_clean_stop_keeps_everything_and_pods_come_back() {
     assert_eq!(cluster.kubectl("get pods -o name"), pods);
     eventually("an answer after the restart", || {
         let address = cluster.field("service/hello-http", ".spec.clusterIP");
-        match http_get(&format!("{address}:80"), "/")? {
+        match http_get(&format!("{address}:8080"), "/")? {
             (200, _) => Ok(()),
             other => Err(format!("{other:?}")),
         }

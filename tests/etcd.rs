@@ -64,7 +64,7 @@ fn a_cluster_on_etcd_works_and_keeps_its_state_there() {
     cluster.import_samples();
     cluster.apply_sample("hello-http");
     cluster.kubectl("rollout status deployment/hello-http --timeout=60s");
-    let service = format!("{}:80", cluster.field("service/hello-http", ".spec.clusterIP"));
+    let service = format!("{}:8080", cluster.field("service/hello-http", ".spec.clusterIP"));
     eventually("an answer", || http_get(&service, "/"));
     if run("sh", &["-c", "command -v etcdctl || true"]).is_empty() {
         eprintln!("etcdctl is not installed: the keys are not looked at");

@@ -132,7 +132,7 @@ fn a_spinning_guest_starves_nobody_and_can_be_killed() {
     }
     cluster.apply_sample("hello-http");
     cluster.kubectl("wait --for=condition=Available deployment/hello-http --timeout=60s");
-    let service = format!("{}:80", cluster.field("service/hello-http", ".spec.clusterIP"));
+    let service = format!("{}:8080", cluster.field("service/hello-http", ".spec.clusterIP"));
     eventually("an answer beside the spinners", || http_get(&service, "/"));
     let mut slowest = Duration::ZERO;
     for _ in 0..50 {
@@ -169,14 +169,14 @@ fn a_pod_that_is_not_ready_gets_no_traffic() {
       readinessProbe: {httpGet: {path: /no-such-page, port: 8080}, periodSeconds: 1}
 ";
     cluster.apply(&pod("unready", "coracle.dev/samples/hello-http:v1", "Always", probe));
-    cluster.kubectl("expose pod unready --port=80 --target-port=8080");
+    cluster.kubectl("expose pod unready --port=8080 --target-port=8080");
     cluster.kubectl("wait --for=jsonpath={.status.phase}=Running pod/unready --timeout=60s");
     eventually("the failed probe's event", || {
         let events = cluster.kubectl("events --for pod/unready");
         if events.contains("Readiness probe failed") { Ok(()) } else { Err(events) }
     });
     assert!(cluster.kubectl("get pod unready").contains("0/1"));
-    let service = format!("{}:80", cluster.field("service/unready", ".spec.clusterIP"));
+    let service = format!("{}:8080", cluster.field("service/unready", ".spec.clusterIP"));
     let refused = http_get(&service, "/").unwrap_err();
     assert!(refused.to_lowercase().contains("refused"), "{refused}");
 }

@@ -16,7 +16,7 @@ fn deployed(namespace: &Namespace) -> (Cluster, String) {
     cluster.import_samples();
     cluster.apply_sample("hello-http");
     cluster.kubectl("wait --for=condition=Available deployment/hello-http --timeout=60s");
-    let service = format!("{}:80", cluster.field("service/hello-http", ".spec.clusterIP"));
+    let service = format!("{}:8080", cluster.field("service/hello-http", ".spec.clusterIP"));
     answers(&service);
     (cluster, service)
 }

@@ -12,7 +12,7 @@ fn hello_http() {
     let cluster = Cluster::start_with_samples();
     cluster.apply_sample("hello-http");
     cluster.kubectl("rollout status deployment/hello-http --timeout=60s");
-    let service = format!("{}:80", cluster.field("service/hello-http", ".spec.clusterIP"));
+    let service = format!("{}:8080", cluster.field("service/hello-http", ".spec.clusterIP"));
     let (status, body) = eventually("an answer", || http_get(&service, "/"));
     let pods = cluster.kubectl("get pods -l app=hello-http -o jsonpath={.items[*].metadata.name}");
     assert_eq!(status, 200);

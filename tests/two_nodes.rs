@@ -156,7 +156,7 @@ fn a_deployment_spreads_answers_across_nodes_and_outlives_one() {
     // From either machine the Service reaches pods on both.
     let service = fleet.kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}");
     for name in ["east", "west"] {
-        let service = format!("{service}:80");
+        let service = format!("{service}:8080");
         fleet.machines[name].run(move || {
             let mut pods = BTreeMap::new();
             eventually("answers of all six pods", || {
@@ -190,7 +190,7 @@ fn a_deployment_spreads_answers_across_nodes_and_outlives_one() {
     println!("its pods had moved after {:?}", lost.elapsed());
     let taints = fleet.kubectl.run("get node east -o jsonpath={.spec.taints[*].key}");
     assert!(taints.contains("node.kubernetes.io/unreachable"), "{taints}");
-    let address = format!("{service}:80");
+    let address = format!("{service}:8080");
     fleet.machines["west"].run(move || {
         for _ in 0..30 {
             assert_eq!(http_get(&address, "/").unwrap().0, 200);
@@ -222,7 +222,7 @@ fn workloads_go_on_while_the_server_is_away_and_nodes_find_it_again() {
     fleet.kubectl.with_input(&["apply", "-f", "-"], &manifest(4)).success();
     fleet.kubectl.run(&format!("apply -f {}", repository("samples/hello-http/service.yaml").display()));
     fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
-    let service = format!("{}:80", fleet.kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
+    let service = format!("{}:8080", fleet.kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
     let uids = "get pods -l app=hello-http -o jsonpath={.items[*].metadata.uid}";
     let before = fleet.kubectl.run(uids);
     let address = service.clone();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
+use nix::sys::sysinfo::sysinfo;
 use nix::sys::utsname::uname;
 
 /// Facts that do not change while the node runs.
@@ -48,7 +49,7 @@ impl Machine {
             machine_id: machine_id.unwrap_or_default(),
             boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
-            memory_bytes: meminfo(&read("/proc/meminfo").unwrap_or_default(), "MemTotal").unwrap_or(0),
+            memory_bytes: memory().map_or(0, |(total, _)| total),
             disk_bytes: Available::probe(data).disk_total_bytes,
         }
     }
@@ -57,7 +58,8 @@ impl Machine {
 impl Available {
     pub fn probe(data: &Path) -> Self {
         let mut available = Available {
-            memory_bytes: meminfo(&read("/proc/meminfo").unwrap_or_default(), "MemAvailable").unwrap_or(0),
+            // What cannot be told is no pressure, or the node would be tainted for ever.
+            memory_bytes: memory().map_or(u64::MAX, |(_, available)| available),
             pids: pids_left(
                 &read("/proc/loadavg").unwrap_or_default(),
                 &read("/proc/sys/kernel/pid_max").unwrap_or_default(),
@@ -89,6 +91,17 @@ fn architecture(rust: &str) -> &str {
 fn os_image(os_release: &str) -> String {
     let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     pretty.map_or("Linux", |name| name.trim_matches('"')).to_owned()
+}
+
+/// All and available memory. Some sandboxes keep /proc/meminfo from ordinary users; the system call, which does not
+/// count the page cache as available, is always there.
+pub fn memory() -> Option<(u64, u64)> {
+    let text = read("/proc/meminfo").unwrap_or_default();
+    if let (Some(total), Some(available)) = (meminfo(&text, "MemTotal"), meminfo(&text, "MemAvailable")) {
+        return Some((total, available));
+    }
+    let info = sysinfo().ok()?;
+    Some((info.ram_total(), info.ram_unused()))
 }
 
 /// A line of /proc/meminfo in bytes.

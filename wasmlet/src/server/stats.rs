@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::Site;
-use crate::node::machine::{Available, meminfo};
+use crate::node::machine::{self, Available, meminfo};
 use crate::pods::status::time;
 use crate::runtime::Stats;
 
@@ -95,16 +95,15 @@ pub async fn summary(State(site): State<Arc<Site>>) -> Response {
         }));
     }
     let available = Available::probe(context.logs.root());
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo(&text, "MemTotal").unwrap_or(0);
-    let used = total.saturating_sub(available.memory_bytes);
+    let (total, free) = machine::memory().unwrap_or_default();
+    let used = total.saturating_sub(free);
     let answer = json!({
         "node": {
             "nodeName": context.node.name,
             "cpu": cpu(&site, ("", "node"), machine_cpu_nanos(), now),
             "memory": {
                 "time": time(now),
-                "availableBytes": available.memory_bytes,
+                "availableBytes": free,
                 "usageBytes": used,
                 "workingSetBytes": used,
             },

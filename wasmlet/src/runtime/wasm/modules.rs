@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -211,6 +212,21 @@ impl Modules {
         code
     }
 
+    /// Mapped from its file; copied to memory where a sandbox keeps /proc/self/fd from ordinary users.
+    fn load_component(&self, code: &File) -> wasmtime::Result<Component> {
+        let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+        if File::open(&path).is_ok() {
+            // SAFETY: as in `link`; components are loaded by path only, and this path is the verified descriptor.
+            return unsafe { Component::deserialize_file(&self.engine, path) };
+        }
+        let mut bytes = Vec::new();
+        let mut code = code;
+        code.rewind()?;
+        code.read_to_end(&mut bytes)?;
+        // SAFETY: as in `link`.
+        unsafe { Component::deserialize(&self.engine, bytes) }
+    }
+
     fn link(&self, image: &LocalImage, code: &File, kind: &Kind) -> Result<Prepared, PrepareError> {
         let reference = || image.reference.clone();
         let load = |error: wasmtime::Error| PrepareError::Compile {
@@ -231,9 +247,7 @@ impl Modules {
                 Ok(Prepared::Module(pre))
             }
             Kind::Command | Kind::Http => {
-                let path = format!("/proc/self/fd/{}", code.as_raw_fd());
-                // SAFETY: as above; components are loaded by path only, and this path is the verified descriptor.
-                let component = unsafe { Component::deserialize_file(&self.engine, path) }.map_err(load)?;
+                let component = self.load_component(code).map_err(load)?;
                 let pre = self.component_linker.instantiate_pre(&component).map_err(unmet)?;
                 let world = |error: wasmtime::Error| PrepareError::UnsupportedWorld {
                     reference: reference(),
