@@ -222,7 +222,8 @@ fn workloads_go_on_while_the_server_is_away_and_nodes_find_it_again() {
     fleet.kubectl.with_input(&["apply", "-f", "-"], &manifest(4)).success();
     fleet.kubectl.run(&format!("apply -f {}", repository("samples/hello-http/service.yaml").display()));
     fleet.kubectl.run("rollout status deployment/hello-http --timeout=60s");
-    let service = format!("{}:8080", fleet.kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
+    let service =
+        format!("{}:8080", fleet.kubectl.run("get service hello-http -o jsonpath={.spec.clusterIP}"));
     let uids = "get pods -l app=hello-http -o jsonpath={.items[*].metadata.uid}";
     let before = fleet.kubectl.run(uids);
     let address = service.clone();
