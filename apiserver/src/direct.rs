@@ -43,7 +43,7 @@ impl Transport for Direct {
             subresource: request.subresource,
             options: request.options,
             body: request.body,
-            ..Call::new(&self.api, kind, self.identity.clone())
+            ..Call::new(&self.api, &kind, self.identity.clone())
         };
         perform(&call, request.verb, &Query::default(), request.selection).await.map(|answer| answer.json)
     }
@@ -59,7 +59,7 @@ impl Transport for Direct {
             options.limit = None;
         }
         let kind = self.api.kind(resource)?;
-        let listed = list::list(&self.api, kind, namespace, options).await?;
+        let listed = list::list(&self.api, &kind, namespace, options).await?;
         Ok(List {
             resource_version: listed.revision,
             continue_token: listed.continue_token,
@@ -73,7 +73,7 @@ impl Transport for Direct {
         namespace: Option<&str>,
         options: WatchOptions,
     ) -> Result<WatchStream, ApiError> {
-        let kind = self.api.kind(resource)?.clone();
+        let kind = self.api.kind(resource)?;
         let signals = watch::watch(&self.api, &kind, namespace, options).await?;
         Ok(signals
             .map(move |signal| match signal {

@@ -10,6 +10,7 @@ pub mod routes;
 
 // What it asks for, and what it gets.
 pub mod api;
+pub mod served;
 pub mod verbs;
 pub mod subresources;
 pub mod admission;

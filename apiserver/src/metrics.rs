@@ -167,7 +167,7 @@ impl Metrics {
     }
 
     pub fn encode(&self, api: &Api) -> Result<Bytes, ApiError> {
-        for cache in api.cache.resources() {
+        for cache in api.cache.resources().values() {
             let labels = StoredLabels { resource: cache.resource().qualified() };
             self.stored.get_or_create(&labels).set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
         }

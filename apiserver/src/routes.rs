@@ -77,7 +77,7 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
             None => Ok(response::page_not_found()),
         };
     };
-    if !placed(kind, info) {
+    if !placed(&kind, info) {
         return Err(ApiError::unknown_resource());
     }
     let call = Call {
@@ -91,7 +91,7 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         } else {
             read(body).await?
         },
-        ..Call::new(api, kind, identity)
+        ..Call::new(api, &kind, identity)
     };
     let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     let accepted = negotiate(accept, info.verb == "watch")?;
@@ -195,7 +195,7 @@ async fn dispatch(
             Verb::Patch(patch) => verbs::patch::patch(call, patch, Part::Status).await,
             _ => Err(ApiError::wrong_method()),
         },
-        (Some(name), verb) if def.subresources.contains(&name) => {
+        (Some(name), verb) if def.has_subresource(name) => {
             subresources::perform(call, name, verb).await
         }
         (Some(_), _) => Err(ApiError::unknown_resource()),
@@ -272,7 +272,8 @@ async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Re
         return Ok(response::text(200, api.metrics.encode(api)?));
     }
     let query = request.uri.query().unwrap_or_default();
-    if let Some(answer) = api.openapi.answer(path, query, &request.headers) {
+    let table = api.table();
+    if let Some(answer) = table.openapi().answer(path, query, &request.headers) {
         return answer;
     }
     // `/apis/apps/v9`: the group is there, the version is not.
@@ -280,8 +281,8 @@ async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Re
         Some((group, _)) => Some(group),
         None => path.starts_with("/api/").then_some(""),
     };
-    if group.is_some_and(|group| api.serves_group(group)) && !api.discovery.knows(path) {
+    if group.is_some_and(|group| table.serves_group(group)) && !table.discovery().knows(path) {
         return Err(ApiError::unknown_resource());
     }
-    api.discovery.answer(path, &request.headers)
+    table.discovery().answer(path, &request.headers)
 }

@@ -45,16 +45,6 @@ struct Row<'a> {
     object: Option<&'a RawValue>,
 }
 
-#[derive(Serialize)]
-struct ColumnDefinition {
-    name: &'static str,
-    #[serde(rename = "type")]
-    type_: &'static str,
-    format: &'static str,
-    description: &'static str,
-    priority: i32,
-}
-
 impl View {
     pub fn new(accepted: Accepted, query: &Query, now: Timestamp) -> Result<Self, ApiError> {
         let include = match query.get("includeObject").filter(|_| accepted.shape == Shape::Table) {
@@ -135,20 +125,7 @@ impl View {
 
     fn table(&self, kind: &Served, listed: &Listed, headed: bool) -> Result<Bytes, ApiError> {
         let def = &kind.def;
-        let columns: Vec<ColumnDefinition> = if headed {
-            (def.columns)()
-                .into_iter()
-                .map(|c| ColumnDefinition {
-                    name: c.name,
-                    type_: c.type_,
-                    format: c.format,
-                    description: c.description,
-                    priority: c.priority,
-                })
-                .collect()
-        } else {
-            Vec::new()
-        };
+        let columns = if headed { def.ops.columns() } else { Vec::new() };
         let version = format!("meta.k8s.io/{}", self.version());
         let mut out = BytesMut::new().writer();
         out.get_mut().put_slice(list::head("Table", &version, listed).as_bytes());
@@ -166,7 +143,7 @@ impl View {
                 Include::Object => Some(object.json.clone()),
             };
             let raw = json.as_deref().map(serde_json::from_slice::<&RawValue>).transpose()?;
-            serde_json::to_writer(&mut out, &Row { cells: (def.cells)(&*typed, self.now), object: raw })?;
+            serde_json::to_writer(&mut out, &Row { cells: def.ops.cells(&*typed, self.now), object: raw })?;
         }
         out.get_mut().put_slice(b"]}");
         Ok(out.into_inner().freeze())

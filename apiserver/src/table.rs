@@ -1,5 +1,6 @@
 //! Printer columns: what `kubectl get` shows, and the ages and counts in it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use coracle_client::selector::Selector;
@@ -11,18 +12,20 @@ use serde_json::{Value, json};
 use crate::kinds::Column;
 
 pub const NAME: Column = Column {
-    name: "Name",
-    type_: "string",
-    format: "name",
-    description: "Name must be unique within a namespace.",
+    name: Cow::Borrowed("Name"),
+    type_: Cow::Borrowed("string"),
+    format: Cow::Borrowed("name"),
+    description: Cow::Borrowed("Name must be unique within a namespace."),
     priority: 0,
 };
 
 pub const AGE: Column = Column {
-    name: "Age",
-    type_: "string",
-    format: "",
-    description: "CreationTimestamp is a timestamp representing the server time when this object was created.",
+    name: Cow::Borrowed("Age"),
+    type_: Cow::Borrowed("string"),
+    format: Cow::Borrowed(""),
+    description: Cow::Borrowed(
+        "CreationTimestamp is a timestamp representing the server time when this object was created.",
+    ),
     priority: 0,
 };
 
@@ -34,22 +37,37 @@ pub fn name_and_age_cells(meta: &ObjectMeta, now: Timestamp) -> Vec<Value> {
     vec![json!(meta.name), json!(age(meta.creation_timestamp.as_ref(), now))]
 }
 
+const fn column(
+    name: &'static str,
+    type_: &'static str,
+    description: &'static str,
+    priority: i32,
+) -> Column {
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed(type_),
+        format: Cow::Borrowed(""),
+        description: Cow::Borrowed(description),
+        priority,
+    }
+}
+
 /// A column that `kubectl get` shows.
 pub const fn narrow(name: &'static str, type_: &'static str, description: &'static str) -> Column {
-    Column { name, type_, format: "", description, priority: 0 }
+    column(name, type_, description, 0)
 }
 
 /// A column that only `kubectl get -o wide` shows.
 pub const fn wide(name: &'static str, type_: &'static str, description: &'static str) -> Column {
-    Column { name, type_, format: "", description, priority: 1 }
+    column(name, type_, description, 1)
 }
 
 /// Name, the narrow ones of the given columns, Age, and the wide ones.
 pub fn columns(middle: &[Column]) -> Vec<Column> {
     let mut all = vec![NAME];
-    all.extend(middle.iter().filter(|c| c.priority == 0));
+    all.extend(middle.iter().filter(|c| c.priority == 0).cloned());
     all.push(AGE);
-    all.extend(middle.iter().filter(|c| c.priority != 0));
+    all.extend(middle.iter().filter(|c| c.priority != 0).cloned());
     all
 }
 

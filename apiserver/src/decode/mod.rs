@@ -63,7 +63,7 @@ pub fn body(
     let expected = faults::Expected::of(kind);
     let text = to_json(content_type, body, &expected)?;
     let report = Report::new(validation != FieldValidation::Ignore, text.yaml);
-    let result = (kind.decode_checked)(&text.json, &report);
+    let result = kind.ops.decode_checked(&text.json, &report);
     let (mut issues, failure) = report.into_parts();
     let object = match result {
         Ok(object) => object,
@@ -100,7 +100,7 @@ pub fn document<T: DeserializeOwned>(
 pub fn patched(kind: &KindDef, value: &Value, validation: FieldValidation) -> Result<Decoded, ApiError> {
     let json = serde_json::to_vec(value).map_err(ApiError::internal)?;
     let report = Report::new(validation != FieldValidation::Ignore, false);
-    let result = (kind.decode_checked)(&json, &report);
+    let result = kind.ops.decode_checked(&json, &report);
     let (issues, failure) = report.into_parts();
     let object = result.map_err(|error| {
         let expected = faults::Expected::of(kind);

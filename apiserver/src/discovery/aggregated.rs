@@ -39,7 +39,7 @@ fn resources(entries: &[Entry]) -> Vec<Value> {
             resource.insert("scope".into(), json!(if entry.namespaced { "Namespaced" } else { "Cluster" }));
             resource.insert("singularResource".into(), json!(entry.singular));
             resource.insert("verbs".into(), json!(entry.verbs));
-            for (name, list) in [("shortNames", entry.short_names), ("categories", entry.categories)] {
+            for (name, list) in [("shortNames", &entry.short_names), ("categories", &entry.categories)] {
                 if !list.is_empty() {
                     resource.insert(name.into(), json!(list));
                 }

@@ -80,7 +80,7 @@ fn resource_list(group_version: &str, entries: &[Entry]) -> Value {
             }
             resource.insert("kind".into(), json!(entry.kind));
             resource.insert("verbs".into(), json!(entry.verbs));
-            for (name, list) in [("shortNames", entry.short_names), ("categories", entry.categories)] {
+            for (name, list) in [("shortNames", &entry.short_names), ("categories", &entry.categories)] {
                 if !list.is_empty() {
                     resource.insert(name.into(), json!(list));
                 }

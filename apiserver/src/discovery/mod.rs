@@ -4,6 +4,7 @@
 mod aggregated;
 mod legacy;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use axum::response::Response;
@@ -29,14 +30,14 @@ const ORDER: &[&str] = &["apps", "events.k8s.io", "authentication.k8s.io", "auth
 struct Entry {
     /// `pods`, `pods/status`
     name: String,
-    singular: &'static str,
+    singular: String,
     namespaced: bool,
     group: String,
     version: String,
     kind: String,
     verbs: &'static [&'static str],
-    short_names: &'static [&'static str],
-    categories: &'static [&'static str],
+    short_names: Vec<String>,
+    categories: Vec<String>,
     storage_hash: Option<String>,
 }
 
@@ -72,7 +73,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(kinds: &[KindDef]) -> Self {
+    pub fn new(kinds: &[impl Borrow<KindDef>]) -> Self {
         let groups = groups(kinds);
         let aggregated = |version: &str| Aggregated {
             core: Document::new(&aggregated::document(&groups, version, true)),
@@ -138,7 +139,7 @@ fn conditional(document: &Document, version: &str, headers: &HeaderMap) -> Respo
     response
 }
 
-fn groups(kinds: &[KindDef]) -> Groups {
+fn groups(kinds: &[impl Borrow<KindDef>]) -> Groups {
     let mut groups: Groups = Vec::new();
     let mut add = |group: &str, version: &str, entry: Entry| {
         let at = groups.iter().position(|(name, _)| name == group).unwrap_or_else(|| {
@@ -150,6 +151,7 @@ fn groups(kinds: &[KindDef]) -> Groups {
         }
     };
     for def in kinds {
+        let def: &KindDef = def.borrow();
         let resource = &def.resource;
         for entry in entries(def) {
             add(resource.group(), resource.version(), entry);
@@ -158,14 +160,14 @@ fn groups(kinds: &[KindDef]) -> Groups {
     for review in REVIEWS {
         let entry = Entry {
             name: review.plural.into(),
-            singular: review.singular,
+            singular: review.singular.into(),
             namespaced: false,
             group: review.group.into(),
             version: review.version.into(),
             kind: review.kind.into(),
             verbs: &["create"],
-            short_names: &[],
-            categories: &[],
+            short_names: Vec::new(),
+            categories: Vec::new(),
             storage_hash: None,
         };
         add(review.group, review.version, entry);
@@ -188,29 +190,29 @@ fn entries(def: &KindDef) -> Vec<Entry> {
     let resource = &def.resource;
     let mut all = vec![Entry {
         name: resource.plural().into(),
-        singular: def.singular,
+        singular: def.singular.clone(),
         namespaced: resource.namespaced(),
         group: resource.group().into(),
         version: resource.version().into(),
         kind: resource.kind().into(),
         verbs: if def.deletes_collection { VERBS } else { ONE_BY_ONE },
-        short_names: def.short_names,
-        categories: def.categories,
+        short_names: def.short_names.clone(),
+        categories: def.categories.clone(),
         storage_hash: Some(storage_hash(def.alias.as_ref().map_or(resource, |alias| &alias.stored))),
     }];
-    for name in def.has_status.then_some("status").iter().chain(def.subresources) {
+    for name in def.all_subresources() {
         let (verbs, own) = subresources::describe(name);
         let (group, version, kind) = own.unwrap_or((resource.group(), resource.version(), resource.kind()));
         all.push(Entry {
             name: format!("{}/{name}", resource.plural()),
-            singular: "",
+            singular: String::new(),
             namespaced: resource.namespaced(),
             group: group.to_owned(),
             version: version.to_owned(),
             kind: kind.to_owned(),
             verbs,
-            short_names: &[],
-            categories: &[],
+            short_names: Vec::new(),
+            categories: Vec::new(),
             storage_hash: None,
         });
     }

@@ -2,6 +2,7 @@
 
 mod certificate_signing_request;
 mod config_map;
+mod definition;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -21,13 +22,15 @@ mod service_account;
 mod testing;
 mod workload;
 
+pub use definition::{Decoded, KindDef, Operations};
 pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use service::{RangeError, Reservation, ServiceAllocator};
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use coracle_client::client::Kind;
-use coracle_client::{ApiError, Resource};
+use coracle_client::Resource;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -62,14 +65,15 @@ pub fn all() -> Vec<KindDef> {
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 /// One printer column of a Table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Column {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `string`, `integer`, `date`, …
-    pub type_: &'static str,
+    #[serde(rename = "type")]
+    pub type_: Cow<'static, str>,
     /// `name` for the first column, else empty.
-    pub format: &'static str,
-    pub description: &'static str,
+    pub format: Cow<'static, str>,
+    pub description: Cow<'static, str>,
     /// 0 is always shown, 1 with `-o wide`.
     pub priority: i32,
 }
@@ -152,138 +156,6 @@ pub struct Alias {
     pub from_stored: fn(&dyn ApiObject) -> Option<Box<dyn ApiObject>>,
     /// Field selector paths of this kind and the stored kind's paths that answer them.
     pub fields: &'static [(&'static str, &'static str)],
-}
-
-/// An object out of JSON, or serde's error with line and column.
-type Decoded = Result<Box<dyn ApiObject>, serde_json::Error>;
-
-/// A kind as the generic machinery sees it: a [`BuiltIn`] behind functions on [`ApiObject`].
-pub struct KindDef {
-    pub resource: Resource,
-    pub list_kind: String,
-    pub singular: &'static str,
-    pub short_names: &'static [&'static str],
-    pub categories: &'static [&'static str],
-    pub has_status: bool,
-    pub has_generation: bool,
-    pub create_on_update: bool,
-    pub unconditional_update: bool,
-    pub ttl: Option<Duration>,
-    pub subresources: &'static [&'static str],
-    /// Decodes JSON into the type, without defaults; the error is serde's, with line and column.
-    pub decode: fn(&[u8]) -> Decoded,
-    pub decode_value: fn(Value) -> Decoded,
-    /// Decodes a request's JSON; unknown and duplicate fields and wrong types go into the report.
-    pub decode_checked: fn(&[u8], &crate::decode::Report) -> Decoded,
-    pub deletion_grace_seconds: fn(&dyn ApiObject) -> Option<i64>,
-    pub prepare_deletion: fn(&mut dyn ApiObject),
-    pub held_back: fn(&dyn ApiObject) -> bool,
-    pub alias: Option<Alias>,
-    pub returns_deleted: bool,
-    pub deletes_collection: bool,
-    pub set_defaults: fn(&mut dyn ApiObject),
-    pub prepare_create: fn(&mut dyn ApiObject),
-    pub prepare_update: fn(&mut dyn ApiObject, &dyn ApiObject),
-    pub prepare_status_update: fn(&mut dyn ApiObject, &dyn ApiObject),
-    pub validate_name: fn(&str) -> Result<(), String>,
-    pub validate: fn(&dyn ApiObject, &mut Errors),
-    pub validate_create: fn(&dyn ApiObject, &mut Errors),
-    pub validate_update: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
-    pub validate_status_update: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
-    pub columns: fn() -> Vec<Column>,
-    pub cells: fn(&dyn ApiObject, Timestamp) -> Vec<Value>,
-    /// The type's JSON schema, components put into the generator.
-    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-}
-
-/// The typed object behind a [`KindDef`]'s functions. The machinery never mixes kinds.
-fn typed<K: BuiltIn>(object: &dyn ApiObject) -> Option<&K> {
-    object.as_any().downcast_ref()
-}
-
-fn typed_mut<K: BuiltIn>(object: &mut dyn ApiObject) -> Option<&mut K> {
-    object.as_any_mut().downcast_mut()
-}
-
-impl KindDef {
-    pub fn of<K: BuiltIn + schemars::JsonSchema>() -> Self {
-        Self {
-            resource: Resource::of::<K>(),
-            list_kind: format!("{}List", K::KIND),
-            singular: K::SINGULAR,
-            short_names: K::SHORT_NAMES,
-            categories: K::CATEGORIES,
-            has_status: K::HAS_STATUS,
-            has_generation: K::HAS_GENERATION,
-            create_on_update: K::CREATE_ON_UPDATE,
-            unconditional_update: K::UNCONDITIONAL_UPDATE,
-            ttl: K::TTL,
-            subresources: K::SUBRESOURCES,
-            decode: |json| Ok(Box::new(serde_json::from_slice::<K>(json)?)),
-            decode_value: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
-            decode_checked: |json, report| Ok(Box::new(crate::decode::read::<K>(json, report)?)),
-            deletion_grace_seconds: |o| typed::<K>(o).and_then(K::deletion_grace_seconds),
-            prepare_deletion: |o| {
-                if let Some(o) = typed_mut::<K>(o) {
-                    o.prepare_deletion();
-                }
-            },
-            held_back: |o| typed::<K>(o).is_some_and(K::held_back),
-            alias: K::alias(),
-            returns_deleted: K::RETURNS_DELETED,
-            deletes_collection: K::DELETES_COLLECTION,
-            set_defaults: |o| {
-                if let Some(o) = typed_mut::<K>(o) {
-                    o.set_defaults();
-                }
-            },
-            prepare_create: |o| {
-                if let Some(o) = typed_mut::<K>(o) {
-                    o.prepare_create();
-                }
-            },
-            prepare_update: |o, old| {
-                if let (Some(o), Some(old)) = (typed_mut::<K>(o), typed(old)) {
-                    o.prepare_update(old);
-                }
-            },
-            prepare_status_update: |o, old| {
-                if let (Some(o), Some(old)) = (typed_mut::<K>(o), typed(old)) {
-                    o.prepare_status_update(old);
-                }
-            },
-            validate_name: K::validate_name,
-            validate: |o, errors| {
-                if let Some(o) = typed::<K>(o) {
-                    o.validate(errors);
-                }
-            },
-            validate_create: |o, errors| {
-                if let Some(o) = typed::<K>(o) {
-                    o.validate_create(errors);
-                }
-            },
-            validate_update: |o, old, errors| {
-                if let (Some(o), Some(old)) = (typed::<K>(o), typed(old)) {
-                    o.validate_update(old, errors);
-                }
-            },
-            validate_status_update: |o, old, errors| {
-                if let (Some(o), Some(old)) = (typed::<K>(o), typed(old)) {
-                    o.validate_status_update(old, errors);
-                }
-            },
-            columns: K::columns,
-            cells: |o, now| typed::<K>(o).map(|o| o.cells(now)).unwrap_or_default(),
-            schema: |generator| generator.subschema_for::<K>(),
-        }
-    }
-
-    /// A fresh typed copy of an encoded, stored object.
-    pub fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn ApiObject>, ApiError> {
-        (self.decode)(json)
-            .map_err(|e| ApiError::internal(format!("decoding a stored {}: {e}", self.resource.kind())))
-    }
 }
 
 #[cfg(test)]

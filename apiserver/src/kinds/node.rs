@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn columns_are_upstreams() {
-        let names: Vec<&str> = Node::columns().iter().map(|c| c.name).collect();
+        let names: Vec<_> = Node::columns().into_iter().map(|c| c.name).collect();
         let want =
             "Name Status Roles Age Version Internal-IP External-IP OS-Image Kernel-Version Container-Runtime";
         assert_eq!(names.join(" "), want);

@@ -8,6 +8,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::names::GroupVersion;
+use crate::kinds::KindDef;
 use crate::schema::facts::{self, List};
 
 pub const PREFIX: &str = "#/components/schemas/";
@@ -45,9 +46,9 @@ fn name_of(schema: &schemars::Schema) -> String {
 }
 
 /// `served`: every group and version of the server, for the documents that belong to all.
-pub fn build(gv: &GroupVersion, kinds: &[&super::Served], served: &[GroupVersion]) -> Components {
+pub fn build(gv: &GroupVersion, kinds: &[&KindDef], served: &[GroupVersion]) -> Components {
     let mut generator = SchemaSettings::openapi3().into_generator();
-    let objects: Vec<String> = kinds.iter().map(|kind| name_of(&(kind.schema)(&mut generator))).collect();
+    let objects: Vec<String> = kinds.iter().map(|kind| name_of(&kind.ops.schema(&mut generator))).collect();
     let documents: BTreeMap<_, _> = crate::schema::documents(&mut generator)
         .into_iter()
         .map(|(api_version, kind, schema)| ((api_version, kind), name_of(&schema)))
@@ -214,7 +215,7 @@ fn mark(schemas: &mut Schemas, name: &str, kinds: &[(&GroupVersion, &str)]) {
     }
 }
 
-fn list_schema(gv: &GroupVersion, kind: &super::Served, object: &str) -> Value {
+fn list_schema(gv: &GroupVersion, kind: &KindDef, object: &str) -> Value {
     json!({
         "description": format!("{} is a list of objects of kind {}.", kind.list_kind, kind.resource.kind()),
         "type": "object",

@@ -10,12 +10,12 @@ mod swagger_protobuf;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use coracle_client::{ApiError, KUBERNETES_VERSION, Resource};
+use coracle_client::{ApiError, KUBERNETES_VERSION};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -26,16 +26,6 @@ use sha2::{Digest, Sha256};
 use crate::kinds::KindDef;
 use crate::subresources::REVIEWS;
 use names::GroupVersion;
-
-/// What the documents need of a kind.
-pub(crate) struct Served {
-    resource: Resource,
-    list_kind: String,
-    has_status: bool,
-    deletes_collection: bool,
-    subresources: &'static [&'static str],
-    schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-}
 
 /// One document, as it is sent.
 #[derive(Clone)]
@@ -70,7 +60,7 @@ impl Document {
 }
 
 pub struct OpenApi {
-    kinds: Vec<Served>,
+    kinds: Vec<Arc<KindDef>>,
     /// By path: `api/v1`, `apis/apps/v1`.
     documents: OnceLock<BTreeMap<String, Document>>,
     swagger: OnceLock<Option<Document>>,
@@ -83,18 +73,7 @@ const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.
 const SWAGGER_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 impl OpenApi {
-    pub fn new(kinds: &[KindDef]) -> Self {
-        let kinds = kinds
-            .iter()
-            .map(|kind| Served {
-                resource: kind.resource.clone(),
-                list_kind: kind.list_kind.clone(),
-                has_status: kind.has_status,
-                deletes_collection: kind.deletes_collection,
-                subresources: kind.subresources,
-                schema: kind.schema,
-            })
-            .collect();
+    pub fn new(kinds: Vec<Arc<KindDef>>) -> Self {
         Self {
             kinds,
             documents: OnceLock::new(),
@@ -115,8 +94,8 @@ impl OpenApi {
     }
 
     fn build(&self, gv: &GroupVersion, served: &[GroupVersion]) -> Value {
-        let kinds: Vec<&Served> =
-            self.kinds.iter().filter(|kind| GroupVersion::of(&kind.resource) == *gv).collect();
+        let kinds: Vec<&KindDef> =
+            self.kinds.iter().map(|kind| &**kind).filter(|kind| GroupVersion::of(&kind.resource) == *gv).collect();
         let mut components = components::build(gv, &kinds, served);
         let paths = Value::Object(paths::build(gv, &kinds, &components));
         // Lists come back from no operation as themselves alone, and watches only in words.

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Served;
 use super::components::{Components, KindNames, meta_name, reference};
 use super::names::{GroupVersion, capitalised};
 use super::parameters;
+use crate::kinds::KindDef;
 use crate::subresources::{self, REVIEWS, ReviewDef};
 
 const JSON: &str = "application/json";
@@ -33,7 +33,7 @@ struct Subject<'a> {
     schema: String,
 }
 
-pub fn build(gv: &GroupVersion, kinds: &[&Served], components: &Components) -> Map<String, Value> {
+pub fn build(gv: &GroupVersion, kinds: &[&KindDef], components: &Components) -> Map<String, Value> {
     let mut writer = Writer { gv, components, paths: Map::new() };
     writer.resources();
     for (kind, names) in kinds.iter().zip(&components.kinds) {
@@ -114,7 +114,7 @@ impl Writer<'_> {
         self.put(&format!("/{}/", self.gv.path()), Vec::new(), vec![("get", operation)]);
     }
 
-    fn kind(&mut self, kind: &Served, names: &KindNames) {
+    fn kind(&mut self, kind: &KindDef, names: &KindNames) {
         let resource = &kind.resource;
         let (word, base) = if resource.namespaced() {
             ("Namespaced", format!("/{}/namespaces/{{namespace}}/{}", self.gv.path(), resource.plural()))
@@ -148,8 +148,7 @@ impl Writer<'_> {
             parameters.push(parameters::pretty());
             self.put(&everywhere, parameters, vec![("get", operation)]);
         }
-        let status = if kind.has_status { Some("status") } else { None };
-        for name in status.iter().chain(kind.subresources) {
+        for name in kind.all_subresources() {
             self.subresource(&format!("{base}/{{name}}/{name}"), &what, name, &subject, common.clone());
         }
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::kinds;
 
 fn documents() -> (OpenApi, Value) {
-    let openapi = OpenApi::new(&kinds::all());
+    let openapi = OpenApi::new(kinds::all().into_iter().map(std::sync::Arc::new).collect());
     let core = parsed(openapi.document("api/v1").unwrap());
     (openapi, core)
 }

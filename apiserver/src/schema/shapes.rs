@@ -74,7 +74,7 @@ pub fn types() -> &'static Types {
         let mut generator = SchemaSettings::openapi3().into_generator();
         let mut roots = documents(&mut generator);
         for kind in kinds::all() {
-            let schema = (kind.schema)(&mut generator);
+            let schema = kind.ops.schema(&mut generator);
             roots.push((kind.resource.api_version(), kind.resource.kind().to_owned(), schema));
         }
         Types::build(&generator, roots)

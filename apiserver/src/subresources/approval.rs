@@ -49,7 +49,7 @@ fn decided(
     request.metadata = old.metadata.clone();
     request.metadata.resource_version = version;
     let mut errors = Errors::default();
-    (call.kind.def.validate_status_update)(request, old, &mut errors);
+    call.kind.def.ops.validate_status_update(request, old, &mut errors);
     if errors.is_empty() {
         return Ok(new);
     }

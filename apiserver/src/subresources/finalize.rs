@@ -22,7 +22,7 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
                 spec.insert("finalizers".into(), finalizers.clone());
             }
         }
-        let mut object = (def.decode_value)(value).map_err(ApiError::internal)?;
+        let mut object = def.ops.decode_value(value).map_err(ApiError::internal)?;
         object.meta_mut().finalizers.clone_from(&meta.finalizers);
         object.meta_mut().resource_version.clone_from(&meta.resource_version);
         Ok(object)

@@ -116,7 +116,7 @@ pub async fn stream(
     query: &Query,
     method: &Method,
 ) -> Option<Result<Response, ApiError>> {
-    let name = call.subresource.as_deref().filter(|name| call.form.def.subresources.contains(name))?;
+    let name = call.subresource.as_deref().filter(|name| call.form.def.has_subresource(name))?;
     match (name, verb) {
         ("log", Verb::Get) => Some(log::open(call, query).await),
         ("proxy", _) if *method == Method::GET => Some(proxy::open(call, info, query).await),

@@ -78,7 +78,7 @@ fn scaled(call: &Call, current: &Current, scale: &Scale) -> Result<Box<dyn ApiOb
         Some(spec) => drop(spec.insert("replicas".into(), json!(replicas))),
         None => return Err(ApiError::internal("the object to scale has no spec")),
     }
-    let mut object = (call.kind.def.decode_value)(value).map_err(ApiError::internal)?;
+    let mut object = call.kind.def.ops.decode_value(value).map_err(ApiError::internal)?;
     object.meta_mut().resource_version.clone_from(&scale.metadata.resource_version);
     Ok(object)
 }

@@ -32,7 +32,7 @@ pub(super) async fn store(
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let base = object.meta().generate_name.clone().unwrap_or_default();
-    (def.set_defaults)(&mut *object);
+    def.ops.set_defaults(&mut *object);
     if !object.meta().name.as_deref().unwrap_or_default().is_empty() || base.is_empty() {
         let name = object.meta().name.clone().unwrap_or_default();
         return match create_once(call, object).await? {
@@ -76,11 +76,11 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
     meta.deletion_grace_period_seconds = None;
     meta.self_link = None;
     meta.generation = def.has_generation.then_some(1);
-    (def.prepare_create)(&mut *object);
+    def.ops.prepare_create(&mut *object);
     let mut errors = Errors::default();
     metadata::validate(def, object.meta(), &mut errors);
-    (def.validate)(&*object, &mut errors);
-    (def.validate_create)(&*object, &mut errors);
+    def.ops.validate(&*object, &mut errors);
+    def.ops.validate_create(&*object, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));
     }

@@ -137,12 +137,12 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
     let mut typed = def.decode_stored(&object.json)?;
     admission::admit(call, Operation::Delete, None, Some(&*typed)).await?;
     admission::validate(call, Operation::Delete, None, Some(&*typed)).await?;
-    let grace = (def.deletion_grace_seconds)(&*typed);
-    let held_back = (def.held_back)(&*typed);
+    let grace = def.ops.deletion_grace_seconds(&*typed);
+    let held_back = def.ops.held_back(&*typed);
     let was_deleting = typed.meta().deletion_timestamp.is_some();
     let fate = decide(typed.meta_mut(), grace, held_back, options, metadata::now().0);
     if fate == Fate::Marked && !was_deleting {
-        (def.prepare_deletion)(&mut *typed);
+        def.ops.prepare_deletion(&mut *typed);
     }
     let revision = object.head.resource_version;
     let encoded = encode(&mut *typed)?;

@@ -137,9 +137,9 @@ pub fn filter(
         let path = term.path.as_str();
         let known = path == "metadata.name"
             || (path == "metadata.namespace" && resource.namespaced())
-            || resource.selectable_fields().contains(&path);
+            || kind.def.selectable_fields.contains(&path);
         if !known {
-            return Err(ApiError::bad_request(match resource.selectable_fields() {
+            return Err(ApiError::bad_request(match kind.def.selectable_fields {
                 [] => format!(
                     "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
                 ),

@@ -58,14 +58,14 @@ pub fn validate(kind: &KindDef, meta: &ObjectMeta, errors: &mut Errors) {
     if let Some(base) = meta.generate_name.as_deref().filter(|b| !b.is_empty()) {
         // A prefix may end in what a name may not end in.
         let sample = format!("{}a", base.trim_end_matches('-'));
-        if let Err(detail) = (kind.validate_name)(&sample) {
+        if let Err(detail) = kind.ops.validate_name(&sample) {
             errors.invalid("metadata.generateName", base, detail);
         }
     }
     match meta.name.as_deref().unwrap_or_default() {
         "" => errors.required("metadata.name", "name or generateName is required"),
         name => {
-            if let Err(detail) = path_segment(name).and_then(|()| (kind.validate_name)(name)) {
+            if let Err(detail) = path_segment(name).and_then(|()| kind.ops.validate_name(name)) {
                 errors.invalid("metadata.name", name, detail);
             }
         }

@@ -100,10 +100,10 @@ async fn attempt(
         return write(call, current, new, revision, pinned, Reservations::default()).await;
     }
     let mut new = confine(call, part, new, old)?;
-    (def.set_defaults)(&mut *new);
+    def.ops.set_defaults(&mut *new);
     match part {
-        Part::Status => (def.prepare_status_update)(&mut *new, old),
-        Part::Main | Part::Whole => (def.prepare_update)(&mut *new, old),
+        Part::Status => def.ops.prepare_status_update(&mut *new, old),
+        Part::Main | Part::Whole => def.ops.prepare_update(&mut *new, old),
     }
     if part == Part::Main && def.has_generation && spec_differs(&*new, old)? {
         new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
@@ -113,10 +113,10 @@ async fn attempt(
     metadata::validate(def, new.meta(), &mut errors);
     metadata::validate_update(new.meta(), old.meta(), &mut errors);
     if part == Part::Status {
-        (def.validate_status_update)(&*new, old, &mut errors);
+        def.ops.validate_status_update(&*new, old, &mut errors);
     } else {
-        (def.validate)(&*new, &mut errors);
-        (def.validate_update)(&*new, old, &mut errors);
+        def.ops.validate(&*new, &mut errors);
+        def.ops.validate_update(&*new, old, &mut errors);
     }
     let invalid = |errors: Errors| ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes());
     if !errors.is_empty() {
@@ -215,7 +215,7 @@ fn confine(
             old
         }
     };
-    (def.decode_value)(merged).map_err(ApiError::internal)
+    def.ops.decode_value(merged).map_err(ApiError::internal)
 }
 
 fn move_member(from: &mut Value, to: &mut Value, name: &str) {
@@ -245,6 +245,6 @@ fn gone(def: &KindDef, object: &dyn ApiObject) -> bool {
     let meta = object.meta();
     let held = meta.finalizers.as_ref().is_some_and(|f| !f.is_empty())
         || meta.deletion_grace_period_seconds.unwrap_or(0) > 0
-        || (def.held_back)(object);
+        || def.ops.held_back(object);
     meta.deletion_timestamp.is_some() && !held
 }

@@ -74,9 +74,10 @@ async fn follow(cache: &WatchCache, store: &dyn Store) -> Result<(), Error> {
 }
 
 fn take_in(cache: &WatchCache, changes: &[Change]) {
+    let resources = cache.resources();
     for change in changes {
         if let Some((resource, key)) = split_key(&change.key)
-            && let Some(resource) = cache.resources.get(resource)
+            && let Some(resource) = resources.get(resource)
         {
             resource.apply(key, change.revision, change.value.as_ref());
         }
@@ -90,7 +91,7 @@ async fn trim(cache: &WatchCache) {
     loop {
         tokio::time::sleep(TRIM).await;
         let now = Instant::now();
-        for resource in cache.resources() {
+        for resource in cache.resources().values() {
             resource.trim(now);
         }
     }

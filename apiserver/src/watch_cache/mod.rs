@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use coracle_client::status::Cause;
 use coracle_client::{ApiError, Resource};
+use parking_lot::RwLock;
 
 pub use event::{Delivery, FRAME_END, Filter, frame_start};
 pub(crate) use feed::run;
@@ -33,9 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often an unanswered request for progress is made again.
 const PROGRESS_RETRY: Duration = Duration::from_millis(200);
 
+/// Caches by qualified name.
+pub type Resources = HashMap<String, Arc<ResourceCache>>;
+
 /// The caches of all resources that are stored.
 pub struct WatchCache {
-    resources: HashMap<String, Arc<ResourceCache>>,
+    /// By qualified name; a change puts another map in its place.
+    resources: RwLock<Arc<Resources>>,
     progress: Progress,
 }
 
@@ -51,17 +56,63 @@ pub fn store_key(resource: &Resource, key: &str) -> String {
 
 impl WatchCache {
     pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
-        let resources =
-            resources.into_iter().map(|r| (r.qualified(), Arc::new(ResourceCache::new(r)))).collect();
-        Self { resources, progress: Progress::default() }
+        let cache = |r: Resource| (r.qualified(), Arc::new(ResourceCache::new(r)));
+        let resources: Resources = resources.into_iter().map(cache).collect();
+        Self { resources: RwLock::new(Arc::new(resources)), progress: Progress::default() }
     }
 
-    pub fn resource(&self, resource: &Resource) -> Option<&Arc<ResourceCache>> {
-        self.resources.get(&resource.qualified())
+    pub fn resource(&self, resource: &Resource) -> Option<Arc<ResourceCache>> {
+        self.resources.read().get(&resource.qualified()).cloned()
     }
 
-    pub fn resources(&self) -> impl Iterator<Item = &Arc<ResourceCache>> {
-        self.resources.values()
+    /// The caches there are now.
+    pub fn resources(&self) -> Arc<Resources> {
+        self.resources.read().clone()
+    }
+
+    /// Begins to cache a resource at run time, in the place of what is there of it, whose watches end. When this
+    /// returns, the cache shows all that was written before the call.
+    pub async fn add(&self, cache: Arc<ResourceCache>, store: &dyn Store) -> Result<(), storage::Error> {
+        let name = cache.resource().qualified();
+        // Changes are kept from now on; those that the snapshot has already are left out when it is in.
+        cache.await_snapshot();
+        let before = self.change(|resources| resources.insert(name.clone(), cache.clone()));
+        let prefix = store_key(cache.resource(), "");
+        match store.load(&prefix).await {
+            Ok(snapshot) => {
+                let entries = snapshot.entries.into_iter().filter_map(|entry| {
+                    let key = Arc::from(entry.key.strip_prefix(&prefix)?);
+                    Some(resource::Stored { key, revision: entry.revision, value: entry.value })
+                });
+                cache.start_from(entries.collect(), snapshot.revision);
+                if let Some(before) = before {
+                    before.close();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.change(|resources| match before {
+                    Some(before) => resources.insert(name, before),
+                    None => resources.remove(&name),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// No longer caches a resource; its watches end.
+    pub fn remove(&self, resource: &Resource) {
+        if let Some(cache) = self.change(|resources| resources.remove(&resource.qualified())) {
+            cache.close();
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Resources) -> T) -> T {
+        let mut resources = self.resources.write();
+        let mut next = (**resources).clone();
+        let result = change(&mut next);
+        *resources = Arc::new(next);
+        result
     }
 
     /// The newest revision that every reader sees.
@@ -83,7 +134,7 @@ impl WatchCache {
                 parts.entry(name).or_default().push(stored);
             }
         }
-        for (name, cache) in &self.resources {
+        for (name, cache) in &*self.resources() {
             cache.replace(parts.remove(name.as_str()).unwrap_or_default(), snapshot.revision);
         }
         self.progress.advance(snapshot.revision);

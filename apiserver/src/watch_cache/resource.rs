@@ -42,6 +42,15 @@ pub struct ResourceCache {
     state: RwLock<State>,
     next_watcher: AtomicU64,
     whole: Mutex<Option<Whole>>,
+    /// Changes that came while the first snapshot was on its way; None when it is in.
+    early: Mutex<Option<Vec<Early>>>,
+}
+
+/// A change that is kept until the snapshot is in.
+struct Early {
+    key: Arc<str>,
+    revision: u64,
+    value: Option<Bytes>,
 }
 
 /// The items of an unselected list as last encoded, good until the resource changes.
@@ -147,7 +156,29 @@ impl ResourceCache {
             state: RwLock::default(),
             next_watcher: AtomicU64::new(0),
             whole: Mutex::default(),
+            early: Mutex::default(),
         }
+    }
+
+    /// Keeps changes back until [`Self::start_from`].
+    pub(super) fn await_snapshot(&self) {
+        *self.early.lock() = Some(Vec::new());
+    }
+
+    /// Takes over a snapshot, then the changes kept back that came after it.
+    pub(super) fn start_from(&self, entries: Vec<Stored>, revision: u64) {
+        let mut early = self.early.lock();
+        self.replace(entries, revision);
+        for change in early.take().unwrap_or_default() {
+            self.take_in(&change.key, change.revision, change.value.as_ref());
+        }
+    }
+
+    /// Ends all watches.
+    pub(super) fn close(&self) {
+        let mut state = self.state.write();
+        state.broad.clear();
+        state.narrow.clear();
     }
 
     pub fn resource(&self) -> &Resource {
@@ -226,7 +257,22 @@ impl ResourceCache {
 
     /// Applies one change of the store and tells the watchers.
     pub(super) fn apply(&self, key: &str, revision: u64, stored: Option<&Bytes>) {
-        let known = self.state.read().objects.contains_key(key);
+        if let Some(early) = &mut *self.early.lock() {
+            early.push(Early { key: key.into(), revision, value: stored.cloned() });
+            return;
+        }
+        self.take_in(key, revision, stored);
+    }
+
+    fn take_in(&self, key: &str, revision: u64, stored: Option<&Bytes>) {
+        let known = {
+            let state = self.state.read();
+            // The snapshot that the cache started from had it already.
+            if revision <= state.ring.floor() {
+                return;
+            }
+            state.objects.contains_key(key)
+        };
         let kind = if known { WatchEventKind::Modified } else { WatchEventKind::Added };
         // Parsing happens outside the lock: this is the only writer, so `known` stays true.
         let parsed = match stored {

@@ -5,6 +5,7 @@ use coracle_client::selector::{FieldSelector, Selector};
 use coracle_client::{Resource, WatchEventKind};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 
+use super::resource::Stored;
 use super::*;
 
 fn pod(name: &str, node: &str, app: &str) -> Bytes {
@@ -181,4 +182,29 @@ fn what_is_no_object_is_left_out() {
     assert!(maps.is_empty());
     assert_eq!(split_key("/registry/deployments.apps/ns/a"), Some(("deployments.apps", "ns/a")));
     assert_eq!(store_key(&Resource::of::<ConfigMap>(), "ns/a"), "/registry/configmaps/ns/a");
+}
+
+#[test]
+fn changes_that_overtake_the_first_snapshot_are_kept_and_counted_once() {
+    let pods = Pods(Arc::new(ResourceCache::new(Resource::of::<Pod>())));
+    pods.0.await_snapshot();
+    pods.put(5, "a", "n1", "old");
+    pods.put(8, "b", "n1", "new");
+    pods.remove(9, "c");
+    assert_eq!(pods.names(&Filter::default(), None, None, None), "");
+    let stored = |name: &str, revision| Stored {
+        key: format!("ns/{name}").into(),
+        revision,
+        value: pod(name, "n1", "snapshot"),
+    };
+    pods.0.start_from(vec![stored("a", 6), stored("c", 4)], 7);
+    assert_eq!(pods.names(&Filter::default(), None, None, None), "a b");
+    assert_eq!(pods.names(&select("app=snapshot", ""), None, None, None), "a");
+    // The feed is behind the snapshot.
+    pods.remove(6, "a");
+    assert_eq!(pods.names(&Filter::default(), None, None, None), "a b");
+    let mut watch = pods.0.watch(Filter::default(), From::After(7), 9).unwrap();
+    assert_eq!(drain(&mut watch), "Added b@8, Deleted c@9");
+    pods.0.close();
+    assert_eq!(watch.receiver.try_recv().unwrap_err(), tokio::sync::mpsc::error::TryRecvError::Disconnected);
 }
