@@ -195,9 +195,7 @@ async fn dispatch(
             Verb::Patch(patch) => verbs::patch::patch(call, patch, Part::Status).await,
             _ => Err(ApiError::wrong_method()),
         },
-        (Some(name), verb) if def.has_subresource(name) => {
-            subresources::perform(call, name, verb).await
-        }
+        (Some(name), verb) if def.has_subresource(name) => subresources::perform(call, name, verb).await,
         (Some(_), _) => Err(ApiError::unknown_resource()),
     }
 }

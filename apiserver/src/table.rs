@@ -37,12 +37,7 @@ pub fn name_and_age_cells(meta: &ObjectMeta, now: Timestamp) -> Vec<Value> {
     vec![json!(meta.name), json!(age(meta.creation_timestamp.as_ref(), now))]
 }
 
-const fn column(
-    name: &'static str,
-    type_: &'static str,
-    description: &'static str,
-    priority: i32,
-) -> Column {
+const fn column(name: &'static str, type_: &'static str, description: &'static str, priority: i32) -> Column {
     Column {
         name: Cow::Borrowed(name),
         type_: Cow::Borrowed(type_),

@@ -47,8 +47,9 @@ fn no_two_kinds_share_a_name() {
     let mut seen = BTreeSet::new();
     for kind in all() {
         let group = format!("{}/{}", kind.resource.group(), kind.resource.version());
-        let names =
-            [kind.resource.plural(), &kind.singular].into_iter().chain(kind.short_names.iter().map(String::as_str));
+        let names = [kind.resource.plural(), &kind.singular]
+            .into_iter()
+            .chain(kind.short_names.iter().map(String::as_str));
         // Endpoints are called the same in both numbers.
         for name in names.collect::<BTreeSet<_>>() {
             assert!(seen.insert(format!("{group}/{name}")), "{group}/{name} is there twice");

@@ -22,15 +22,15 @@ mod service_account;
 mod testing;
 mod workload;
 
-pub use definition::{Decoded, KindDef, Operations};
 pub use certificate_signing_request::{prepare_approval, set_requester};
+pub use definition::{Decoded, KindDef, Operations};
 pub use service::{RangeError, Reservation, ServiceAllocator};
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use coracle_client::client::Kind;
 use coracle_client::Resource;
+use coracle_client::client::Kind;
 use jiff::Timestamp;
 use serde_json::Value;
 

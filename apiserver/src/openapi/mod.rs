@@ -94,8 +94,12 @@ impl OpenApi {
     }
 
     fn build(&self, gv: &GroupVersion, served: &[GroupVersion]) -> Value {
-        let kinds: Vec<&KindDef> =
-            self.kinds.iter().map(|kind| &**kind).filter(|kind| GroupVersion::of(&kind.resource) == *gv).collect();
+        let kinds: Vec<&KindDef> = self
+            .kinds
+            .iter()
+            .map(|kind| &**kind)
+            .filter(|kind| GroupVersion::of(&kind.resource) == *gv)
+            .collect();
         let mut components = components::build(gv, &kinds, served);
         let paths = Value::Object(paths::build(gv, &kinds, &components));
         // Lists come back from no operation as themselves alone, and watches only in words.
