@@ -26,6 +26,7 @@ pub mod validation;
 pub mod table;
 pub mod schema;
 pub mod decode;
+pub mod protobuf;
 pub mod patch;
 
 // Where objects are.

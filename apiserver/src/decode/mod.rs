@@ -3,7 +3,6 @@
 mod ask;
 mod checked;
 mod faults;
-mod protobuf;
 mod quirks;
 mod report;
 mod scan;
@@ -17,7 +16,7 @@ use serde_json::Value;
 
 use crate::kinds::KindDef;
 use crate::object::ApiObject;
-use crate::schema;
+use crate::protobuf;
 
 pub use checked::read;
 pub use report::Report;
@@ -158,14 +157,15 @@ fn to_json<'a>(
         }
         "application/vnd.kubernetes.protobuf" => {
             let (api_version, kind) = expected.names();
-            let value =
-                protobuf::to_json(schema::types(), body, api_version, kind).map_err(|fault| match fault {
-                    protobuf::Fault::NoPrefix | protobuf::Fault::Envelope(_) => {
-                        expected.unrecognized(&fault.to_string(), body)
-                    }
-                    _ => expected.unhandled(None, &fault.to_string()),
-                })?;
-            let json = serde_json::to_vec(&value).map_err(ApiError::internal)?;
+            let json =
+                protobuf::to_json(protobuf::table(), body, api_version, kind).map_err(
+                    |fault| match fault {
+                        protobuf::Fault::NoPrefix | protobuf::Fault::Envelope(_) => {
+                            expected.unrecognized(&fault.to_string(), body)
+                        }
+                        _ => expected.unhandled(None, &fault.to_string()),
+                    },
+                )?;
             Ok(Text { json: Cow::Owned(json), yaml: false, issues: Vec::new() })
         }
         other => Err(faults::unsupported_media_type(other)),

@@ -73,6 +73,7 @@ pub fn types() -> &'static Types {
     TYPES.get_or_init(|| {
         let mut generator = SchemaSettings::openapi3().into_generator();
         let mut roots = documents(&mut generator);
+        roots.push(("v1".to_owned(), "Status".to_owned(), generator.subschema_for::<meta::Status>()));
         for kind in kinds::all() {
             let schema = kind.ops.schema(&mut generator);
             roots.push((kind.resource.api_version(), kind.resource.kind().to_owned(), schema));
@@ -125,6 +126,13 @@ impl Types {
         // Every group takes the same options.
         let api_version = if kind == "DeleteOptions" { "v1" } else { api_version };
         self.get(*self.kinds.get(&(api_version.to_owned(), kind.to_owned()))?)
+    }
+
+    /// The apiVersion, kind and type of every document.
+    pub fn kinds(&self) -> impl Iterator<Item = (&str, &str, &Object)> {
+        self.kinds.iter().filter_map(|((api_version, kind), index)| {
+            Some((api_version.as_str(), kind.as_str(), self.get(*index)?))
+        })
     }
 
     pub fn build(generator: &SchemaGenerator, roots: Vec<(String, String, Schema)>) -> Self {

@@ -16,17 +16,21 @@ use schemars::generate::SchemaSettings;
 
 use prost::Message as _;
 
-use super::*;
-use crate::schema;
+use serde_json::{Value, json};
 
-fn tree() -> Types {
+use super::envelope::MAGIC;
+use super::table::FIELDS;
+use super::{Fault, Table};
+use crate::schema::{self, Types};
+
+fn tree() -> Table {
     let mut generator = SchemaSettings::openapi3().into_generator();
     let mut roots = schema::documents(&mut generator);
     roots.push(("v1".into(), "Pod".into(), generator.subschema_for::<Pod>()));
     roots.push(("v1".into(), "Secret".into(), generator.subschema_for::<Secret>()));
     roots.push(("v1".into(), "Service".into(), generator.subschema_for::<Service>()));
     roots.push(("apps/v1".into(), "Deployment".into(), generator.subschema_for::<Deployment>()));
-    Types::build(&generator, roots)
+    Table::build(&Types::build(&generator, roots))
 }
 
 fn enveloped(api_version: &str, kind: &str, message: &impl prost::Message) -> Vec<u8> {
@@ -42,6 +46,11 @@ fn enveloped(api_version: &str, kind: &str, message: &impl prost::Message) -> Ve
     let mut body = MAGIC.to_vec();
     body.extend(unknown.encode_to_vec());
     body
+}
+
+fn to_json(table: &Table, body: &[u8], api_version: &str, kind: &str) -> Result<Value, Fault> {
+    let json = super::to_json(table, body, api_version, kind)?;
+    Ok(serde_json::from_slice(&json).expect("what is read is JSON"))
 }
 
 fn decoded(api_version: &str, kind: &str, message: &impl prost::Message) -> Value {
@@ -270,7 +279,7 @@ fn damage_is_an_error() {
 #[test]
 fn every_message_of_a_served_type_is_in_the_table() {
     for (name, object) in schema::types().objects() {
-        if object.fields().is_empty() || name.contains("apiextensions") {
+        if object.fields().is_empty() || name.contains("apiextensions.v1.JSONSchemaPropsOr") {
             continue;
         }
         let short = name.strip_prefix("io.k8s.").unwrap();
