@@ -80,6 +80,13 @@ pub fn wide_cells(meta: &ObjectMeta, now: Timestamp, narrow: Vec<Value>, wide: V
     all
 }
 
+/// The name of the class that is taken where none is named.
+pub fn mark_default(cells: &mut [Value]) {
+    if let Some(Value::String(name)) = cells.first_mut() {
+        name.push_str(" (default)");
+    }
+}
+
 /// What upstream prints for a text that is not there.
 pub fn or_none(text: Option<&str>) -> &str {
     text.filter(|t| !t.is_empty()).unwrap_or("<none>")

@@ -57,6 +57,10 @@ pub trait Operations: Send + Sync + 'static {
     fn validate_create(&self, object: &dyn ApiObject, errors: &mut Errors);
     fn validate_update(&self, object: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors);
     fn validate_status_update(&self, object: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors);
+    /// What the client is told beside the answer; `old` is none on create.
+    fn warnings(&self, _object: &dyn ApiObject, _old: Option<&dyn ApiObject>) -> Vec<String> {
+        Vec::new()
+    }
     fn columns(&self) -> Vec<Column>;
     fn cells(&self, object: &dyn ApiObject, now: Timestamp) -> Vec<Value>;
     /// The type's JSON schema, components put into the generator.
@@ -153,6 +157,10 @@ impl<K: BuiltIn + schemars::JsonSchema> Operations for Typed<K> {
         if let (Some(object), Some(old)) = (Self::of(object), Self::of(old)) {
             object.validate_status_update(old, errors);
         }
+    }
+
+    fn warnings(&self, object: &dyn ApiObject, old: Option<&dyn ApiObject>) -> Vec<String> {
+        Self::of(object).map(|object| object.warnings(old.and_then(Self::of))).unwrap_or_default()
     }
 
     fn columns(&self) -> Vec<Column> {

@@ -1,15 +1,23 @@
 //! The list of built-in kinds. A kind is one file here that implements [`BuiltIn`] and one line in [`all`].
 
+mod address_formats;
 mod certificate_signing_request;
 mod config_map;
+mod csi_driver;
+mod csi_node;
+mod csi_storage_capacity;
 mod definition;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
 mod event_v1;
+mod ingress;
+mod ingress_class;
+mod ip_address;
 mod lease;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
 mod priority_class;
@@ -18,8 +26,12 @@ mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod service_cidr;
+mod storage_class;
 #[cfg(test)]
 mod testing;
+mod volume_attachment;
+mod volume_attributes_class;
 mod workload;
 
 pub use certificate_signing_request::{prepare_approval, set_requester};
@@ -39,7 +51,9 @@ use crate::object::ApiObject;
 
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
-    use k8s_openapi::api::{apps, certificates, coordination, core, discovery, events, node, scheduling};
+    use k8s_openapi::api::{
+        apps, certificates, coordination, core, discovery, events, networking, node, scheduling, storage,
+    };
     vec![
         KindDef::of::<core::v1::ConfigMap>(),
         KindDef::of::<core::v1::Endpoints>(),
@@ -56,8 +70,19 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<coordination::v1::Lease>(),
         KindDef::of::<discovery::v1::EndpointSlice>(),
         KindDef::of::<events::v1::Event>(),
+        KindDef::of::<networking::v1::Ingress>(),
+        KindDef::of::<networking::v1::IngressClass>(),
+        KindDef::of::<networking::v1::IPAddress>(),
+        KindDef::of::<networking::v1::NetworkPolicy>(),
+        KindDef::of::<networking::v1::ServiceCIDR>(),
         KindDef::of::<node::v1::RuntimeClass>(),
         KindDef::of::<scheduling::v1::PriorityClass>(),
+        KindDef::of::<storage::v1::CSIDriver>(),
+        KindDef::of::<storage::v1::CSINode>(),
+        KindDef::of::<storage::v1::CSIStorageCapacity>(),
+        KindDef::of::<storage::v1::StorageClass>(),
+        KindDef::of::<storage::v1::VolumeAttachment>(),
+        KindDef::of::<storage::v1::VolumeAttributesClass>(),
     ]
 }
 
@@ -133,6 +158,10 @@ pub trait BuiltIn: Kind + Clone {
     /// Immutability and transitions; `validate` runs beside it.
     fn validate_update(&self, _old: &Self, _errors: &mut Errors) {}
     fn validate_status_update(&self, _old: &Self, _errors: &mut Errors) {}
+    /// What the client is told beside the answer: deprecated or doubtful choices. `old` is none on create.
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        Vec::new()
+    }
     /// Table columns; the default is Name and Age.
     fn columns() -> Vec<Column> {
         crate::table::name_and_age_columns()

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::{Value, json};
 
+use super::node::deprecated_label;
 use super::{BuiltIn, Column, pod};
 use crate::field_error::{Errors, Path};
 use crate::{table, validation};
@@ -38,6 +39,12 @@ impl BuiltIn for RuntimeClass {
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
         errors.immutable("handler", &self.handler, &old.handler);
+    }
+
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        let selector = self.scheduling.iter().flat_map(|s| s.node_selector.iter().flatten());
+        let deprecated = selector.filter_map(|(key, _)| deprecated_label(key));
+        deprecated.map(|detail| format!("scheduling.nodeSelector: {detail}")).collect()
     }
 
     fn columns() -> Vec<Column> {

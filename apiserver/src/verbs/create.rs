@@ -88,14 +88,16 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
     let reservations = admission::reserve(call, Operation::Create, &mut *object, None).map_err(invalid)?;
     admission::validate(call, Operation::Create, Some(&*object), None).await?;
     let key = key_of(call.namespace.as_deref(), &name);
+    let warnings = def.ops.warnings(&*object, None);
     let encoded = encode(&mut *object)?;
     if call.options.dry_run {
-        return Ok(call.kind.cache.get(&key).is_none().then(|| Answer::created(encoded)));
+        let free = call.kind.cache.get(&key).is_none();
+        return Ok(free.then(|| Answer::created(encoded).warning(warnings)));
     }
     match call.put(&key, Expected::Absent, encoded).await? {
         Committed::Written(json) => {
             reservations.confirm();
-            Ok(Some(Answer::created(json)))
+            Ok(Some(Answer::created(json).warning(warnings)))
         }
         Committed::Conflict => Ok(None),
     }

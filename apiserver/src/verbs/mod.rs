@@ -73,7 +73,7 @@ impl Answer {
     }
 
     pub fn warning(mut self, warnings: Vec<String>) -> Self {
-        self.warnings = warnings;
+        self.warnings.extend(warnings);
         self
     }
 }

@@ -124,7 +124,9 @@ async fn attempt(
     }
     let taken = admission::reserve(call, Operation::Update, &mut *new, Some(old)).map_err(invalid)?;
     admission::validate(call, Operation::Update, Some(&*new), Some(old)).await?;
-    write(call, current, new, revision, pinned, taken).await
+    let warnings = if part == Part::Main { def.ops.warnings(&*new, Some(old)) } else { Vec::new() };
+    let answer = write(call, current, new, revision, pinned, taken).await?;
+    Ok(answer.map(|answer| answer.warning(warnings)))
 }
 
 async fn write(
