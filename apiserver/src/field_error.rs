@@ -106,6 +106,19 @@ impl Errors {
         self.push("FieldValueNotSupported", field, message);
     }
 
+    /// As [`Self::not_supported`], of a value that is no text.
+    pub fn not_supported_value(
+        &mut self,
+        field: impl Into<String>,
+        value: impl serde::Serialize,
+        supported: &[&str],
+    ) {
+        let value = serde_json::to_string(&value).unwrap_or_default();
+        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
+        self.push("FieldValueNotSupported", field, message);
+    }
+
     /// A value that must be one of a set, and must be there.
     pub fn one_of(&mut self, field: impl Into<String>, value: Option<&str>, supported: &[&str]) {
         match value.unwrap_or_default() {

@@ -57,7 +57,11 @@ pub trait Operations: Send + Sync + 'static {
     fn validate_create(&self, object: &dyn ApiObject, errors: &mut Errors);
     fn validate_update(&self, object: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors);
     fn validate_status_update(&self, object: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors);
-    /// What the client is told beside the answer; `old` is none on create.
+    /// What the object owns stays when it is deleted, unless the client says otherwise.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+    /// What is odd about a valid object, for the client to be told. `old`: none on create.
     fn warnings(&self, _object: &dyn ApiObject, _old: Option<&dyn ApiObject>) -> Vec<String> {
         Vec::new()
     }
@@ -157,6 +161,10 @@ impl<K: BuiltIn + schemars::JsonSchema> Operations for Typed<K> {
         if let (Some(object), Some(old)) = (Self::of(object), Self::of(old)) {
             object.validate_status_update(old, errors);
         }
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        K::ORPHANS_BY_DEFAULT
     }
 
     fn warnings(&self, object: &dyn ApiObject, old: Option<&dyn ApiObject>) -> Vec<String> {

@@ -67,51 +67,41 @@ impl BuiltIn for Deployment {
     }
 
     fn validate_status_update(&self, old: &Self, errors: &mut Errors) {
-        let path = Path::new("status");
         let status = self.status.clone().unwrap_or_default();
-        let replicas = status.replicas.unwrap_or_default();
-        let counts = [
-            ("replicas", status.replicas),
-            ("updatedReplicas", status.updated_replicas),
-            ("readyReplicas", status.ready_replicas),
-            ("availableReplicas", status.available_replicas),
-            ("unavailableReplicas", status.unavailable_replicas),
-        ];
-        for (field, value) in counts {
-            validation::non_negative(path.child(field), value.unwrap_or_default(), errors);
-        }
-        for (field, value) in counts.into_iter().skip(1).take(3) {
-            if let Some(value) = value.filter(|v| *v > replicas) {
-                errors.invalid(path.child(field), value, "cannot be greater than status.replicas");
-            }
-        }
-        if status.available_replicas.unwrap_or_default() > status.ready_replicas.unwrap_or_default() {
-            let detail = "cannot be greater than readyReplicas";
-            errors.invalid(path.child("availableReplicas"), status.available_replicas, detail);
-        }
-        let collisions =
-            |s: &Option<DeploymentStatus>| s.as_ref().and_then(|s| s.collision_count).unwrap_or_default();
-        if collisions(&self.status) < collisions(&old.status) {
-            errors.invalid(path.child("collisionCount"), collisions(&self.status), "cannot be decremented");
-        }
+        workload::status_counts(
+            status.replicas.unwrap_or_default(),
+            &[
+                ("updatedReplicas", status.updated_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+                ("unavailableReplicas", status.unavailable_replicas),
+                ("terminatingReplicas", status.terminating_replicas),
+            ],
+            &["updatedReplicas", "readyReplicas", "availableReplicas"],
+            errors,
+        );
+        workload::observed(status.observed_generation, errors);
+        workload::available_are_ready(
+            status.available_replicas,
+            status.ready_replicas,
+            "readyReplicas",
+            errors,
+        );
+        let old = old.status.as_ref().and_then(|s| s.collision_count);
+        workload::collisions(status.collision_count, old, errors);
     }
 
     fn columns() -> Vec<Column> {
-        table::columns(&[
+        workload::columns(&[
             table::narrow("Ready", "string", "How many of its pods are ready, of how many wanted."),
             table::narrow("Up-to-date", "string", "How many of its pods have the current template."),
             table::narrow("Available", "string", "How many have been ready for as long as demanded."),
-            table::wide("Containers", "string", "The names of the template's containers."),
-            table::wide("Images", "string", "The images of the template's containers."),
-            table::wide("Selector", "string", "The labels its pods are known by."),
         ])
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let spec = &self.spec;
         let status = self.status.clone().unwrap_or_default();
-        let pods = spec.template.spec.as_ref();
-        let (containers, images) = table::containers_and_images(pods.map_or(&[], |p| &p.containers));
         let ready = status.ready_replicas.unwrap_or_default();
         table::wide_cells(
             &self.metadata,
@@ -121,7 +111,7 @@ impl BuiltIn for Deployment {
                 json!(status.updated_replicas.unwrap_or_default()),
                 json!(status.available_replicas.unwrap_or_default()),
             ],
-            vec![json!(containers), json!(images), json!(table::selector(Some(&spec.selector)))],
+            workload::wide_cells(Some(&spec.template), table::selector(Some(&spec.selector))),
         )
     }
 }
@@ -145,41 +135,19 @@ fn strategy(spec: &DeploymentSpec, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn rolling_update(rolling: &RollingUpdateDeployment, path: &Path<'_>, errors: &mut Errors) {
-    let mut zero = true;
-    for (field, value) in [("maxUnavailable", &rolling.max_unavailable), ("maxSurge", &rolling.max_surge)] {
-        let amount = match value {
-            None => continue,
-            Some(IntOrString::Int(number)) => {
-                validation::non_negative(path.child(field), *number, errors);
-                *number
-            }
-            Some(IntOrString::String(text)) => match percent(text) {
-                Some(percent) => percent,
-                None => {
-                    let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                    errors.invalid(path.child(field), text, detail);
-                    return;
-                }
-            },
-        };
-        zero &= amount == 0;
-        let is_percent = matches!(value, Some(IntOrString::String(_)));
-        if field == "maxUnavailable" && is_percent && amount > 100 {
-            errors.invalid(path.child(field), value, "must not be greater than 100%");
+    let unavailable = path.child("maxUnavailable");
+    for (at, value) in [(unavailable, &rolling.max_unavailable), (path.child("maxSurge"), &rolling.max_surge)] {
+        if let Some(value) = value {
+            workload::int_or_percent(value, &at, errors);
         }
     }
-    if zero {
-        errors.invalid(
-            path.child("maxUnavailable"),
-            &rolling.max_unavailable,
-            "may not be 0 when `maxSurge` is 0",
-        );
+    let all = [&rolling.max_unavailable, &rolling.max_surge];
+    if all.into_iter().all(|value| workload::amount(value.as_ref()) == 0) {
+        errors.invalid(unavailable, &rolling.max_unavailable, "may not be 0 when `maxSurge` is 0");
     }
-}
-
-fn percent(text: &str) -> Option<i32> {
-    let digits = text.strip_suffix('%')?;
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    if let Some(value) = &rolling.max_unavailable {
+        workload::at_most_all(value, &unavailable, errors);
+    }
 }
 
 #[cfg(test)]
@@ -232,7 +200,7 @@ mod tests {
             (
                 with("/spec/selector", json!({"matchLabels": {}})),
                 "spec.selector",
-                "Invalid value: {\"matchLabels\":{}}: empty selector is invalid for deployment",
+                "Invalid value: {}: empty selector is invalid for deployment",
             ),
             (
                 with("/spec/template/metadata/labels", json!({"app": "y"})),

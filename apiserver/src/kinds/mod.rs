@@ -3,9 +3,11 @@
 mod address_formats;
 mod certificate_signing_request;
 mod config_map;
+mod controller_revision;
 mod csi_driver;
 mod csi_node;
 mod csi_storage_capacity;
+mod daemon_set;
 mod definition;
 mod deployment;
 mod endpoint_slice;
@@ -16,17 +18,25 @@ mod ingress;
 mod ingress_class;
 mod ip_address;
 mod lease;
+mod limit_range;
 mod namespace;
 mod network_policy;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
+mod pod_template;
 mod priority_class;
 mod replica_set;
+mod replication_controller;
+pub(crate) mod resource_names;
+mod resource_quota;
 mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
 mod service_cidr;
+mod stateful_set;
 mod storage_class;
 #[cfg(test)]
 mod testing;
@@ -58,14 +68,23 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<core::v1::ConfigMap>(),
         KindDef::of::<core::v1::Endpoints>(),
         KindDef::of::<core::v1::Event>(),
+        KindDef::of::<core::v1::LimitRange>(),
         KindDef::of::<core::v1::Namespace>(),
         KindDef::of::<core::v1::Node>(),
+        KindDef::of::<core::v1::PersistentVolume>(),
+        KindDef::of::<core::v1::PersistentVolumeClaim>(),
         KindDef::of::<core::v1::Pod>(),
+        KindDef::of::<core::v1::PodTemplate>(),
+        KindDef::of::<core::v1::ReplicationController>(),
+        KindDef::of::<core::v1::ResourceQuota>(),
         KindDef::of::<core::v1::Secret>(),
         KindDef::of::<core::v1::Service>(),
         KindDef::of::<core::v1::ServiceAccount>(),
+        KindDef::of::<apps::v1::ControllerRevision>(),
+        KindDef::of::<apps::v1::DaemonSet>(),
         KindDef::of::<apps::v1::Deployment>(),
         KindDef::of::<apps::v1::ReplicaSet>(),
+        KindDef::of::<apps::v1::StatefulSet>(),
         KindDef::of::<certificates::v1::CertificateSigningRequest>(),
         KindDef::of::<coordination::v1::Lease>(),
         KindDef::of::<discovery::v1::EndpointSlice>(),
@@ -158,7 +177,9 @@ pub trait BuiltIn: Kind + Clone {
     /// Immutability and transitions; `validate` runs beside it.
     fn validate_update(&self, _old: &Self, _errors: &mut Errors) {}
     fn validate_status_update(&self, _old: &Self, _errors: &mut Errors) {}
-    /// What the client is told beside the answer: deprecated or doubtful choices. `old` is none on create.
+    /// What it owns stays when it is deleted, unless the client says otherwise.
+    const ORPHANS_BY_DEFAULT: bool = false;
+    /// What is odd about a valid object, for the client to be told with the answer. `old`: none on create.
     fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
         Vec::new()
     }

@@ -43,42 +43,38 @@ impl BuiltIn for ReplicaSet {
     }
 
     fn validate_status_update(&self, _old: &Self, errors: &mut Errors) {
-        let path = Path::new("status");
         let Some(status) = &self.status else { return };
-        validation::non_negative(path.child("replicas"), status.replicas, errors);
-        for (field, value) in [
-            ("fullyLabeledReplicas", status.fully_labeled_replicas),
-            ("readyReplicas", status.ready_replicas),
-            ("availableReplicas", status.available_replicas),
-        ] {
-            let value = value.unwrap_or_default();
-            validation::non_negative(path.child(field), value, errors);
-            if value > status.replicas {
-                errors.invalid(path.child(field), value, "cannot be greater than status.replicas");
-            }
-        }
-        if status.available_replicas.unwrap_or_default() > status.ready_replicas.unwrap_or_default() {
-            let detail = "cannot be greater than readyReplicas";
-            errors.invalid(path.child("availableReplicas"), status.available_replicas, detail);
-        }
+        workload::status_counts(
+            status.replicas,
+            &[
+                ("fullyLabeledReplicas", status.fully_labeled_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+                ("terminatingReplicas", status.terminating_replicas),
+            ],
+            &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
+            errors,
+        );
+        workload::observed(status.observed_generation, errors);
+        workload::available_are_ready(
+            status.available_replicas,
+            status.ready_replicas,
+            "readyReplicas",
+            errors,
+        );
     }
 
     fn columns() -> Vec<Column> {
-        table::columns(&[
+        workload::columns(&[
             table::narrow("Desired", "integer", "How many pods are wanted."),
             table::narrow("Current", "integer", "How many pods there are."),
             table::narrow("Ready", "integer", "How many of its pods are ready."),
-            table::wide("Containers", "string", "The names of the template's containers."),
-            table::wide("Images", "string", "The images of the template's containers."),
-            table::wide("Selector", "string", "The labels its pods are known by."),
         ])
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let spec = &self.spec;
         let status = self.status.clone().unwrap_or_default();
-        let pods = spec.template.as_ref().and_then(|t| t.spec.as_ref());
-        let (containers, images) = table::containers_and_images(pods.map_or(&[], |p| &p.containers));
         table::wide_cells(
             &self.metadata,
             now,
@@ -87,7 +83,7 @@ impl BuiltIn for ReplicaSet {
                 json!(status.replicas),
                 json!(status.ready_replicas.unwrap_or_default()),
             ],
-            vec![json!(containers), json!(images), json!(table::selector(Some(&spec.selector)))],
+            workload::wide_cells(spec.template.as_ref(), table::selector(Some(&spec.selector))),
         )
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn store(
     if !object.meta().name.as_deref().unwrap_or_default().is_empty() || base.is_empty() {
         let name = object.meta().name.clone().unwrap_or_default();
         return match create_once(call, object).await? {
-            Some(answer) => Ok(answer.warning(warnings)),
+            Some(answer) => Ok(answer.warning_first(warnings)),
             None => Err(taken(call, &name)),
         };
     }
@@ -44,7 +44,7 @@ pub(super) async fn store(
         let mut attempt = object.clone_box();
         attempt.meta_mut().name = Some(generate_name(&base));
         if let Some(answer) = create_once(call, attempt).await? {
-            return Ok(answer.warning(warnings));
+            return Ok(answer.warning_first(warnings));
         }
     }
     let mut error = ApiError::already_exists(call.kind.resource(), &base);

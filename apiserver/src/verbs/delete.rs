@@ -140,7 +140,8 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
     let grace = def.ops.deletion_grace_seconds(&*typed);
     let held_back = def.ops.held_back(&*typed);
     let was_deleting = typed.meta().deletion_timestamp.is_some();
-    let fate = decide(typed.meta_mut(), grace, held_back, options, metadata::now().0);
+    let policy = by_default(typed.meta(), options, def.ops.orphans_by_default());
+    let fate = decide(typed.meta_mut(), grace, held_back, &policy, metadata::now().0);
     if fate == Fate::Marked && !was_deleting {
         def.ops.prepare_deletion(&mut *typed);
     }
@@ -185,6 +186,17 @@ fn preconditions(call: &Call, options: &Options, object: &Object) -> Result<(), 
         )));
     }
     Ok(())
+}
+
+/// The options, with the kind's policy where neither the client nor an earlier delete named one.
+fn by_default(meta: &ObjectMeta, options: &Options, orphans: bool) -> Options {
+    let present = meta.finalizers.as_deref().unwrap_or_default();
+    let named = options.propagation.is_some()
+        || options.orphan_dependents.is_some()
+        || present.iter().any(|f| f == ORPHAN || f == FOREGROUND);
+    let propagation =
+        if orphans && !named { Some(Propagation::Orphan) } else { options.propagation };
+    Options { propagation, ..options.clone() }
 }
 
 /// Decides, and writes what it decides into the metadata. `grace`: what the kind grants this object by itself.
@@ -350,6 +362,20 @@ mod tests {
         let options = Options { grace_seconds: Some(10), ..Options::default() };
         assert_eq!(decide(&mut meta, Some(30), false, &options, now()), Fate::Marked);
         assert_eq!(meta.deletion_timestamp.unwrap().0.as_second(), 1_000_010);
+    }
+
+    #[test]
+    fn some_kinds_leave_what_they_own() {
+        let held = |finalizer: &str| ObjectMeta { finalizers: Some(vec![finalizer.into()]), ..ObjectMeta::default() };
+        let background = Options { propagation: Some(Propagation::Background), ..Options::default() };
+        for (meta, options, orphans, want) in [
+            (ObjectMeta::default(), Options::default(), false, None),
+            (ObjectMeta::default(), Options::default(), true, Some(Propagation::Orphan)),
+            (ObjectMeta::default(), background, true, Some(Propagation::Background)),
+            (held(FOREGROUND), Options::default(), true, None),
+        ] {
+            assert_eq!(by_default(&meta, &options, orphans).propagation, want);
+        }
     }
 
     #[test]

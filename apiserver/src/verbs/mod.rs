@@ -72,6 +72,13 @@ impl Answer {
         Self::document(code, &status)
     }
 
+    /// What was said of the body comes before what is said of the object.
+    pub fn warning_first(mut self, mut warnings: Vec<String>) -> Self {
+        warnings.append(&mut self.warnings);
+        self.warnings = warnings;
+        self
+    }
+
     pub fn warning(mut self, warnings: Vec<String>) -> Self {
         self.warnings.extend(warnings);
         self

@@ -21,5 +21,5 @@ pub async fn patch(call: &Call, patch_type: PatchType, part: Part) -> Result<Ans
         call.form.inward(decoded.object, Some(&*current.typed))
     })
     .await?;
-    Ok(answer.warning(warnings))
+    Ok(answer.warning_first(warnings))
 }

@@ -26,7 +26,7 @@ pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
         }
         answer => answer?,
     };
-    Ok(answer.warning(decoded.warnings))
+    Ok(answer.warning_first(decoded.warnings))
 }
 
 /// An object of the same name that is another one.

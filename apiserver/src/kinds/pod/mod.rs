@@ -9,7 +9,7 @@ mod probe;
 pub(crate) mod resources;
 pub(crate) mod spec;
 mod update;
-mod volumes;
+pub(crate) mod volumes;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};

@@ -123,7 +123,7 @@ fn weight(weight: i32, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn node_selector(selector: &NodeSelector, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn node_selector(selector: &NodeSelector, path: &Path<'_>, errors: &mut Errors) {
     let terms = path.child("nodeSelectorTerms");
     if selector.node_selector_terms.is_empty() {
         errors.required(terms, "must have at least one node selector term");

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, Volume, VolumeProjection,
-};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, NFSVolumeSource, ObjectFieldSelector, ProjectedVolumeSource, Volume, VolumeProjection};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use serde_json::Value;
 
@@ -133,17 +131,7 @@ fn source(volume: &Volume, path: &Path<'_>, errors: &mut Errors) {
         }
     }
     if let Some(host) = &volume.host_path {
-        let path = path.child("hostPath");
-        if host.path.is_empty() {
-            errors.required(path.child("path"), "");
-        } else {
-            errors.check(path.child("path"), &host.path, validation::no_backsteps);
-        }
-        if let Some(type_) = &host.type_
-            && !HOST_PATH_TYPES.contains(&type_.as_str())
-        {
-            errors.not_supported(path.child("type"), type_, HOST_PATH_TYPES);
-        }
+        host_path(host, &path.child("hostPath"), errors);
     }
     if let Some(secret) = &volume.secret {
         let path = path.child("secret");
@@ -177,23 +165,10 @@ fn source(volume: &Volume, path: &Path<'_>, errors: &mut Errors) {
         errors.required(path.child("persistentVolumeClaim").child("claimName"), "");
     }
     if let Some(nfs) = &volume.nfs {
-        let path = path.child("nfs");
-        if nfs.server.is_empty() {
-            errors.required(path.child("server"), "");
-        }
-        if nfs.path.is_empty() {
-            errors.required(path.child("path"), "");
-        } else if !nfs.path.starts_with('/') {
-            errors.invalid(path.child("path"), &nfs.path, "must be an absolute path");
-        }
+        self::nfs(nfs, &path.child("nfs"), errors);
     }
     if let Some(csi) = &volume.csi {
-        let path = path.child("csi").child("driver").to_string();
-        if csi.driver.is_empty() {
-            errors.required(path, "");
-        } else {
-            errors.check(path, &csi.driver, |name| validation::dns_subdomain(&name.to_lowercase()));
-        }
+        csi_driver(&csi.driver, &path.child("csi").child("driver"), errors);
     }
     if let Some(image) = &volume.image {
         let path = path.child("image");
@@ -210,6 +185,42 @@ fn source(volume: &Volume, path: &Path<'_>, errors: &mut Errors) {
         && ephemeral.volume_claim_template.is_none()
     {
         errors.required(path.child("ephemeral").child("volumeClaimTemplate"), "");
+    }
+}
+
+pub(crate) fn host_path(host: &HostPathVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+    if host.path.is_empty() {
+        return errors.required(path.child("path"), "");
+    }
+    errors.check(path.child("path"), &host.path, validation::no_backsteps);
+    if let Some(type_) = &host.type_
+        && !HOST_PATH_TYPES.contains(&type_.as_str())
+    {
+        errors.not_supported(path.child("type"), type_, HOST_PATH_TYPES);
+    }
+}
+
+pub(crate) fn nfs(nfs: &NFSVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+    if nfs.server.is_empty() {
+        errors.required(path.child("server"), "");
+    }
+    if nfs.path.is_empty() {
+        errors.required(path.child("path"), "");
+    }
+    if !nfs.path.starts_with('/') {
+        errors.invalid(path.child("path"), &nfs.path, "must be an absolute path");
+    }
+}
+
+pub(crate) fn csi_driver(driver: &str, path: &Path<'_>, errors: &mut Errors) {
+    if driver.is_empty() {
+        return errors.required(path, "");
+    }
+    if driver.len() > 63 {
+        errors.too_long(path, 63);
+    }
+    if let Err(detail) = validation::dns_subdomain(&driver.to_lowercase()) {
+        errors.invalid(path, driver, detail);
     }
 }
 
