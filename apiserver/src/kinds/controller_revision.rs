@@ -69,12 +69,7 @@ mod tests {
         other["data"] = json!({"spec": {"a": 1}});
         testing::updates::<ControllerRevision>(&[
             (revision(), revision(), "", ""),
-            (
-                revision(),
-                other,
-                "data",
-                "Invalid value: {\"spec\":{\"a\":1}}: field is immutable",
-            ),
+            (revision(), other, "data", "Invalid value: {\"spec\":{\"a\":1}}: field is immutable"),
         ]);
         let mut negative = revision();
         negative["revision"] = json!(-1);
@@ -102,8 +97,7 @@ mod tests {
     #[test]
     fn columns() {
         let mut owned = revision();
-        owned["metadata"]["ownerReferences"] =
-            json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "u", "controller": true}]);
+        owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "u", "controller": true}]);
         assert_eq!(
             testing::cells::<ControllerRevision>(owned),
             ["r", "statefulset.apps/web", "2", "<unknown>"]

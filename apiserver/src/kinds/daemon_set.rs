@@ -139,7 +139,9 @@ fn strategy(spec: &DaemonSetSpec, path: &Path<'_>, errors: &mut Errors) {
         ("RollingUpdate", Some(rolling)) => rolling_update(rolling, &path.child("rollingUpdate"), errors),
         ("RollingUpdate", None) => errors.required(path.child("rollingUpdate"), ""),
         ("OnDelete", _) => {}
-        (other, _) => errors.not_supported_value(path, workload::Strategy::of(other), &["RollingUpdate", "OnDelete"]),
+        (other, _) => {
+            errors.not_supported_value(path, workload::Strategy::of(other), &["RollingUpdate", "OnDelete"])
+        }
     }
 }
 

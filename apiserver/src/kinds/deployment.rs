@@ -136,7 +136,8 @@ fn strategy(spec: &DeploymentSpec, path: &Path<'_>, errors: &mut Errors) {
 
 fn rolling_update(rolling: &RollingUpdateDeployment, path: &Path<'_>, errors: &mut Errors) {
     let unavailable = path.child("maxUnavailable");
-    for (at, value) in [(unavailable, &rolling.max_unavailable), (path.child("maxSurge"), &rolling.max_surge)] {
+    for (at, value) in [(unavailable, &rolling.max_unavailable), (path.child("maxSurge"), &rolling.max_surge)]
+    {
         if let Some(value) = value {
             workload::int_or_percent(value, &at, errors);
         }

@@ -56,10 +56,7 @@ impl BuiltIn for LimitRange {
     }
 
     fn columns() -> Vec<Column> {
-        vec![
-            table::NAME,
-            table::narrow("Created At", "date", "When it was created."),
-        ]
+        vec![table::NAME, table::narrow("Created At", "date", "When it was created.")]
     }
 
     fn cells(&self, _now: Timestamp) -> Vec<Value> {
@@ -237,7 +234,9 @@ mod tests {
                 "Invalid value: \"500m\": ratio 500m is less than 1",
             ),
             (
-                range(json!({"type": "Pod", "min": {"cpu": "1"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "3"}})),
+                range(
+                    json!({"type": "Pod", "min": {"cpu": "1"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "3"}}),
+                ),
                 at("maxLimitRequestRatio[cpu]"),
                 "Invalid value: \"3\": ratio 3 is greater than max/min = 2.000000",
             ),
@@ -254,7 +253,8 @@ mod tests {
 
     #[test]
     fn a_type_is_there_once() {
-        let twice = json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Pod"}, {"type": "Pod"}]}});
+        let twice =
+            json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Pod"}, {"type": "Pod"}]}});
         testing::invalid::<LimitRange>(&[(twice, "spec.limits[1].type", "Duplicate value: \"Pod\"")]);
     }
 }

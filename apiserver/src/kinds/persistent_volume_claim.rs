@@ -122,7 +122,11 @@ impl BuiltIn for PersistentVolumeClaim {
                 json!(phase),
                 json!(spec.volume_name.as_deref().unwrap_or_default()),
                 json!(if bound { capacity } else { "" }),
-                json!(if bound { access_mode_letters(status.access_modes.as_deref()) } else { String::new() }),
+                json!(if bound {
+                    access_mode_letters(status.access_modes.as_deref())
+                } else {
+                    String::new()
+                }),
                 json!(class(self).unwrap_or_default()),
                 json!(spec.volume_attributes_class_name.as_deref().unwrap_or("<unset>")),
             ],
@@ -150,7 +154,8 @@ pub(super) fn template_defaults(claim: &mut PersistentVolumeClaim) {
 /// Only claims and snapshots were ever taken in the older of the two fields, others were let fall; and each of the
 /// two shows what the other says.
 fn sources(spec: &mut PersistentVolumeClaimSpec, old: Option<&PersistentVolumeClaimSpec>) {
-    let there = |spec: &PersistentVolumeClaimSpec| spec.data_source.is_some() || spec.data_source_ref.is_some();
+    let there =
+        |spec: &PersistentVolumeClaimSpec| spec.data_source.is_some() || spec.data_source_ref.is_some();
     // References into other namespaces are not on by default.
     let across = spec.data_source_ref.as_ref().is_some_and(|r| given(&r.namespace).is_some());
     if across && old.is_none_or(|old| old.data_source_ref.is_none()) {
@@ -273,10 +278,16 @@ fn update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim, errors: &mut
     if named_later {
         compared.storage_class_name = None;
     }
-    let moved = named_later && annotated_before.is_some() && annotated.as_ref().is_none_or(|c| Some(c) == annotated_before.as_ref());
+    let moved = named_later
+        && annotated_before.is_some()
+        && annotated.as_ref().is_none_or(|c| Some(c) == annotated_before.as_ref());
     if !moved && annotated != annotated_before {
         let value = annotated.unwrap_or_default();
-        errors.invalid("metadata.annotations[volume.beta.kubernetes.io/storage-class]", value, "field is immutable");
+        errors.invalid(
+            "metadata.annotations[volume.beta.kubernetes.io/storage-class]",
+            value,
+            "field is immutable",
+        );
     }
     let bound = new.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
     if bound {
@@ -312,7 +323,8 @@ fn update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim, errors: &mut
             Some("") => "empty string",
             Some(_) => return,
         };
-        let detail = format!("update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        let detail =
+            format!("update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil");
         errors.forbidden("spec.volumeAttributesClassName", &detail);
     }
 }
@@ -375,7 +387,11 @@ mod tests {
     fn one_bad_claim_per_rule() {
         testing::valid::<PersistentVolumeClaim>(&[claim(), with("storageClassName", json!(""))]);
         testing::invalid::<PersistentVolumeClaim>(&[
-            (with("accessModes", json!([])), "spec.accessModes", "Required value: at least 1 access mode is required"),
+            (
+                with("accessModes", json!([])),
+                "spec.accessModes",
+                "Required value: at least 1 access mode is required",
+            ),
             (with("accessModes", json!(["X"])), "spec.accessModes", "Unsupported value: \"X\""),
             (
                 with("accessModes", json!(["ReadWriteOncePod", "ReadWriteMany"])),
@@ -385,7 +401,11 @@ mod tests {
             (with("resources", json!({})), "spec.resources[storage]", "Required value"),
             (sized("0"), "spec.resources[storage]", "Invalid value: \"0\": must be greater than zero"),
             (with("volumeMode", json!("X")), "spec.volumeMode", "Unsupported value: \"X\""),
-            (with("storageClassName", json!("A b")), "spec.storageClassName", "Invalid value: \"A b\": a lowercase"),
+            (
+                with("storageClassName", json!("A b")),
+                "spec.storageClassName",
+                "Invalid value: \"A b\": a lowercase",
+            ),
             (
                 with("dataSource", json!({"kind": "Thing", "name": "x"})),
                 "spec.dataSource",
@@ -435,7 +455,10 @@ mod tests {
             prepared("dataSourceRef", json!({"apiGroup": "a.io", "kind": "Thing", "name": "x"})),
             both
         );
-        assert_eq!(prepared("dataSource", json!({"apiGroup": "a.io", "kind": "Thing", "name": "x"})), (None, None));
+        assert_eq!(
+            prepared("dataSource", json!({"apiGroup": "a.io", "kind": "Thing", "name": "x"})),
+            (None, None)
+        );
     }
 
     #[test]
@@ -443,14 +466,17 @@ mod tests {
         let claim: PersistentVolumeClaim = parse(sized("1500m"));
         assert_eq!(
             claim.warnings(None),
-            ["spec.resources.requests[storage]: fractional byte value \"1500m\" is invalid, must be an integer"]
+            [
+                "spec.resources.requests[storage]: fractional byte value \"1500m\" is invalid, must be an integer"
+            ]
         );
     }
 
     #[test]
     fn columns() {
         let mut claim = with("volumeName", json!("v"));
-        claim["status"] = json!({"phase": "Bound", "capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"]});
+        claim["status"] =
+            json!({"phase": "Bound", "capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"]});
         assert_eq!(
             testing::cells::<PersistentVolumeClaim>(claim),
             ["c", "Bound", "v", "2Gi", "RWO", "", "<unset>", "<unknown>", "<unset>"]

@@ -119,7 +119,10 @@ pub(crate) fn in_scope(scope: &str, name: &str) -> bool {
         return true;
     }
     match scope {
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass"
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
         | "CrossNamespacePodAffinity" => name == "pods" || COMPUTE.contains(&name),
         "BestEffort" => name == "pods",
         "VolumeAttributesClass" => matches!(name, "persistentvolumeclaims" | "requests.storage"),
@@ -163,7 +166,10 @@ mod tests {
         ] {
             assert!(quota(name, amount).is_empty(), "{name}");
         }
-        assert_eq!(quota("storage", "1"), ["Invalid value: \"storage\": must be a standard resource for quota"]);
+        assert_eq!(
+            quota("storage", "1"),
+            ["Invalid value: \"storage\": must be a standard resource for quota"]
+        );
         assert_eq!(quota("pods", "500m"), ["Invalid value: \"500m\": must be an integer"]);
     }
 }

@@ -47,9 +47,7 @@ impl BuiltIn for ResourceQuota {
     }
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
-        let scopes = |quota: &Self| {
-            quota.spec.as_ref().and_then(|s| s.scopes.clone()).unwrap_or_default()
-        };
+        let scopes = |quota: &Self| quota.spec.as_ref().and_then(|s| s.scopes.clone()).unwrap_or_default();
         let (new, old) = (scopes(self), scopes(old));
         if new.iter().collect::<BTreeSet<_>>() != old.iter().collect::<BTreeSet<_>>() {
             errors.invalid("spec.scopes", new, "field is immutable");
@@ -83,9 +81,8 @@ impl BuiltIn for ResourceQuota {
             if let (Some((request, wanted)), Some((limit, most))) = (request, of(format!("limits.{name}")))
                 && wanted > most
             {
-                warnings.push(format!(
-                    "ResourceQuota {request} ({wanted}) should be less than {limit} ({most})"
-                ));
+                warnings
+                    .push(format!("ResourceQuota {request} ({wanted}) should be less than {limit} ({most})"));
             }
         }
         warnings
@@ -277,7 +274,8 @@ mod tests {
     #[test]
     fn columns() {
         let mut quota = quota(json!({}));
-        quota["status"] = json!({"hard": {"pods": "3", "limits.cpu": "2", "cpu": "1"}, "used": {"pods": "1"}});
+        quota["status"] =
+            json!({"hard": {"pods": "3", "limits.cpu": "2", "cpu": "1"}, "used": {"pods": "1"}});
         assert_eq!(
             testing::cells::<ResourceQuota>(quota),
             ["q", "cpu: 0/1, pods: 1/3", "limits.cpu: 0/2", "<unknown>"]

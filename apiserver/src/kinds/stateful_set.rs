@@ -158,7 +158,8 @@ impl BuiltIn for StatefulSet {
     }
 
     fn columns() -> Vec<Column> {
-        let mut middle = vec![table::narrow("Ready", "string", "How many pods are ready, of how many wanted.")];
+        let mut middle =
+            vec![table::narrow("Ready", "string", "How many pods are ready, of how many wanted.")];
         middle.extend_from_slice(workload::CONTAINERS);
         table::columns(&middle)
     }
@@ -198,7 +199,9 @@ fn strategy(spec: &StatefulSetSpec, path: &Path<'_>, errors: &mut Errors) {
         ),
         ("RollingUpdate", Some(rolling)) => rolling_update(rolling, &path.child("rollingUpdate"), errors),
         ("OnDelete" | "RollingUpdate", None) => {}
-        (other, _) => errors.invalid(path, workload::Strategy::of(other), "must be 'RollingUpdate' or 'OnDelete'"),
+        (other, _) => {
+            errors.invalid(path, workload::Strategy::of(other), "must be 'RollingUpdate' or 'OnDelete'")
+        }
     }
 }
 
@@ -229,8 +232,7 @@ fn as_run(spec: &StatefulSetSpec) -> PodTemplateSpec {
     let mut volumes: Vec<Volume> = Vec::with_capacity(own.len() + claims.len());
     for name in &claims {
         if volumes.iter().all(|v| v.name != *name) {
-            let source =
-                PersistentVolumeClaimVolumeSource { claim_name: name.clone(), ..Default::default() };
+            let source = PersistentVolumeClaimVolumeSource { claim_name: name.clone(), ..Default::default() };
             volumes.push(Volume {
                 name: name.clone(),
                 persistent_volume_claim: Some(source),
@@ -286,7 +288,8 @@ mod tests {
 
     #[test]
     fn one_bad_set_per_rule() {
-        let rolling = |value: Value| with("updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": value}));
+        let rolling =
+            |value: Value| with("updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": value}));
         testing::valid::<StatefulSet>(&[set(), with("updateStrategy", json!({"type": "OnDelete"}))]);
         testing::invalid::<StatefulSet>(&[
             (

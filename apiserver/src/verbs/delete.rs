@@ -194,8 +194,7 @@ fn by_default(meta: &ObjectMeta, options: &Options, orphans: bool) -> Options {
     let named = options.propagation.is_some()
         || options.orphan_dependents.is_some()
         || present.iter().any(|f| f == ORPHAN || f == FOREGROUND);
-    let propagation =
-        if orphans && !named { Some(Propagation::Orphan) } else { options.propagation };
+    let propagation = if orphans && !named { Some(Propagation::Orphan) } else { options.propagation };
     Options { propagation, ..options.clone() }
 }
 
@@ -366,7 +365,10 @@ mod tests {
 
     #[test]
     fn some_kinds_leave_what_they_own() {
-        let held = |finalizer: &str| ObjectMeta { finalizers: Some(vec![finalizer.into()]), ..ObjectMeta::default() };
+        let held = |finalizer: &str| ObjectMeta {
+            finalizers: Some(vec![finalizer.into()]),
+            ..ObjectMeta::default()
+        };
         let background = Options { propagation: Some(Propagation::Background), ..Options::default() };
         for (meta, options, orphans, want) in [
             (ObjectMeta::default(), Options::default(), false, None),

@@ -109,8 +109,7 @@ impl BuiltIn for PersistentVolume {
     }
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
-        let (mut new, old) =
-            (self.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
+        let (mut new, old) = (self.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
         // A secret to expand with may be named later.
         if let (Some(new), Some(old)) = (&mut new.csi, &old.csi)
             && old.controller_expand_secret_ref.is_none()
@@ -127,7 +126,8 @@ impl BuiltIn for PersistentVolume {
             errors.immutable("nodeAffinity", &new.node_affinity, &old.node_affinity);
         }
         if old.volume_attributes_class_name.is_some() && new.volume_attributes_class_name.is_none() {
-            errors.forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
+            errors
+                .forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden");
         }
     }
 
@@ -211,7 +211,8 @@ pub(super) fn access_modes(modes: Option<&[String]>, missing: &str, path: &Path<
     for mode in modes.iter().filter(|mode| !known(mode)) {
         errors.not_supported(path, mode, ACCESS_MODES);
     }
-    let (alone, shared): (Vec<_>, Vec<_>) = modes.iter().filter(known).partition(|m| *m == "ReadWriteOncePod");
+    let (alone, shared): (Vec<_>, Vec<_>) =
+        modes.iter().filter(known).partition(|m| *m == "ReadWriteOncePod");
     if !alone.is_empty() && !shared.is_empty() {
         errors.forbidden(path, "may not use ReadWriteOncePod with other access modes");
     }
@@ -394,7 +395,10 @@ mod tests {
         volume["metadata"]["annotations"] = json!({CLASS_ANNOTATION: "a"});
         let warnings = parse::<PersistentVolume>(volume).warnings(None);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(warnings[0].starts_with("metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated"));
+        assert!(
+            warnings[0]
+                .starts_with("metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated")
+        );
     }
 
     #[test]

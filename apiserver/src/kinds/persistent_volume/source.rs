@@ -320,7 +320,9 @@ fn is_initiator(name: &str) -> bool {
         let mut parts = rest.splitn(2, '.');
         let (date, authority) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let dated = date.split_once('-').is_some_and(|(year, month)| {
-            year.len() == 4 && month.len() == 2 && [year, month].iter().all(|p| p.bytes().all(|b| b.is_ascii_digit()))
+            year.len() == 4
+                && month.len() == 2
+                && [year, month].iter().all(|p| p.bytes().all(|b| b.is_ascii_digit()))
         });
         return dated && !authority.is_empty() && !authority.contains(char::is_whitespace);
     }
@@ -338,22 +340,66 @@ mod tests {
     fn one_bad_source_per_rule() {
         for (spec, field, message) in [
             (json!({"hostPath": {"path": ""}}), "spec.hostPath.path", "Required value"),
-            (json!({"hostPath": {"path": "/a/../b"}}), "spec.hostPath.path", "Invalid value: \"/a/../b\": must not contain '..'"),
-            (json!({"local": {"path": ".."}, "nodeAffinity": {}}), "spec.local.path", "Invalid value: \"..\": must not contain '..'"),
+            (
+                json!({"hostPath": {"path": "/a/../b"}}),
+                "spec.hostPath.path",
+                "Invalid value: \"/a/../b\": must not contain '..'",
+            ),
+            (
+                json!({"local": {"path": ".."}, "nodeAffinity": {}}),
+                "spec.local.path",
+                "Invalid value: \"..\": must not contain '..'",
+            ),
             (json!({"nfs": {"server": "", "path": "/a"}}), "spec.nfs.server", "Required value"),
-            (json!({"nfs": {"server": "a", "path": "b"}}), "spec.nfs.path", "Invalid value: \"b\": must be an absolute path"),
+            (
+                json!({"nfs": {"server": "a", "path": "b"}}),
+                "spec.nfs.path",
+                "Invalid value: \"b\": must be an absolute path",
+            ),
             (json!({"gcePersistentDisk": {"pdName": ""}}), "spec.persistentDisk.pdName", "Required value"),
-            (json!({"awsElasticBlockStore": {"volumeID": "v", "partition": 300}}), "spec.awsElasticBlockStore.partition", "Invalid value: 300: must be between 1 and 255, inclusive"),
+            (
+                json!({"awsElasticBlockStore": {"volumeID": "v", "partition": 300}}),
+                "spec.awsElasticBlockStore.partition",
+                "Invalid value: 300: must be between 1 and 255, inclusive",
+            ),
             (json!({"csi": {"driver": "", "volumeHandle": "h"}}), "spec.csi.driver", "Required value"),
             (json!({"csi": {"driver": "d", "volumeHandle": ""}}), "spec.csi.volumeHandle", "Required value"),
-            (json!({"csi": {"driver": "d", "volumeHandle": "h", "nodePublishSecretRef": {"name": "a"}}}), "spec.csi.nodePublishSecretRef.namespace", "Required value"),
-            (json!({"fc": {"lun": 1}}), "spec.fc.targetWWNs", "Required value: must specify either targetWWNs or wwids"),
+            (
+                json!({"csi": {"driver": "d", "volumeHandle": "h", "nodePublishSecretRef": {"name": "a"}}}),
+                "spec.csi.nodePublishSecretRef.namespace",
+                "Required value",
+            ),
+            (
+                json!({"fc": {"lun": 1}}),
+                "spec.fc.targetWWNs",
+                "Required value: must specify either targetWWNs or wwids",
+            ),
             (json!({"fc": {"targetWWNs": ["a"]}}), "spec.fc.lun", "Required value: lun is required"),
-            (json!({"flocker": {}}), "spec.flocker", "Required value: one of datasetName and datasetUUID is required"),
-            (json!({"iscsi": {"targetPortal": "p", "iqn": "x", "lun": 0}}), "spec.iscsi.iqn", "Invalid value: \"x\": must be valid format"),
-            (json!({"iscsi": {"targetPortal": "p", "iqn": "iqn.2001-04.com.example:s", "lun": 256}}), "spec.iscsi.lun", "Invalid value: 256: must be between 0 and 255, inclusive"),
-            (json!({"flexVolume": {"driver": "d", "options": {"a.k8s.io/x": "1"}}}), "spec.flexVolume.options[a.k8s.io/x]", "Invalid value: \"a.k8s.io/x\": kubernetes.io and k8s.io namespaces are reserved"),
-            (json!({"cinder": {"volumeID": "v", "secretRef": {"name": "a"}}}), "spec.cinder.secretRef.namespace", "Required value"),
+            (
+                json!({"flocker": {}}),
+                "spec.flocker",
+                "Required value: one of datasetName and datasetUUID is required",
+            ),
+            (
+                json!({"iscsi": {"targetPortal": "p", "iqn": "x", "lun": 0}}),
+                "spec.iscsi.iqn",
+                "Invalid value: \"x\": must be valid format",
+            ),
+            (
+                json!({"iscsi": {"targetPortal": "p", "iqn": "iqn.2001-04.com.example:s", "lun": 256}}),
+                "spec.iscsi.lun",
+                "Invalid value: 256: must be between 0 and 255, inclusive",
+            ),
+            (
+                json!({"flexVolume": {"driver": "d", "options": {"a.k8s.io/x": "1"}}}),
+                "spec.flexVolume.options[a.k8s.io/x]",
+                "Invalid value: \"a.k8s.io/x\": kubernetes.io and k8s.io namespaces are reserved",
+            ),
+            (
+                json!({"cinder": {"volumeID": "v", "secretRef": {"name": "a"}}}),
+                "spec.cinder.secretRef.namespace",
+                "Required value",
+            ),
         ] {
             let parsed: PersistentVolumeSpec = serde_json::from_value(spec.clone()).unwrap();
             let mut errors = Errors::default();

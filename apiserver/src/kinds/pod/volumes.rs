@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, NFSVolumeSource, ObjectFieldSelector, ProjectedVolumeSource, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, NFSVolumeSource, ObjectFieldSelector,
+    ProjectedVolumeSource, Volume, VolumeProjection,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use serde_json::Value;
 
