@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context;
+use coracle_apiserver::authz::policy::Policy;
 use coracle_apiserver::pki::{Pki, write_private};
 use coracle_client::{ApiError, Client};
 use k8s_openapi::ByteString;
@@ -26,6 +27,7 @@ pub async fn ensure(client: &Client, service_address: IpAddr, api_address: Socke
     coracle_controllers::ensure_default_namespaces(client)
         .await
         .context("creating the default namespaces")?;
+    Policy::default_policy().ensure(client).await.context("the default roles and their bindings")?;
     ensure_service(client, service_address, api_address.port()).await.context("the kubernetes Service")?;
     ensure_endpoints(client, api_address).await.context("the endpoints of the kubernetes Service")
 }

@@ -13,6 +13,7 @@ use coracle_apiserver::authz::Authorizers;
 use coracle_apiserver::chain::Chain;
 use coracle_apiserver::deferred::Deferred;
 use coracle_apiserver::direct::Direct;
+use coracle_apiserver::lookup::Lookup;
 use coracle_apiserver::node_connection::NodeConnection;
 use coracle_apiserver::pki::{Pair, Pki, Subject};
 use coracle_apiserver::storage::Store;
@@ -69,7 +70,8 @@ impl ControlPlane {
         let storing = CancellationToken::new();
         let deferred = Deferred::new();
         let own = Client::new(deferred.clone(), "kube-apiserver");
-        let authorizers = Authorizers::built_in(own.clone());
+        let lookup = Lookup::new();
+        let authorizers = Authorizers::built_in(own.clone(), lookup.clone());
         let key = || TokenKey::from_pem(pki.service_account_key());
         let node_client = pki.client(
             "apiserver-kubelet-client",
@@ -81,6 +83,7 @@ impl ControlPlane {
                 node_proxy: Some(Arc::new(NodeConnection::new(&node_client, pki.ca_certificate())?)),
                 token_issuer: Some(Arc::new(key()?)),
                 authorizer: Some(authorizers.clone()),
+                lookup: Some(lookup.clone()),
                 service_cidr: Some(service_cidr.to_string()),
                 ..api::Options::default()
             },

@@ -11,6 +11,7 @@ use crate::admission::service_addresses::{self, ServiceAddresses};
 use crate::admission::{self, Plugin};
 use crate::authz::Authorizers;
 use crate::kinds::{self, ServiceAllocator};
+use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 pub use crate::served::{Served, Table};
 use crate::storage::{self, Store};
@@ -26,6 +27,8 @@ pub struct Options {
     pub token_issuer: Option<Arc<dyn TokenIssuer>>,
     /// Answers access reviews. None: everything is allowed.
     pub authorizer: Option<Authorizers>,
+    /// Given the watch cache as soon as it is loaded.
+    pub lookup: Option<Arc<Lookup>>,
     /// The range of cluster addresses; kubeadm's where nothing is said.
     pub service_cidr: Option<String>,
     /// Plug-ins that run after the built-in ones.
@@ -75,6 +78,9 @@ impl Api {
         let revision = cache.load(&*store).await.map_err(Error::Load)?;
         let objects: usize = cache.resources().values().map(|r| r.len()).sum();
         info!(revision, objects, "store loaded");
+        if let Some(lookup) = &options.lookup {
+            lookup.provide(cache.clone(), store.clone());
+        }
         tokio::spawn(watch_cache::run(cache.clone(), store.clone(), shutdown.clone()));
         Ok(Arc::new(Self {
             cache,

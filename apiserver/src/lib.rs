@@ -7,6 +7,7 @@ pub mod request_info;
 pub mod authn;
 pub mod authz;
 pub mod routes;
+pub mod lookup;
 
 // What it asks for, and what it gets.
 pub mod api;

@@ -124,6 +124,7 @@ impl RequestInfo {
             name: self.named(),
             path: self.path.clone(),
             field_selector: self.field_selector.clone(),
+            label_selector: self.label_selector.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 pub mod manager;
 
 mod certificates;
+mod cluster_role_aggregation;
 mod deployment;
 mod endpoints;
 mod gc;

@@ -2,6 +2,7 @@
 
 mod certificate_requester;
 mod default_tolerations;
+mod escalation;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
@@ -28,6 +29,8 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(priority::Priority),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificate_requester::CertificateRequester),
+        // Last: it judges what the others have left.
+        Arc::new(escalation::Escalation),
     ]
 }
 

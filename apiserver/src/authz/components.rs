@@ -1,4 +1,5 @@
-//! What the cluster's own components and joining nodes may do, as upstream's default roles for them.
+//! What upstream's default roles do not say: one user is all controllers here, and tokens for joining let nodes ask
+//! for certificates (upstream: an account per controller, and kubeadm's bindings).
 
 use async_trait::async_trait;
 
@@ -32,28 +33,14 @@ const LEASES: Rule =
     Rule { verbs: ALL, group: "coordination.k8s.io", resources: &["leases"], namespace: "kube-system" };
 const EVENTS: Rule = rule(&["create", "update", "patch"], "", &["events"]);
 
-const SCHEDULER: &[Rule] = &[
-    LEASES,
-    EVENTS,
-    rule(READ, "*", &["*"]),
-    rule(&["create"], "", &["pods/binding", "bindings"]),
-    rule(&["update", "patch"], "", &["pods/status"]),
-    rule(&["delete"], "", &["pods"]),
-];
-
 const CONTROLLER_MANAGER: &[Rule] = &[
     LEASES,
     EVENTS,
     rule(READ, "*", &["*"]),
     rule(WRITE, "*", &["*"]),
     rule(&["approve", "sign"], "certificates.k8s.io", &["signers"]),
-];
-
-const PROXY: &[Rule] = &[
-    EVENTS,
-    rule(&["list", "watch"], "", &["services"]),
-    rule(READ, "", &["nodes"]),
-    rule(&["list", "watch"], "discovery.k8s.io", &["endpointslices"]),
+    // To gather rules into aggregated roles.
+    rule(&["escalate"], "rbac.authorization.k8s.io", &["clusterroles"]),
 ];
 
 const BOOTSTRAPPERS: &[Rule] =
@@ -61,9 +48,7 @@ const BOOTSTRAPPERS: &[Rule] =
 
 fn role(identity: &Identity) -> &'static [Rule] {
     match identity.name.as_str() {
-        "system:kube-scheduler" => SCHEDULER,
         "system:kube-controller-manager" => CONTROLLER_MANAGER,
-        "system:kube-proxy" => PROXY,
         _ if identity.in_group("system:bootstrappers") => BOOTSTRAPPERS,
         _ => &[],
     }
@@ -94,14 +79,9 @@ mod tests {
 
     #[tokio::test]
     async fn components_do_their_work_and_no_more() {
-        let scheduler = Identity::new("system:kube-scheduler", &[]);
         let manager = Identity::new("system:kube-controller-manager", &[]);
         let joining = Identity::new("system:bootstrap:abcdef", &["system:bootstrappers"]);
         for (identity, verb, group, resource, subresource, want) in [
-            (&scheduler, "create", "", "pods", "binding", true),
-            (&scheduler, "create", "", "pods", "", false),
-            (&scheduler, "watch", "", "nodes", "", true),
-            (&scheduler, "update", "", "secrets", "", false),
             (&manager, "update", "apps", "deployments", "status", true),
             (&joining, "create", "certificates.k8s.io", "certificatesigningrequests", "", true),
             (&joining, "update", "certificates.k8s.io", "certificatesigningrequests", "approval", false),
@@ -114,7 +94,7 @@ mod tests {
                 subresource: subresource.into(),
                 ..Attributes::default()
             };
-            let got = Components.decide(identity, &attributes).await == Decision::Allow;
+            let got = Components.decide(identity, &attributes).await.is_allowed();
             assert_eq!(got, want, "{} {attributes:?}", identity.name);
         }
     }

@@ -4,16 +4,20 @@ mod components;
 mod masters;
 mod node;
 mod node_graph;
-mod public;
+pub mod policy;
+pub mod rbac;
 
 pub use node::NodeAuthorizer;
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_client::{ApiError, Client, Resource};
 
 use crate::authn::Identity;
+use crate::lookup::Lookup;
+use rbac::Rbac;
 
 /// What a request wants, as upstream's authorizer attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +35,7 @@ pub struct Attributes {
     pub path: String,
     /// The field selector of lists and watches, where the request brought one.
     pub field_selector: String,
+    pub label_selector: String,
 }
 
 impl Attributes {
@@ -52,9 +57,25 @@ impl Attributes {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why something is allowed; text only where somebody asks.
+#[derive(Clone)]
+pub enum Reason {
+    Silent,
+    Granted(rbac::Grant),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => Ok(()),
+            Self::Granted(grant) => grant.fmt(f),
+        }
+    }
+}
+
+#[derive(Clone)]
 pub enum Decision {
-    Allow,
+    Allow(Reason),
     /// Why not, where there is something to say.
     NoOpinion(String),
 }
@@ -65,7 +86,15 @@ impl Decision {
     }
 
     pub fn allow_if(condition: bool) -> Self {
-        if condition { Self::Allow } else { Self::no_opinion() }
+        if condition { Self::allow() } else { Self::no_opinion() }
+    }
+
+    pub fn allow() -> Self {
+        Self::Allow(Reason::Silent)
+    }
+
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
     }
 }
 
@@ -74,41 +103,56 @@ pub trait Authorizer: Send + Sync + 'static {
     async fn decide(&self, identity: &Identity, attributes: &Attributes) -> Decision;
 }
 
+#[async_trait]
+impl<A: Authorizer> Authorizer for Arc<A> {
+    async fn decide(&self, identity: &Identity, attributes: &Attributes) -> Decision {
+        (**self).decide(identity, attributes).await
+    }
+}
+
 /// The authorizers in order.
 #[derive(Clone)]
 pub struct Authorizers {
     list: Arc<Vec<Box<dyn Authorizer>>>,
+    rbac: Arc<Rbac>,
 }
 
 impl Authorizers {
     /// The built-in list. `client` has the apiserver's own identity: the node authorizer looks up pods with it.
-    pub fn built_in(client: Client) -> Self {
+    pub fn built_in(client: Client, lookup: Arc<Lookup>) -> Self {
+        let rbac = Arc::new(Rbac::new(lookup));
         Self {
             list: Arc::new(vec![
                 Box::new(masters::Masters),
-                Box::new(public::Public),
                 Box::new(NodeAuthorizer::new(client)),
                 Box::new(components::Components),
+                Box::new(rbac.clone()),
             ]),
+            rbac,
         }
+    }
+
+    /// Who holds which rules.
+    pub fn rbac(&self) -> &Rbac {
+        &self.rbac
     }
 
     pub async fn decide(&self, identity: &Identity, attributes: &Attributes) -> Decision {
         let mut reasons = Vec::new();
         for authorizer in self.list.iter() {
             match authorizer.decide(identity, attributes).await {
-                Decision::Allow => return Decision::Allow,
+                Decision::Allow(reason) => return Decision::Allow(reason),
                 Decision::NoOpinion(reason) if reason.is_empty() => {}
                 Decision::NoOpinion(reason) => reasons.push(reason),
             }
         }
-        Decision::NoOpinion(reasons.join(", "))
+        Decision::NoOpinion(reasons.join("\n"))
     }
 
     /// Ok, or upstream's 403.
     pub async fn authorize(&self, identity: &Identity, attributes: &Attributes) -> Result<(), ApiError> {
         match self.decide(identity, attributes).await {
-            Decision::Allow => Ok(()),
+            Decision::Allow(_) => Ok(()),
             Decision::NoOpinion(reason) => Err(forbidden(identity, attributes, &reason)),
         }
     }

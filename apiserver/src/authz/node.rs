@@ -36,7 +36,7 @@ impl Authorizer for NodeAuthorizer {
         let (group, resource) = (attributes.group.as_str(), attributes.resource.as_str());
         if attributes.is_read() && attributes.subresource.is_empty() && READABLE.contains(&(group, resource))
         {
-            return Decision::Allow;
+            return Decision::allow();
         }
         match (group, resource, attributes.subresource.as_str()) {
             ("", "nodes", "" | "status") => {
@@ -67,7 +67,7 @@ impl Authorizer for NodeAuthorizer {
                 let own = FieldSelector::parse(&attributes.field_selector)
                     .is_ok_and(|s| s.pinned("spec.nodeName") == Some(node));
                 if own {
-                    Decision::Allow
+                    Decision::allow()
                 } else {
                     Decision::NoOpinion("can only list/watch pods with spec.nodeName field selector".into())
                 }
@@ -103,7 +103,7 @@ impl NodeAuthorizer {
             Ok(Some(pod)) => {
                 let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
                 if bound == Some(node) {
-                    Decision::Allow
+                    Decision::allow()
                 } else {
                     Decision::NoOpinion(format!(
                         "no relationship found between node '{node}' and this object"
@@ -111,7 +111,7 @@ impl NodeAuthorizer {
                 }
             }
             // What is not there harms nobody; the verb answers 404.
-            Ok(None) => Decision::Allow,
+            Ok(None) => Decision::allow(),
             Err(error) => Decision::NoOpinion(error.to_string()),
         }
     }
@@ -127,7 +127,7 @@ impl NodeAuthorizer {
         if self.graph.refers(node, namespace, kind, name).await
             || self.just_bound(node, namespace, kind, name).await
         {
-            return Decision::Allow;
+            return Decision::allow();
         }
         Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
     }

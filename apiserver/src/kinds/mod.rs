@@ -2,6 +2,8 @@
 
 mod address_formats;
 mod certificate_signing_request;
+mod cluster_role;
+mod cluster_role_binding;
 mod config_map;
 mod controller_revision;
 mod csi_driver;
@@ -27,10 +29,13 @@ mod persistent_volume_claim;
 mod pod;
 mod pod_template;
 mod priority_class;
+mod rbac;
 mod replica_set;
 mod replication_controller;
 pub(crate) mod resource_names;
 mod resource_quota;
+mod role;
+mod role_binding;
 mod runtime_class;
 mod secret;
 mod service;
@@ -62,7 +67,7 @@ use crate::object::ApiObject;
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
     use k8s_openapi::api::{
-        apps, certificates, coordination, core, discovery, events, networking, node, scheduling, storage,
+        apps, certificates, coordination, core, discovery, events, networking, node, rbac, scheduling, storage,
     };
     vec![
         KindDef::of::<core::v1::ConfigMap>(),
@@ -95,6 +100,10 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<networking::v1::NetworkPolicy>(),
         KindDef::of::<networking::v1::ServiceCIDR>(),
         KindDef::of::<node::v1::RuntimeClass>(),
+        KindDef::of::<rbac::v1::ClusterRole>(),
+        KindDef::of::<rbac::v1::ClusterRoleBinding>(),
+        KindDef::of::<rbac::v1::Role>(),
+        KindDef::of::<rbac::v1::RoleBinding>(),
         KindDef::of::<scheduling::v1::PriorityClass>(),
         KindDef::of::<storage::v1::CSIDriver>(),
         KindDef::of::<storage::v1::CSINode>(),

@@ -85,10 +85,14 @@ fn attributes(
 async fn decide(review: &Review<'_>, who: &Identity, wanted: &Attributes) -> SubjectAccessReviewStatus {
     let decision = match &review.api.options.authorizer {
         Some(authorizers) => authorizers.decide(who, wanted).await,
-        None => Decision::Allow,
+        None => Decision::allow(),
     };
     match decision {
-        Decision::Allow => SubjectAccessReviewStatus { allowed: true, ..Default::default() },
+        Decision::Allow(reason) => SubjectAccessReviewStatus {
+            allowed: true,
+            reason: Some(reason.to_string()).filter(|r| !r.is_empty()),
+            ..Default::default()
+        },
         Decision::NoOpinion(reason) => {
             SubjectAccessReviewStatus { reason: Some(reason).filter(|r| !r.is_empty()), ..Default::default() }
         }

@@ -197,6 +197,26 @@ impl ResourceCache {
         self.state.read().objects.get(key).cloned()
     }
 
+    /// The revision of the newest change.
+    pub fn changed(&self) -> u64 {
+        self.state.read().ring.last()
+    }
+
+    /// What each key that changed after a revision holds now, and the revision this is as of; where that is too long
+    /// ago, everything there is, and true.
+    pub fn changes(&self, after: u64) -> Changes {
+        let state = self.state.read();
+        let Some(events) = state.ring.after(after) else { return state.everything() };
+        let keys: BTreeSet<&Arc<str>> = events.map(|event| &event.key).collect();
+        let now = |key: &Arc<str>| (key.clone(), state.objects.get(key).cloned());
+        (keys.into_iter().map(now).collect(), state.ring.last(), false)
+    }
+
+    /// As [`Self::changes`] for one who knows nothing yet.
+    pub fn everything(&self) -> Changes {
+        self.state.read().everything()
+    }
+
     /// Takes over the whole present state. History before `revision` is unknown, so watches end.
     pub(super) fn replace(&self, entries: Vec<Stored>, revision: u64) {
         let mut fresh = State { ring: Ring::starting_at(revision), ..State::default() };
@@ -469,10 +489,18 @@ impl ResourceCache {
     }
 }
 
+/// What keys hold (None: nothing any more), as of which revision, and whether these are all there are.
+pub type Changes = (Vec<(Arc<str>, Option<Arc<Object>>)>, u64, bool);
+
 /// What keys held at an earlier revision, for those that changed since; None: nothing.
 type Overlay = BTreeMap<Arc<str>, Option<Arc<Object>>>;
 
 impl State {
+    fn everything(&self) -> Changes {
+        let all = self.objects.iter().map(|(key, object)| (key.clone(), Some(object.clone())));
+        (all.collect(), self.ring.last(), true)
+    }
+
     fn overlay(&self, at: u64) -> Result<Overlay, TooOld> {
         let events = self.ring.after(at).ok_or(TooOld { oldest: self.ring.floor() })?;
         let mut overlay = Overlay::new();
