@@ -2,9 +2,7 @@
 
 use async_trait::async_trait;
 use coracle_client::ApiError;
-use k8s_openapi::api::rbac::v1::{
-    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef,
-};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
@@ -48,7 +46,8 @@ impl Plugin for Escalation {
                 return Ok(());
             }
             let gathers = |role: &ClusterRole| {
-                let selectors = role.aggregation_rule.as_ref().and_then(|a| a.cluster_role_selectors.as_ref());
+                let selectors =
+                    role.aggregation_rule.as_ref().and_then(|a| a.cluster_role_selectors.as_ref());
                 selectors.is_some_and(|selectors| !selectors.is_empty())
             };
             return judge.role(role.rules.as_deref(), gathers(role) || old.is_some_and(gathers)).await;

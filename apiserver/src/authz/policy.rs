@@ -177,10 +177,7 @@ trait Supplied: Kind + Clone + Send + Sync {
     }
 }
 
-fn add_to_map(
-    map: &mut Option<BTreeMap<String, String>>,
-    wanted: Option<&BTreeMap<String, String>>,
-) -> bool {
+fn add_to_map(map: &mut Option<BTreeMap<String, String>>, wanted: Option<&BTreeMap<String, String>>) -> bool {
     let mut added = false;
     for (key, value) in wanted.into_iter().flatten() {
         added |= map.get_or_insert_default().insert(key.clone(), value.clone()).as_ref() != Some(value);
@@ -221,8 +218,10 @@ impl Supplied for ClusterRole {
             (Some(_), None) => self.aggregation_rule.take().is_some(),
             (_, None) => false,
             (own, Some(wanted)) => {
-                let own =
-                    own.get_or_insert_with(AggregationRule::default).cluster_role_selectors.get_or_insert_default();
+                let own = own
+                    .get_or_insert_with(AggregationRule::default)
+                    .cluster_role_selectors
+                    .get_or_insert_default();
                 let missing: Vec<LabelSelector> = wanted
                     .cluster_role_selectors
                     .iter()

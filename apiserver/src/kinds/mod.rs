@@ -67,7 +67,8 @@ use crate::object::ApiObject;
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
     use k8s_openapi::api::{
-        apps, certificates, coordination, core, discovery, events, networking, node, rbac, scheduling, storage,
+        apps, certificates, coordination, core, discovery, events, networking, node, rbac, scheduling,
+        storage,
     };
     vec![
         KindDef::of::<core::v1::ConfigMap>(),

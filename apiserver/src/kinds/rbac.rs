@@ -200,9 +200,7 @@ mod tests {
 
     #[test]
     fn bindings_name_a_role_and_subjects_of_known_kinds() {
-        let binding = |reference: Value, subject: Value| {
-            json!({"metadata": {"name": "a"}, "roleRef": reference, "subjects": [subject]})
-        };
+        let binding = |reference: Value, subject: Value| json!({"metadata": {"name": "a"}, "roleRef": reference, "subjects": [subject]});
         let reference = json!({"kind": "ClusterRole", "name": "view"});
         let jane = json!({"kind": "User", "name": "jane"});
         testing::invalid::<ClusterRoleBinding>(&[
@@ -232,10 +230,7 @@ mod tests {
                 "Required value",
             ),
             (
-                binding(
-                    reference.clone(),
-                    json!({"kind": "ServiceAccount", "name": "A", "namespace": "b"}),
-                ),
+                binding(reference.clone(), json!({"kind": "ServiceAccount", "name": "A", "namespace": "b"})),
                 "subjects[0].name",
                 "Invalid value: \"A\": a lowercase RFC 1123 subdomain",
             ),

@@ -146,8 +146,7 @@ impl Index {
     }
 
     fn set_binding(&mut self, part: Part, key: &Arc<str>, object: Option<&Object>) {
-        let bindings =
-            if part == Part::Bindings { &mut self.bindings } else { &mut self.cluster_bindings };
+        let bindings = if part == Part::Bindings { &mut self.bindings } else { &mut self.cluster_bindings };
         if let Some(old) = bindings.remove(key) {
             for who in old.subjects.iter().filter_map(|s| Who::of(s, &old.namespace)) {
                 let Some(held) = self.held.get_mut(&who) else { continue };
@@ -183,8 +182,7 @@ impl Index {
     /// The rules of a role as a binding in `namespace` names it; Err: what is missing, as upstream says it.
     pub fn rules(&self, role: &RoleRef, namespace: &str) -> Result<&[PolicyRule], String> {
         if role.kind == "ClusterRole" {
-            let missing =
-                || format!("clusterrole.rbac.authorization.k8s.io {:?} not found", role.name);
+            let missing = || format!("clusterrole.rbac.authorization.k8s.io {:?} not found", role.name);
             return self.cluster_roles.get(role.name.as_str()).map(|r| r.get(true)).ok_or_else(missing);
         }
         let missing = || format!("role.rbac.authorization.k8s.io {:?} not found", role.name);
@@ -202,7 +200,8 @@ impl Index {
     ) {
         let user = Who::User(identity.name.as_str().into());
         let groups = identity.groups.iter().map(|group| Who::Group(group.as_str().into()));
-        let held: Vec<&Held> = std::iter::once(user).chain(groups).filter_map(|w| self.held.get(&w)).collect();
+        let held: Vec<&Held> =
+            std::iter::once(user).chain(groups).filter_map(|w| self.held.get(&w)).collect();
         let everywhere = held.iter().flat_map(|held| &held.everywhere);
         let within = held.iter().filter_map(|held| held.within.get(namespace)).flatten();
         for grant in everywhere.chain(within) {

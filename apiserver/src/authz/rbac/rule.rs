@@ -99,11 +99,7 @@ fn covers_atom(owner: &PolicyRule, atom: &PolicyRule) -> bool {
 
 /// The atoms of `wanted` that no rule of `owned` covers.
 pub fn missing(owned: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
-    wanted
-        .iter()
-        .flat_map(atoms)
-        .filter(|atom| !owned.iter().any(|owner| covers_atom(owner, atom)))
-        .collect()
+    wanted.iter().flat_map(atoms).filter(|atom| !owned.iter().any(|owner| covers_atom(owner, atom))).collect()
 }
 
 /// One line for each resource (and name) or path among atoms, in order, as upstream's escalation messages.
