@@ -26,6 +26,7 @@ pub mod field_error;
 pub mod validation;
 pub mod table;
 pub mod schema;
+pub mod ownership;
 pub mod decode;
 pub mod protobuf;
 pub mod patch;

@@ -1,0 +1,1 @@
+//! Sequences of writes by several managers.
