@@ -85,6 +85,7 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         name: Some(info.name.clone()).filter(|n| !n.is_empty()),
         subresource: Some(info.subresource.clone()).filter(|s| !s.is_empty()),
         options: query.write_options(options_kind(&parts.method))?,
+        user_agent: parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned),
         content_type: content_type(&parts.headers).map(str::to_owned),
         body: if matches!(parts.method, Method::GET | Method::HEAD) {
             Bytes::new()
@@ -154,7 +155,15 @@ async fn resource(
         "get" | "list" => Verb::Get,
         "create" => Verb::Create,
         "update" => Verb::Update,
-        "patch" => Verb::Patch(patch_type(call.content_type.as_deref())?),
+        "patch" => {
+            let patch = patch_type(call.content_type.as_deref())?;
+            if patch != PatchType::Apply && query.contains("force") {
+                let mut errors = crate::field_error::Errors::default();
+                errors.forbidden("force", "may not be specified for non-apply patch");
+                return Err(verbs::options::invalid("PatchOptions", errors.into_causes()));
+            }
+            Verb::Patch(patch)
+        }
         "delete" => Verb::Delete,
         "deletecollection" => Verb::DeleteCollection,
         _ => return Err(ApiError::wrong_method()),

@@ -21,6 +21,7 @@ use crate::protobuf;
 pub use checked::read;
 pub use report::Report;
 pub use scan::fault as json_fault;
+pub use yaml::to_json as yaml_to_json;
 
 /// The query parameter `fieldValidation`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +108,24 @@ pub fn patched(kind: &KindDef, value: &Value, validation: FieldValidation) -> Re
     })?;
     let warnings = settle(issues, validation, |strict| faults::invalid_patch(&json, &strict))?;
     Ok(Decoded { object, warnings })
+}
+
+/// The result of an apply, typed, before defaults; upstream's words for what cannot be read.
+pub fn applied(kind: &KindDef, value: &Value, named: &str) -> Result<Box<dyn ApiObject>, ApiError> {
+    let json = serde_json::to_vec(value).map_err(ApiError::internal)?;
+    let report = Report::new(false, false);
+    let result = kind.ops.decode_checked(&json, &report);
+    let (_, failure) = report.into_parts();
+    result.map_err(|error| {
+        let expected = faults::Expected::of(kind);
+        let (api_version, name) = expected.names();
+        let what = expected.what_failed(&json, failure, &error);
+        ApiError::new(
+            500,
+            "",
+            format!("failed to convert new object {named} to proper version: unable to convert unstructured object to {api_version}, Kind={name}: {what}"),
+        )
+    })
 }
 
 /// Unknown fields of a patch's result: an error when strict, warnings otherwise.

@@ -2,7 +2,7 @@
 //! a custom kind can carry what it needs for them.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coracle_client::{ApiError, Resource};
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{Alias, BuiltIn, Column};
 use crate::field_error::Errors;
 use crate::object::ApiObject;
+use crate::ownership::{Rules, Schema};
 
 /// An object out of JSON, or serde's error with line and column.
 pub type Decoded = Result<Box<dyn ApiObject>, serde_json::Error>;
@@ -69,10 +70,18 @@ pub trait Operations: Send + Sync + 'static {
     fn cells(&self, object: &dyn ApiObject, now: Timestamp) -> Vec<Value>;
     /// The type's JSON schema, components put into the generator.
     fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
+    /// How fields of the kind are owned and merged. Objects of a kind that does not say are of no known type.
+    fn ownership(&self) -> &Rules {
+        static RULES: OnceLock<Rules> = OnceLock::new();
+        RULES.get_or_init(|| Rules::new(Schema::deduced(), "", "", None))
+    }
 }
 
 /// The operations of a compiled type. The machinery never mixes kinds.
-struct Typed<K>(PhantomData<fn() -> K>);
+struct Typed<K> {
+    ownership: OnceLock<Rules>,
+    kind: PhantomData<fn() -> K>,
+}
 
 impl<K: BuiltIn> Typed<K> {
     fn of(object: &dyn ApiObject) -> Option<&K> {
@@ -182,6 +191,13 @@ impl<K: BuiltIn + schemars::JsonSchema> Operations for Typed<K> {
     fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         generator.subschema_for::<K>()
     }
+
+    fn ownership(&self) -> &Rules {
+        self.ownership.get_or_init(|| {
+            let schema = Schema::built_in(K::API_VERSION, K::KIND).unwrap_or_else(Schema::deduced);
+            Rules::new(schema, K::API_VERSION, K::KIND, K::HAS_STATUS.then_some(K::STATUS_RESETS))
+        })
+    }
 }
 
 impl KindDef {
@@ -205,7 +221,7 @@ impl KindDef {
             returns_deleted: K::RETURNS_DELETED,
             deletes_collection: K::DELETES_COLLECTION,
             built_in: true,
-            ops: Arc::new(Typed::<K>(PhantomData)),
+            ops: Arc::new(Typed::<K> { ownership: OnceLock::new(), kind: PhantomData }),
         }
     }
 

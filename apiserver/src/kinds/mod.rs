@@ -139,6 +139,8 @@ pub trait BuiltIn: Kind + Clone {
     const CATEGORIES: &'static [&'static str] = &[];
     /// Has a `status` subresource: writes to the main resource leave status alone and the other way round.
     const HAS_STATUS: bool = false;
+    /// The fields that nobody comes to own by a write to the status.
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["spec"]];
     /// The names of the further subresources (`scale`, `binding`, `log`, …); code is found in `subresources/` by name.
     const SUBRESOURCES: &'static [&'static str] = &[];
     /// The spec counts: `metadata.generation` grows when anything outside metadata and status changes.

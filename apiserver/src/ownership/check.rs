@@ -133,7 +133,13 @@ fn scalar_fault(scalar: Scalar, value: &Value) -> Result<(), Fault> {
 pub(super) fn one_scalar(scalar: Scalar, old: Option<&Value>, new: Option<&Value>) -> Result<(), Fault> {
     let wrong = |value: Option<&Value>, side: &str| {
         let fault = scalar_fault(scalar, value?).err()?;
-        Some(fault.0.into_iter().map(|(path, message)| (path, format!("{side}: {message}"))).collect::<Vec<_>>())
+        Some(
+            fault
+                .0
+                .into_iter()
+                .map(|(path, message)| (path, format!("{side}: {message}")))
+                .collect::<Vec<_>>(),
+        )
     };
     match (wrong(old, "lhs"), wrong(new, "rhs")) {
         (Some(mut faults), Some(more)) => {

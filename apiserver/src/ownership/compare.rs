@@ -60,11 +60,9 @@ struct Level {
 
 impl Level {
     fn push(&mut self, element: &Element, at: At) {
-        for (list, place) in [
-            (&mut self.added, at.added),
-            (&mut self.modified, at.modified),
-            (&mut self.removed, at.removed),
-        ] {
+        for (list, place) in
+            [(&mut self.added, at.added), (&mut self.modified, at.modified), (&mut self.removed, at.removed)]
+        {
             if !place.is_empty() {
                 list.push((element.clone(), place));
             }
@@ -95,10 +93,8 @@ fn values(type_: Type<'_>, old: Option<&Value>, new: Option<&Value>) -> Result<A
         _ => {
             let (first, _) = forms(&before, old, new)?;
             let (second, leaf) = forms(&after, old, new)?;
-            let both = |a: Place, b: Place| Place {
-                member: a.member || b.member,
-                below: a.below.union(&b.below),
-            };
+            let both =
+                |a: Place, b: Place| Place { member: a.member || b.member, below: a.below.union(&b.below) };
             let at = At {
                 added: both(first.added, second.added),
                 modified: both(first.modified, second.modified),
@@ -177,9 +173,8 @@ fn maps(
 
 fn lists(atom: &Atom<'_>, list: &ListType, old: &[Value], new: &[Value]) -> Result<At, Fault> {
     let mut items: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
-    let index = |i: usize, item| {
-        items::element(list, item).map_err(|why| Fault::new(format!("element {i}: {why}")))
-    };
+    let index =
+        |i: usize, item| items::element(list, item).map_err(|why| Fault::new(format!("element {i}: {why}")));
     for (i, item) in old.iter().enumerate() {
         items.entry(index(i, item)?).or_default().0.push(item);
     }

@@ -241,8 +241,25 @@ mod tests {
     #[test]
     fn elements_have_upstreams_order() {
         let texts = [
-            "f:a", "f:b", r#"k:{"a":1}"#, r#"k:{"a":1,"b":1}"#, r#"k:{"a":9}"#, r#"k:{"a":80}"#, r#"k:{"a":"x"}"#,
-            r#"k:{"b":1}"#, "v:1", "v:2.5", "v:3", r#"v:"a""#, "v:false", "v:true", "v:[1]", "v:{}", "v:null", "i:0", "i:2",
+            "f:a",
+            "f:b",
+            r#"k:{"a":1}"#,
+            r#"k:{"a":1,"b":1}"#,
+            r#"k:{"a":9}"#,
+            r#"k:{"a":80}"#,
+            r#"k:{"a":"x"}"#,
+            r#"k:{"b":1}"#,
+            "v:1",
+            "v:2.5",
+            "v:3",
+            r#"v:"a""#,
+            "v:false",
+            "v:true",
+            "v:[1]",
+            "v:{}",
+            "v:null",
+            "i:0",
+            "i:2",
         ];
         let elements: Vec<Element> = texts.iter().map(|t| Element::parse(t).unwrap()).collect();
         for (i, a) in elements.iter().enumerate() {

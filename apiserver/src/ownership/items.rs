@@ -10,15 +10,21 @@ pub fn element(list: &ListType, item: &Value) -> Result<Element, String> {
     match &list.items {
         Items::Atomic => Err("invalid indexing of non-associative list".to_owned()),
         Items::Set => match item {
-            Value::Object(_) => Err("associative list without keys has an element that's a map type".to_owned()),
+            Value::Object(_) => {
+                Err("associative list without keys has an element that's a map type".to_owned())
+            }
             Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
-            Value::Null => Err("associative list without keys has an element that's an explicit null".to_owned()),
+            Value::Null => {
+                Err("associative list without keys has an element that's an explicit null".to_owned())
+            }
             scalar => Ok(Element::Value(scalar.clone())),
         },
         Items::Keyed(keys) => {
             let fields = match item {
                 Value::Object(fields) => fields,
-                Value::Null => return Err("associative list with keys may not have a null element".to_owned()),
+                Value::Null => {
+                    return Err("associative list with keys may not have a null element".to_owned());
+                }
                 _ => return Err("associative list with keys may not have non-map elements".to_owned()),
             };
             let mut key = Vec::with_capacity(keys.len());

@@ -225,6 +225,5 @@ pub fn same_but_times(a: Option<&[ManagedFieldsEntry]>, b: Option<&[ManagedField
             entry.fields_type.clone(),
         )
     };
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| without(a) == without(b) && a.fields_v1 == b.fields_v1)
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| without(a) == without(b) && a.fields_v1 == b.fields_v1)
 }

@@ -23,7 +23,9 @@ pub fn merge(type_: Type<'_>, live: &Value, config: &Value) -> Result<Value, Fau
         for (name, value) in theirs.into_iter().flatten() {
             let element = Element::field(name);
             let value = match (merged.get(name), map.member(atom.types, name)) {
-                (Some(have), Some(type_)) => merge(type_, have, value).map_err(|fault| fault.under(&element))?,
+                (Some(have), Some(type_)) => {
+                    merge(type_, have, value).map_err(|fault| fault.under(&element))?
+                }
                 _ => value.clone(),
             };
             merged.insert(name.clone(), value);

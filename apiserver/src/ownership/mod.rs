@@ -15,6 +15,7 @@ mod managers;
 mod merge;
 mod owned;
 mod remove;
+mod rules;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use fill::fill;
 pub use managers::{Manager, Managers, ManagersError, Operation, Who, is_reset, same_but_times};
 pub use merge::merge;
 pub use owned::owned;
+pub use rules::Rules;
 pub use set::{Place, Set};
 pub use tracking::{Applied, ApplyError, Conflict, OneVersion, Versions, Write};
 pub use types::Schema;

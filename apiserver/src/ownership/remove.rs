@@ -23,7 +23,9 @@ pub fn remove(type_: Type<'_>, value: &Value, fields: &Set) -> Value {
                     continue;
                 }
                 let value = match (place, type_of(name)) {
-                    (Some(place), Some(type_)) if !place.below.is_empty() => remove(type_, value, &place.below),
+                    (Some(place), Some(type_)) if !place.below.is_empty() => {
+                        remove(type_, value, &place.below)
+                    }
                     _ => value.clone(),
                 };
                 rest.insert(name.clone(), value);

@@ -138,7 +138,13 @@ impl Set {
     }
 
     /// Goes through both in order; `both` decides of places that both have, the flags of those that one has.
-    fn zip(&self, other: &Self, left: bool, right: bool, both: impl Fn(&Place, &Place) -> Place + Copy) -> Self {
+    fn zip(
+        &self,
+        other: &Self,
+        left: bool,
+        right: bool,
+        both: impl Fn(&Place, &Place) -> Place + Copy,
+    ) -> Self {
         let mut entries = Vec::with_capacity(self.entries.len());
         let (mut ours, mut theirs) = (self.entries.iter().peekable(), other.entries.iter().peekable());
         loop {

@@ -331,7 +331,9 @@ impl Write<'_> {
                 self.versions.convert(&value, version).map(|(value, _)| value)
             }
         };
-        let (Some((merged, schema)), Some((bare, _))) = (there(merged), there(&pruned)) else { return pruned };
+        let (Some((merged, schema)), Some((bare, _))) = (there(merged), there(&pruned)) else {
+            return pruned;
+        };
         let root = schema.root();
         let named = |fields: &Set| with_named_fields(root, fields);
         let kept = named(&owned(root, &bare)).union(&named(&other.fields));

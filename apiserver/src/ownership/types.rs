@@ -279,8 +279,8 @@ impl Types {
                 node.map = Some(MapType { fields, other: None, atomic: known.atomic });
             }
         }
-        for (api_version, kind, name) in shapes.kinds() {
-            if let Some(id) = types.names.get(name).copied() {
+        for (api_version, kind, object) in shapes.kinds() {
+            if let Some(id) = types.names.get(&*object.name).copied() {
                 types.kinds.insert((api_version.to_owned(), kind.to_owned()), id);
             }
         }

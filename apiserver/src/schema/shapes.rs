@@ -116,13 +116,6 @@ impl Types {
         self.objects.iter().map(|object| (&*object.name, object))
     }
 
-    /// apiVersion, kind and type's name of all kinds.
-    pub fn kinds(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.kinds.iter().filter_map(|((api_version, kind), index)| {
-            Some((api_version.as_str(), kind.as_str(), &*self.get(*index)?.name))
-        })
-    }
-
     /// The type of a served kind.
     pub fn of(&self, kind: &kinds::KindDef) -> Option<&Object> {
         self.kind(&kind.resource.api_version(), kind.resource.kind())

@@ -4,6 +4,8 @@ use coracle_client::ApiError;
 
 use super::commit::{Committed, encode};
 use super::metadata::{self, generate_name};
+use super::modify::Part;
+use super::owners::Owners;
 use super::{Answer, Call};
 use crate::admission::{self, Operation};
 use crate::decode;
@@ -17,14 +19,15 @@ const NAME_TRIES_MAX: usize = 8;
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
     let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
-    store(call, call.form.inward(decoded.object, None)?, decoded.warnings).await
+    store(call, call.form.inward(decoded.object, None)?, decoded.warnings, Owners::Track).await
 }
 
-/// Creates a decoded object; also what a PUT does where the kind allows it.
+/// Creates a decoded object; also what a PUT does where the kind allows it, and an apply.
 pub(super) async fn store(
     call: &Call,
     mut object: Box<dyn ApiObject>,
     warnings: Vec<String>,
+    owners: Owners,
 ) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
     metadata::place(def, object.meta_mut(), call.namespace.as_deref())?;
@@ -33,6 +36,9 @@ pub(super) async fn store(
     }
     let base = object.meta().generate_name.clone().unwrap_or_default();
     def.ops.set_defaults(&mut *object);
+    if owners == Owners::Track {
+        call.track(Part::Main, None, &mut *object)?;
+    }
     if !object.meta().name.as_deref().unwrap_or_default().is_empty() || base.is_empty() {
         let name = object.meta().name.clone().unwrap_or_default();
         return match create_once(call, object).await? {

@@ -1,5 +1,6 @@
 //! The generic verbs, one file each. None of them names a kind.
 
+mod apply;
 mod commit;
 pub mod create;
 pub mod delete;
@@ -9,6 +10,7 @@ pub mod list;
 pub mod metadata;
 pub mod modify;
 pub mod options;
+mod owners;
 pub mod patch;
 pub mod update;
 pub mod watch;
@@ -35,6 +37,8 @@ pub struct Call {
     pub name: Option<String>,
     pub subresource: Option<String>,
     pub options: WriteOptions,
+    /// The name of the client's program, for managers that do not name themselves.
+    pub user_agent: Option<String>,
     pub content_type: Option<String>,
     pub body: Bytes,
 }
@@ -97,6 +101,7 @@ impl Call {
             name: None,
             subresource: None,
             options: WriteOptions::default(),
+            user_agent: None,
             content_type: None,
             body: Bytes::new(),
         }
@@ -140,6 +145,7 @@ impl Call {
             name: Some(name.to_owned()),
             subresource: self.subresource.clone(),
             options: self.options.clone(),
+            user_agent: self.user_agent.clone(),
             content_type: self.content_type.clone(),
             body: self.body.clone(),
         }

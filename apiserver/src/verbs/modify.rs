@@ -3,16 +3,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use coracle_client::status::MODIFIED;
 use coracle_client::{ApiError, Object};
 use serde_json::Value;
 
 use super::commit::{Committed, encode};
+use super::owners::Owners;
 use super::{Answer, Call, metadata};
 use crate::admission::{self, Operation, Reservations};
 use crate::field_error::Errors;
 use crate::kinds::KindDef;
 use crate::object::ApiObject;
+use crate::ownership::same_but_times;
 use crate::storage::{self, Expected};
 use crate::watch_cache::with_revision;
 
@@ -59,6 +62,18 @@ pub async fn modify_as(
     call: &Call,
     part: Part,
     versions: Versions,
+    change: impl FnMut(&Current) -> Result<Box<dyn ApiObject>, ApiError> + Send,
+) -> Result<Answer, ApiError> {
+    let owners = if part == Part::Whole { Owners::Given } else { Owners::Track };
+    modify_owned(call, part, versions, owners, change).await
+}
+
+/// As [`modify_as`], by somebody who may know who owns what then.
+pub(super) async fn modify_owned(
+    call: &Call,
+    part: Part,
+    versions: Versions,
+    owners: Owners,
     mut change: impl FnMut(&Current) -> Result<Box<dyn ApiObject>, ApiError> + Send,
 ) -> Result<Answer, ApiError> {
     for _ in 0..TRIES_MAX {
@@ -66,7 +81,7 @@ pub async fn modify_as(
         let typed = call.kind.def.decode_stored(&object.json)?;
         let current = Current { object, typed };
         let new = change(&current)?;
-        if let Some(answer) = attempt(call, part, versions, &current, new).await? {
+        if let Some(answer) = attempt(call, part, versions, owners, &current, new).await? {
             return Ok(answer);
         }
     }
@@ -78,6 +93,7 @@ async fn attempt(
     call: &Call,
     part: Part,
     versions: Versions,
+    owners: Owners,
     current: &Current,
     mut new: Box<dyn ApiObject>,
 ) -> Result<Option<Answer>, ApiError> {
@@ -101,6 +117,9 @@ async fn attempt(
     }
     let mut new = confine(call, part, new, old)?;
     def.ops.set_defaults(&mut *new);
+    if owners == Owners::Track {
+        call.track(part, Some(old), &mut *new)?;
+    }
     match part {
         Part::Status => def.ops.prepare_status_update(&mut *new, old),
         Part::Main | Part::Whole => def.ops.prepare_update(&mut *new, old),
@@ -138,8 +157,7 @@ async fn write(
     taken: Reservations,
 ) -> Result<Option<Answer>, ApiError> {
     let deletes = gone(&call.kind.def, &*new);
-    let encoded = encode(&mut *new)?;
-    let unchanged = with_revision(&encoded, revision);
+    let (encoded, unchanged) = encode_at(&mut *new, &*current.typed, revision, &current.object.json)?;
     if call.options.dry_run || (!deletes && unchanged == current.object.json) {
         return Ok(Some(Answer::ok(unchanged)));
     }
@@ -165,6 +183,29 @@ async fn write(
         }
         Committed::Conflict => Ok(None),
     }
+}
+
+/// The object as it is stored, and as it is shown if it stays what it is. When nothing but the times of its managers
+/// changed, it does.
+fn encode_at(
+    new: &mut dyn ApiObject,
+    old: &dyn ApiObject,
+    revision: u64,
+    stored: &Bytes,
+) -> Result<(Bytes, Bytes), ApiError> {
+    let (theirs, ours) = (&old.meta().managed_fields, &new.meta().managed_fields);
+    if theirs != ours && same_but_times(theirs.as_deref(), ours.as_deref()) {
+        let times = std::mem::replace(&mut new.meta_mut().managed_fields, theirs.clone());
+        let encoded = encode(new)?;
+        let shown = with_revision(&encoded, revision);
+        if shown == *stored {
+            return Ok((encoded, shown));
+        }
+        new.meta_mut().managed_fields = times;
+    }
+    let encoded = encode(new)?;
+    let shown = with_revision(&encoded, revision);
+    Ok((encoded, shown))
 }
 
 /// The version the client insists on, if any.
@@ -210,7 +251,7 @@ fn confine(
         _ => {
             move_member(&mut new, &mut old, "status");
             if let (Some(from), Some(to)) = (new.get_mut("metadata"), old.get_mut("metadata")) {
-                for member in ["labels", "annotations", "finalizers"] {
+                for member in ["labels", "annotations", "finalizers", "managedFields"] {
                     move_member(from, to, member);
                 }
             }

@@ -5,10 +5,13 @@ use serde_json::Value;
 
 use super::modify::{Part, Versions, modify_as};
 use super::update::check_name;
-use super::{Answer, Call};
+use super::{Answer, Call, apply};
 use crate::{decode, patch};
 
 pub async fn patch(call: &Call, patch_type: PatchType, part: Part) -> Result<Answer, ApiError> {
+    if patch_type == PatchType::Apply {
+        return apply::apply(call, part).await;
+    }
     let def = &call.form.def;
     let mut warnings = Vec::new();
     let answer = modify_as(call, part, Versions::Inherit, |current| {

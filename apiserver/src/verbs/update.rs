@@ -3,6 +3,7 @@
 use coracle_client::ApiError;
 
 use super::modify::{Current, Part, modify};
+use super::owners::Owners;
 use super::{Answer, Call, create};
 use crate::decode;
 
@@ -22,7 +23,7 @@ pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
     let answer = match modify(call, part, change).await {
         Err(error) if error.is_not_found() && def.create_on_update && part == Part::Main => {
             let object = call.form.inward(object, None)?;
-            return create::store(call, object, decoded.warnings).await;
+            return create::store(call, object, decoded.warnings, Owners::Track).await;
         }
         answer => answer?,
     };
