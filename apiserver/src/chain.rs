@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use coracle_client::ApiError;
 use futures::FutureExt;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, header};
 use tokio::sync::{Semaphore, TryAcquireError};
 use tracing::error;
 
 use crate::authn::Authenticators;
 use crate::authz::Authorizers;
+use crate::negotiation::Form;
 use crate::request_info::RequestInfo;
+use crate::response;
 
 /// Requests under way at once, as kube-apiserver's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS_MAX: usize = 400;
@@ -62,12 +63,13 @@ impl Chain {
 
 /// In order: panics become 500s; who and what; how many at once; may they; then the verb, in time.
 async fn filter(State(chain): State<Chain>, request: Request, next: Next) -> Response {
+    let form = Form::of(request.headers(), request.uri().query().unwrap_or_default());
     let mut response = match AssertUnwindSafe(answer(chain, request, next)).catch_unwind().await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => failure(&error),
+        Ok(Err(error)) => response::error(&error, form),
         Err(_) => {
             error!("a request handler panicked");
-            failure(&ApiError::internal("the request handler failed; see the server's log"))
+            response::error(&ApiError::internal("the request handler failed; see the server's log"), form)
         }
     };
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
@@ -127,20 +129,4 @@ impl Limits {
             _ => Err(overloaded()),
         }
     }
-}
-
-/// An error as a response: the `Status` and, where it says so, when to try again.
-pub fn failure(error: &ApiError) -> Response {
-    let status = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = Response::new(Body::from(error.to_json()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = error.details().and_then(|d| d.retry_after_seconds) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if status == StatusCode::UNAUTHORIZED {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"kubernetes\""));
-    }
-    response
 }

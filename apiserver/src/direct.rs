@@ -12,7 +12,7 @@ use futures::StreamExt;
 
 use crate::api::Api;
 use crate::authn::Identity;
-use crate::negotiation::Shape;
+use crate::negotiation::Accepted;
 use crate::response::bookmark;
 use crate::routes::perform;
 use crate::verbs::options::Query;
@@ -86,7 +86,7 @@ impl Transport for Direct {
                     kind: WatchEventKind::Bookmark,
                     object: Arc::new(Object {
                         head: Head { resource_version: revision, ..Head::default() },
-                        json: bookmark(&kind, Shape::Object, revision, initial_events_end),
+                        json: bookmark(&kind, &Accepted::default(), revision, initial_events_end),
                     }),
                     initial_events_end,
                 }),

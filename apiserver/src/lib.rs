@@ -17,6 +17,8 @@ pub mod subresources;
 pub mod admission;
 pub mod negotiation;
 pub mod response;
+pub mod pretty;
+pub mod gzip;
 pub mod shape;
 
 // What the API knows of its kinds.

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::api::{Api, Served};
 use crate::authn::Identity;
-use crate::negotiation::{Accepted, negotiate};
+use crate::negotiation::{Encoding, Form, Offer, Shape, negotiate};
 use crate::request_info::RequestInfo;
 use crate::shape::View;
 use crate::verbs::modify::Part;
@@ -26,8 +26,8 @@ use crate::{health, response, subresources};
 /// As upstream's request limit.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-const METHODS: &[Method] =
-    &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+/// Upstream has no route for a HEAD of a resource.
+const METHODS: &[Method] = &[Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// The API over HTTP. The filters in front of it leave the sender's [`Identity`] in the request's extensions.
 pub fn router(api: Arc<Api>) -> Router {
@@ -41,21 +41,27 @@ async fn handle(State(api): State<Arc<Api>>, mut request: Request) -> Response {
         .remove::<RequestInfo>()
         .unwrap_or_else(|| RequestInfo::parse(request.method(), request.uri().path(), request.uri().query()));
     let _in_flight = api.metrics.in_flight(&info);
-    let response = match serve(&api, &info, request).await {
+    let form = Form::of(request.headers(), request.uri().query().unwrap_or_default());
+    let response = match serve(&api, &info, request, form).await {
         Ok(response) => response,
-        Err(error) => response::error(&error),
+        Err(error) => response::error(&error, form),
     };
     api.metrics.answered(&info, response.status().as_u16(), started.elapsed());
     response
 }
 
-async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<Response, ApiError> {
+async fn serve(
+    api: &Arc<Api>,
+    info: &RequestInfo,
+    request: Request,
+    form: Form,
+) -> Result<Response, ApiError> {
     // Upstream does not clean paths up, and neither does what decides who may go where.
     if info.path.contains("//") {
         return Ok(response::page_not_found());
     }
     if !info.is_resource() {
-        return other(api, info, &request.into_parts().0).await;
+        return other(api, info, &request.into_parts().0, form).await;
     }
     let api_version = match info.group.as_str() {
         "" => info.version.clone(),
@@ -72,7 +78,10 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         let review =
             subresources::Review { api, info, identity, content_type: content_type(&parts.headers), body };
         return match subresources::review(&api_version, review).await {
-            Some(answer) => answer.map(|answer| response::json(answer.code, answer.json)),
+            Some(answer) => {
+                let answer = answer?;
+                response::document(answer.code, answer.json, form).await
+            }
             None if api.serves_group(&info.group) => Err(ApiError::unknown_resource()),
             None => Ok(response::page_not_found()),
         };
@@ -87,16 +96,18 @@ async fn serve(api: &Arc<Api>, info: &RequestInfo, request: Request) -> Result<R
         options: query.write_options(options_kind(&parts.method))?,
         user_agent: parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned),
         content_type: content_type(&parts.headers).map(str::to_owned),
-        body: if matches!(parts.method, Method::GET | Method::HEAD) {
-            Bytes::new()
-        } else {
-            read(body).await?
-        },
+        body: if parts.method == Method::GET { Bytes::new() } else { read(body).await? },
         ..Call::new(api, &kind, identity)
     };
     let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-    let accepted = negotiate(accept, info.verb == "watch")?;
-    let view = View::new(accepted, &query, Timestamp::now())?;
+    let offer = Offer {
+        // Not looked up where it makes no difference.
+        protobuf: accept.is_some_and(|a| a.contains("protobuf") || !a.contains("json"))
+            && kind.message().is_some(),
+        list: info.verb == "list",
+        watch: info.verb == "watch",
+    };
+    let view = View::new(negotiate(accept, offer)?, form, &query, Timestamp::now())?;
     resource(call, info, &parts.method, &query, &view).await
 }
 
@@ -129,7 +140,14 @@ async fn resource(
                     None => named,
                 });
             }
-            let signals = verbs::watch::watch(&call.api, &kind, call.namespace.as_deref(), options).await?;
+            let opened = verbs::watch::watch(&call.api, &kind, call.namespace.as_deref(), options).await;
+            let signals = match opened {
+                // As upstream: what is wrong with the version of a watch is an event of it.
+                Err(error) if matches!(error.code(), 410 | 504) => {
+                    return Ok(response::failed_watch(&error, view.form.encoding));
+                }
+                opened => opened?,
+            };
             let watching = call.api.metrics.watching(kind.resource());
             let signals = futures::StreamExt::map(signals, move |signal| {
                 let _held = &watching;
@@ -144,13 +162,19 @@ async fn resource(
                 return Err(verbs::options::invalid("ListOptions", errors.into_causes()));
             }
             let (namespace, options) = (call.namespace.as_deref(), query.list_options()?);
-            if view.accepted == Accepted::default()
-                && let Some(pieces) = verbs::list::whole(&call.api, &kind, namespace, &options).await?
+            if view.accepted.shape == Shape::Object
+                && let Some(whole) =
+                    verbs::list::whole(&call.api, &kind, namespace, &options, view.form).await?
             {
-                return Ok(response::pieces(pieces));
+                return response::list(whole, view.form).await;
             }
             let listed = verbs::list::list(&call.api, &kind, namespace, options).await?;
-            return response::document(200, view.accepted.encoding, view.list(&kind, &listed)?);
+            return match (view.form.encoding, view.accepted.shape) {
+                (Encoding::Protobuf, Shape::Object) => {
+                    response::list(verbs::list::protobuf(&kind, &listed)?, view.form).await
+                }
+                _ => response::document(200, view.list(&kind, &listed)?, view.form).await,
+            };
         }
         "get" | "list" => Verb::Get,
         "create" => Verb::Create,
@@ -172,7 +196,7 @@ async fn resource(
         return stream;
     }
     let selection = query.list_options()?;
-    response::answer(perform(&call, verb, query, selection).await?, &kind, view)
+    response::answer(perform(&call, verb, query, selection).await?, &kind, view).await
 }
 
 /// Any verb that takes one document and answers one, on an object, a collection or a subresource.
@@ -247,11 +271,10 @@ fn patch_type(content_type: Option<&str>) -> Result<PatchType, ApiError> {
     let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let known = [PatchType::Json, PatchType::Merge, PatchType::Strategic, PatchType::Apply];
     known.into_iter().find(|t| t.media_type() == media_type).ok_or_else(|| {
-        ApiError::new(
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
-        )
+        // In the words of upstream's router, which knows what each path takes.
+        let mut error = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+        error.details_mut();
+        error
     })
 }
 
@@ -264,7 +287,12 @@ async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
 }
 
 /// Paths that are no resources.
-async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Response, ApiError> {
+async fn other(
+    api: &Arc<Api>,
+    info: &RequestInfo,
+    request: &Parts,
+    form: Form,
+) -> Result<Response, ApiError> {
     let path = match info.path.trim_end_matches('/') {
         "" => "/",
         path => path,
@@ -291,5 +319,5 @@ async fn other(api: &Arc<Api>, info: &RequestInfo, request: &Parts) -> Result<Re
     if group.is_some_and(|group| table.serves_group(group)) && !table.discovery().knows(path) {
         return Err(ApiError::unknown_resource());
     }
-    table.discovery().answer(path, &request.headers)
+    table.discovery().answer(path, &request.headers, form).await
 }

@@ -12,6 +12,7 @@ use crate::field_error::Errors;
 use crate::kinds::KindDef;
 use crate::object::ApiObject;
 use crate::openapi::OpenApi;
+use crate::protobuf::{self, Message};
 use crate::watch_cache::{ResourceCache, WatchCache};
 
 /// A kind with the cache of what it is stored as.
@@ -25,6 +26,11 @@ pub struct Served {
 impl Served {
     pub fn resource(&self) -> &Resource {
         &self.def.resource
+    }
+
+    /// Its form in protobuf; custom resources have none.
+    pub fn message(&self) -> Option<&'static Message> {
+        protobuf::table().kind(&self.resource().api_version(), self.resource().kind())
     }
 
     /// An object as this kind shows it. Differs from the stored one only where two kinds share their storage.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::api::Served;
-use crate::negotiation::{Accepted, Shape};
+use crate::negotiation::{Accepted, Form, Shape};
 use crate::verbs::list::{self, Listed};
 use crate::verbs::options::Query;
 
@@ -27,6 +27,7 @@ pub enum Include {
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     pub accepted: Accepted,
+    pub form: Form,
     pub include: Include,
     pub now: Timestamp,
 }
@@ -45,8 +46,12 @@ struct Row<'a> {
     object: Option<&'a RawValue>,
 }
 
+fn not_acceptable(why: &str, kind: &str) -> ApiError {
+    ApiError::new(406, "NotAcceptable", format!("{why} (*{kind})"))
+}
+
 impl View {
-    pub fn new(accepted: Accepted, query: &Query, now: Timestamp) -> Result<Self, ApiError> {
+    pub fn new(accepted: Accepted, form: Form, query: &Query, now: Timestamp) -> Result<Self, ApiError> {
         let include = match query.get("includeObject").filter(|_| accepted.shape == Shape::Table) {
             None | Some("Metadata") => Include::Metadata,
             Some("None") => Include::None,
@@ -55,7 +60,8 @@ impl View {
                 return Err(ApiError::bad_request(format!("unrecognized includeObject value: {other:?}")));
             }
         };
-        Ok(Self { accepted, include, now })
+        let form = Form { encoding: accepted.encoding, pretty: accepted.pretty || form.pretty, ..form };
+        Ok(Self { accepted, form, include, now })
     }
 
     fn version(&self) -> &'static str {
@@ -67,6 +73,10 @@ impl View {
         match self.accepted.shape {
             Shape::Object => Ok(json),
             Shape::Metadata => self.metadata(&json),
+            Shape::MetadataList => Err(not_acceptable(
+                "you requested PartialObjectMetadataList, but the requested object is not a list",
+                kind.resource().kind(),
+            )),
             Shape::Table => {
                 let object = Object::parse(json, &[])?;
                 let listed = Listed {
@@ -83,7 +93,7 @@ impl View {
     pub fn event(&self, kind: &Served, object: &Arc<Object>, headed: bool) -> Result<Bytes, ApiError> {
         match self.accepted.shape {
             Shape::Object => Ok(object.json.clone()),
-            Shape::Metadata => self.metadata(&object.json),
+            Shape::Metadata | Shape::MetadataList => self.metadata(&object.json),
             Shape::Table => {
                 let revision = object.head.resource_version;
                 let listed = Listed { revision, objects: vec![object.clone()], ..Listed::default() };
@@ -96,7 +106,11 @@ impl View {
         match self.accepted.shape {
             Shape::Object => Ok(list::encode(kind, listed)),
             Shape::Table => self.table(kind, listed, true),
-            Shape::Metadata => {
+            Shape::Metadata => Err(not_acceptable(
+                "you requested PartialObjectMetadata, but the requested object is a list",
+                &kind.def.list_kind,
+            )),
+            Shape::MetadataList => {
                 let version = format!("meta.k8s.io/{}", self.version());
                 let mut out = BytesMut::new();
                 out.put_slice(list::head("PartialObjectMetadataList", &version, listed).as_bytes());

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::kinds::KindDef;
-use crate::negotiation::{clauses, negotiate};
+use crate::negotiation::{Form, Offer, clauses, negotiate};
 use crate::response;
 use crate::subresources::{self, REVIEWS};
 
@@ -87,7 +87,7 @@ impl Discovery {
     }
 
     /// The answer to a GET of a discovery path; the 404 page for what is none.
-    pub fn answer(&self, path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    pub async fn answer(&self, path: &str, headers: &HeaderMap, form: Form) -> Result<Response, ApiError> {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if matches!(path, "/api" | "/apis")
             && let Some((version, documents)) = self.wanted(accept)
@@ -97,8 +97,8 @@ impl Discovery {
         }
         match self.legacy.get(path) {
             Some(body) => {
-                let accepted = negotiate(Some(accept), false)?;
-                response::document(200, accepted.encoding, body.clone())
+                negotiate(Some(accept), Offer::default())?;
+                response::document(200, body.clone(), form).await
             }
             None => Ok(response::page_not_found()),
         }

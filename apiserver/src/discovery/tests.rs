@@ -1,6 +1,7 @@
 //! Discovery of the built-in kinds.
 
 use super::*;
+use crate::negotiation::Form;
 
 fn legacy(discovery: &Discovery, path: &str) -> Value {
     serde_json::from_slice(&discovery.legacy[path]).unwrap()
@@ -54,7 +55,7 @@ async fn the_form_is_negotiated_and_cached_by_etag() {
         if let Some(etag) = etag {
             headers.insert(header::IF_NONE_MATCH, etag);
         }
-        discovery.answer("/apis", &headers).unwrap()
+        futures::executor::block_on(discovery.answer("/apis", &headers, Form::default())).unwrap()
     };
     const KUBECTL: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
     let answer = ask(KUBECTL, None);

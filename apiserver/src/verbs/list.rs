@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::options;
 use crate::api::{Api, Served};
 use crate::field_error::Errors;
-use crate::watch_cache::{Filter, Page, TooOld};
+use crate::negotiation::{Encoding, Form};
+use crate::protobuf::{self, Message};
+use crate::watch_cache::{Filter, Items, Packing, Page, TooOld};
 
 /// A list, or a page of one.
 #[derive(Debug, Default)]
@@ -83,14 +85,27 @@ pub async fn list(
     })
 }
 
-/// The whole present list as the pieces of its document; None where the options ask for a part or for the past.
+/// A list document: its items, shared with other requests, and what stands around them.
+pub struct Whole {
+    pub head: Bytes,
+    pub items: Arc<Items>,
+    pub end: Bytes,
+}
+
+/// The whole present list; None where the options ask for a part or for the past, or its form is not shared.
 pub async fn whole(
     api: &Api,
     kind: &Served,
     namespace: Option<&str>,
     options: &ListOptions,
-) -> Result<Option<[Bytes; 3]>, ApiError> {
+    form: Form,
+) -> Result<Option<Whole>, ApiError> {
     let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    let packing = match form.encoding {
+        Encoding::Json if !form.pretty => Packing::Json,
+        Encoding::Protobuf => Packing::Protobuf,
+        _ => return Ok(None),
+    };
     let whole = empty(&options.label_selector)
         && empty(&options.field_selector)
         && empty(&options.continue_token)
@@ -105,12 +120,47 @@ pub async fn whole(
         Wanted::NotOlderThan(revision) => api.cache.wait_for(revision).await?,
         Wanted::Exactly(_) => return Ok(None),
     }
-    // Only a list of the past can be too old.
-    let Ok((revision, items)) = kind.cache.whole(namespace, api.cache.revision()) else { return Ok(None) };
+    let message = if packing == Packing::Protobuf { Some(message(kind)?) } else { None };
+    let put = |object: &Object, out: &mut Vec<u8>| put_protobuf(message, object, out);
+    let (revision, items) = kind.cache.whole(namespace, packing, api.cache.revision(), put)?;
     let listed = Listed { revision, ..Listed::default() };
-    let mut head = head(&kind.def.list_kind, &kind.resource().api_version(), &listed);
-    head.push_str("\"items\":[");
-    Ok(Some([head.into(), items, Bytes::from_static(b"]}")]))
+    let (head, end) = match packing {
+        Packing::Json => {
+            let mut head = head(&kind.def.list_kind, &kind.resource().api_version(), &listed);
+            head.push_str("\"items\":[");
+            (head.into(), Bytes::from_static(b"]}"))
+        }
+        Packing::Protobuf => around(kind, &listed, items.bytes.len()),
+    };
+    Ok(Some(Whole { head, items, end }))
+}
+
+fn message(kind: &Served) -> Result<&'static Message, ApiError> {
+    kind.message()
+        .ok_or_else(|| ApiError::internal(format!("a {} has no form in protobuf", kind.resource().kind())))
+}
+
+fn put_protobuf(message: Option<&Message>, object: &Object, out: &mut Vec<u8>) -> Result<(), ApiError> {
+    let Some(message) = message else { return Ok(()) };
+    protobuf::item(protobuf::table(), message, &object.json, out).map_err(ApiError::internal)
+}
+
+fn around(kind: &Served, listed: &Listed, items: usize) -> (Bytes, Bytes) {
+    let part = protobuf::ListPart {
+        revision: listed.revision,
+        continue_token: listed.continue_token.as_deref(),
+        remaining: listed.remaining,
+    };
+    protobuf::list(&kind.resource().api_version(), &kind.def.list_kind, part, items)
+}
+
+/// The list document in protobuf.
+pub fn protobuf(kind: &Served, listed: &Listed) -> Result<Whole, ApiError> {
+    let message = Some(message(kind)?);
+    let put = |object: &Object, out: &mut Vec<u8>| put_protobuf(message, object, out);
+    let items = Items::encode(&listed.objects, Packing::Protobuf, put)?;
+    let (head, end) = around(kind, listed, items.bytes.len());
+    Ok(Whole { head, items, end })
 }
 
 /// Selectors as the cache applies them; a field that cannot be selected is 400.

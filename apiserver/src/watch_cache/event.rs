@@ -30,6 +30,8 @@ pub struct Event {
     pub previous: Option<Arc<Object>>,
     /// The encoded line for watchers that see the change as what it was; `object` shares its bytes.
     pub frame: Option<Bytes>,
+    /// The same in protobuf, made by the first watcher who wants it.
+    binary: Binary,
     pub taken_in: Instant,
     gone: OnceLock<Option<Arc<Object>>>,
 }
@@ -42,7 +44,16 @@ impl Event {
         previous: Option<Arc<Object>>,
         frame: Option<Bytes>,
     ) -> Self {
-        Self { revision, key, object, previous, frame, taken_in: Instant::now(), gone: OnceLock::new() }
+        Self {
+            revision,
+            key,
+            object,
+            previous,
+            frame,
+            binary: Binary::default(),
+            taken_in: Instant::now(),
+            gone: OnceLock::new(),
+        }
     }
 
     /// What the event keeps in memory, about.
@@ -81,8 +92,9 @@ impl Event {
             (None, true) => (WatchEventKind::Deleted, self.gone()?),
             (None, false) => return None,
         };
-        let frame = self.frame.clone().filter(|_| kind == self.natural_kind());
-        Some(Delivery { kind, object, frame })
+        let shared = kind == self.natural_kind();
+        let frame = self.frame.clone().filter(|_| shared);
+        Some(Delivery { kind, object, frame, binary: shared.then(|| self.binary.clone()) })
     }
 }
 
@@ -93,6 +105,22 @@ pub struct Delivery {
     pub object: Arc<Object>,
     /// The encoded line, where it is shared with other watchers.
     pub frame: Option<Bytes>,
+    /// Where its protobuf form is shared.
+    pub binary: Option<Binary>,
+}
+
+/// Bytes that several watchers get and the first of them makes.
+#[derive(Clone, Debug, Default)]
+pub struct Binary(Arc<OnceLock<Bytes>>);
+
+impl Binary {
+    pub fn get_or_make<E>(&self, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        if let Some(bytes) = self.0.get() {
+            return Ok(bytes.clone());
+        }
+        let bytes = make()?;
+        Ok(self.0.get_or_init(|| bytes).clone())
+    }
 }
 
 /// Which objects a list or watch is about. The default is all of them.

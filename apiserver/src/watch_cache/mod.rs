@@ -6,6 +6,7 @@ mod progress;
 mod resource;
 mod ring;
 mod splice;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use event::{Delivery, FRAME_END, Filter, frame_start};
 pub(crate) use feed::run;
 pub use resource::{From, Page, ResourceCache, Subscription, TooOld, key_of};
 pub use splice::with_revision;
+pub use whole::{Items, Packing};
 
 use crate::storage::{self, Store};
 use progress::Progress;

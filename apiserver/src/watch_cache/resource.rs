@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use coracle_client::{Object, Resource, WatchEventKind};
+use bytes::Bytes;
+use coracle_client::{ApiError, Object, Resource, WatchEventKind};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -15,16 +15,13 @@ use tracing::warn;
 use super::event::{Delivery, Event, FRAME_END, Filter, frame_start};
 use super::ring::Ring;
 use super::splice;
+use super::whole::{Items, Packing, Wholes};
 
 /// What one watcher may leave unread before it is ended.
 pub const WATCHER_EVENTS_MAX: usize = 16 * 1024;
 
 /// Objects looked at under one hold of the lock, so that a long list does not hold up writers.
 const SCAN_OBJECTS_MAX: usize = 4 * 1024;
-
-/// Longest encoded list that is kept, and how long one that nobody asks for.
-const WHOLE_BYTES_MAX: usize = 8 * 1024 * 1024;
-const WHOLE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// The selectable field that lists and watches are indexed by, where the resource has it: one node of thousands
 /// must not cost a look at every object and every watcher.
@@ -41,7 +38,7 @@ pub struct ResourceCache {
     indexed: bool,
     state: RwLock<State>,
     next_watcher: AtomicU64,
-    whole: Mutex<Option<Whole>>,
+    wholes: Wholes,
     /// Changes that came while the first snapshot was on its way; None when it is in.
     early: Mutex<Option<Vec<Early>>>,
 }
@@ -51,15 +48,6 @@ struct Early {
     key: Arc<str>,
     revision: u64,
     value: Option<Bytes>,
-}
-
-/// The items of an unselected list as last encoded, good until the resource changes.
-struct Whole {
-    namespace: Option<String>,
-    /// The newest change that it shows.
-    changed: u64,
-    items: Bytes,
-    used: Instant,
 }
 
 #[derive(Default)]
@@ -155,7 +143,7 @@ impl ResourceCache {
             indexed,
             state: RwLock::default(),
             next_watcher: AtomicU64::new(0),
-            whole: Mutex::default(),
+            wholes: Wholes::default(),
             early: Mutex::default(),
         }
     }
@@ -350,10 +338,7 @@ impl ResourceCache {
 
     pub(super) fn trim(&self, now: Instant) {
         self.state.write().ring.trim(now);
-        let mut whole = self.whole.lock();
-        if whole.as_ref().is_some_and(|w| now.saturating_duration_since(w.used) > WHOLE_AGE_MAX) {
-            *whole = None;
-        }
+        self.wholes.trim(now);
     }
 
     /// Watches what the filter lets through. `progress`: how far the whole cache has got.
@@ -374,6 +359,7 @@ impl ResourceCache {
                     kind: WatchEventKind::Added,
                     object: object.clone(),
                     frame: None,
+                    binary: None,
                 };
                 let initial = state.select(&filter, pinned.as_deref()).map(added).collect();
                 (initial, progress.max(state.ring.last()))
@@ -452,33 +438,24 @@ impl ResourceCache {
         }
     }
 
-    /// The revision and the encoded items, with commas between them, of the present list without selectors.
-    pub fn whole(&self, namespace: Option<&str>, progress: u64) -> Result<(u64, Bytes), TooOld> {
+    /// The revision and the encoded items of the present list without selectors; `put` appends an object as protobuf.
+    pub fn whole(
+        &self,
+        namespace: Option<&str>,
+        packing: Packing,
+        progress: u64,
+        put: impl Fn(&Object, &mut Vec<u8>) -> Result<(), ApiError>,
+    ) -> Result<(u64, Arc<Items>), ApiError> {
         let changed = self.state.read().ring.last();
-        if let Some(whole) = self.whole.lock().as_mut()
-            && whole.changed == changed
-            && whole.namespace.as_deref() == namespace
-        {
-            whole.used = Instant::now();
-            return Ok((progress.max(changed), whole.items.clone()));
+        if let Some(items) = self.wholes.get(namespace, packing, changed) {
+            return Ok((progress.max(changed), items));
         }
         let filter = Filter { namespace: namespace.map(str::to_owned), ..Filter::default() };
-        let page = self.list(&filter, None, None, None, progress)?;
-        let size = page.objects.iter().map(|o| o.json.len() + 1).sum::<usize>();
-        let mut items = BytesMut::with_capacity(size);
-        for (i, object) in page.objects.iter().enumerate() {
-            if i > 0 {
-                items.put_u8(b',');
-            }
-            items.put_slice(&object.json);
-        }
-        let items = items.freeze();
-        if items.len() <= WHOLE_BYTES_MAX {
-            let namespace = filter.namespace;
-            let whole =
-                Whole { namespace, changed: page.changed, items: items.clone(), used: Instant::now() };
-            *self.whole.lock() = Some(whole);
-        }
+        let page = self.list(&filter, None, None, None, progress).map_err(|TooOld { oldest }| {
+            ApiError::internal(format!("the present is too old: the cache begins at {oldest}"))
+        })?;
+        let items = Items::encode(&page.objects, packing, put)?;
+        self.wholes.put(namespace, packing, page.changed, &items);
         Ok((page.revision, items))
     }
 

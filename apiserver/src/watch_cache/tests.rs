@@ -93,7 +93,10 @@ fn lists_show_any_revision_that_history_reaches() {
 fn an_encoded_list_is_kept_until_something_changes() {
     let pods = Pods::new();
     pods.put(2, "a", "", "x");
-    let whole = |namespace| pods.0.whole(namespace, 3).unwrap();
+    let whole = |namespace| {
+        let (revision, items) = pods.0.whole(namespace, Packing::Json, 3, |_, _| Ok(())).unwrap();
+        (revision, items.bytes.clone())
+    };
     let (revision, items) = whole(None);
     assert_eq!(revision, 3);
     assert_eq!(whole(None).1.as_ptr(), items.as_ptr());

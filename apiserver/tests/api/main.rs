@@ -3,6 +3,7 @@
 
 mod apply;
 mod deletion;
+mod encodings;
 mod first;
 mod forms;
 mod harness;
