@@ -9,7 +9,7 @@ LISTEN ?= 127.0.0.1:6443
 
 BUILD_PACKAGES := build-essential ca-certificates libprotobuf-dev pkg-config protobuf-compiler
 DEMO_PACKAGES := curl iproute2 nftables
-TEST_PACKAGES := etcd-client etcd-server iproute2 nftables python3 python3-venv
+TEST_PACKAGES := etcd-client etcd-server iproute2 nftables python3 python3-venv $(if $(shell command -v npm),,nodejs npm)
 
 # Tests that need a network namespace of their own need root; the others run as whoever calls make.
 ifneq ($(shell id -u),0)

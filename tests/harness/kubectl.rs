@@ -16,7 +16,12 @@ fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// The interpreter that has the PyPI package kubernetes.
+/// The directory whose `node_modules` has the npm package @kubernetes/client-node.
+pub fn node_modules() -> PathBuf {
+    tool("node/node_modules")
+}
+
+/// The interpreter that has the PyPI packages kubernetes and kopf.
 pub fn python() -> PathBuf {
     tool("venv/bin/python")
 }
@@ -59,8 +64,17 @@ impl Output {
 
 impl Kubectl {
     pub fn new(minor: u32, kubeconfig: &Path, directory: &Path) -> Kubectl {
+        Kubectl::of(&format!("kubectl.1.{minor}"), kubeconfig, directory)
+    }
+
+    /// Helm, which is driven in the same way.
+    pub fn helm(major: u32, kubeconfig: &Path, directory: &Path) -> Kubectl {
+        Kubectl::of(&format!("helm.{major}"), kubeconfig, directory)
+    }
+
+    fn of(program: &str, kubeconfig: &Path, directory: &Path) -> Kubectl {
         Kubectl {
-            program: tool(&format!("kubectl.1.{minor}")),
+            program: tool(program),
             kubeconfig: kubeconfig.to_owned(),
             directory: directory.to_owned(),
         }

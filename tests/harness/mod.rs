@@ -16,7 +16,7 @@ mod shared;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use https::{Https, Response};
-pub use kubectl::{KUBECTL_MINORS, Kubectl, Output, python};
+pub use kubectl::{KUBECTL_MINORS, Kubectl, Output, node_modules, python};
 pub use machine::{Machine, Network};
 pub use namespace::{MACHINE_ADDRESS, Namespace, is_root, need_root, run};
 pub use process::{Process, coracle};
