@@ -70,8 +70,15 @@ fn a_release_lives(major: u32) {
     assert_eq!(settings("greeting"), "hello");
 
     helm.run("uninstall web --wait --timeout 60s");
-    let left = cluster.kubectl("get deployments,services,configmaps,serviceaccounts,roles,rolebindings,secrets -o name");
-    for name in ["deployment.apps/web", "service/web", "serviceaccount/web", "role.rbac.authorization.k8s.io/web", "helm.release"] {
+    let left = cluster
+        .kubectl("get deployments,services,configmaps,serviceaccounts,roles,rolebindings,secrets -o name");
+    for name in [
+        "deployment.apps/web",
+        "service/web",
+        "serviceaccount/web",
+        "role.rbac.authorization.k8s.io/web",
+        "helm.release",
+    ] {
         assert!(!left.contains(name), "{name} is left:\n{left}");
     }
     assert!(left.contains("configmap/web-after"), "{left}");

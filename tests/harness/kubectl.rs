@@ -73,11 +73,7 @@ impl Kubectl {
     }
 
     fn of(program: &str, kubeconfig: &Path, directory: &Path) -> Kubectl {
-        Kubectl {
-            program: tool(program),
-            kubeconfig: kubeconfig.to_owned(),
-            directory: directory.to_owned(),
-        }
+        Kubectl { program: tool(program), kubeconfig: kubeconfig.to_owned(), directory: directory.to_owned() }
     }
 
     /// The command, ready for arguments. Its home is the cluster's directory, for kubectl caches discovery there.
