@@ -83,6 +83,11 @@ impl Errors {
         self.push("FieldValueInvalid", field, format!("Invalid value: {value}: {detail}"));
     }
 
+    /// As [`Self::invalid`], of something too long to be shown.
+    pub fn invalid_hidden(&mut self, field: impl Into<String>, detail: &str) {
+        self.push("FieldValueInvalid", field, with_detail("Invalid value", detail));
+    }
+
     /// Records what a format check of [`crate::validation`] says of a value.
     pub fn check<'v>(
         &mut self,

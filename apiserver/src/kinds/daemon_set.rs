@@ -92,6 +92,11 @@ impl BuiltIn for DaemonSet {
         workload::collisions(status.collision_count, old, errors);
     }
 
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let before = old.map(|old| &old.spec.template);
+        pod::warnings::of_template(&self.spec.template, "spec.template", before)
+    }
+
     fn columns() -> Vec<Column> {
         workload::columns(&[
             table::narrow("Desired", "integer", "How many nodes should have a pod of it."),

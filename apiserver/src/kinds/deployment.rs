@@ -91,6 +91,11 @@ impl BuiltIn for Deployment {
         workload::collisions(status.collision_count, old, errors);
     }
 
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let before = old.map(|old| &old.spec.template);
+        pod::warnings::of_template(&self.spec.template, "spec.template", before)
+    }
+
     fn columns() -> Vec<Column> {
         workload::columns(&[
             table::narrow("Ready", "string", "How many of its pods are ready, of how many wanted."),

@@ -6,6 +6,7 @@ mod cluster_role;
 mod cluster_role_binding;
 mod config_map;
 mod controller_revision;
+mod cron_job;
 mod csi_driver;
 mod csi_node;
 mod csi_storage_capacity;
@@ -19,6 +20,7 @@ mod event_v1;
 mod ingress;
 mod ingress_class;
 mod ip_address;
+mod job;
 mod lease;
 mod limit_range;
 mod namespace;
@@ -27,6 +29,7 @@ mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
+mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
 mod rbac;
@@ -91,6 +94,9 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<apps::v1::Deployment>(),
         KindDef::of::<apps::v1::ReplicaSet>(),
         KindDef::of::<apps::v1::StatefulSet>(),
+        KindDef::of::<k8s_openapi::api::batch::v1::CronJob>(),
+        KindDef::of::<k8s_openapi::api::batch::v1::Job>(),
+        KindDef::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(),
         KindDef::of::<certificates::v1::CertificateSigningRequest>(),
         KindDef::of::<coordination::v1::Lease>(),
         KindDef::of::<discovery::v1::EndpointSlice>(),

@@ -21,6 +21,11 @@ impl BuiltIn for PodTemplate {
         pod::spec::template(&template, &Path::new("template"), errors);
     }
 
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let before = old.and_then(|old| old.template.as_ref());
+        self.template.iter().flat_map(|t| pod::warnings::of_template(t, "template", before)).collect()
+    }
+
     fn columns() -> Vec<Column> {
         vec![
             table::NAME,

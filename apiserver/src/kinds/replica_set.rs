@@ -64,6 +64,12 @@ impl BuiltIn for ReplicaSet {
         );
     }
 
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let before = old.and_then(|old| old.spec.template.as_ref());
+        let template = self.spec.template.iter();
+        template.flat_map(|t| pod::warnings::of_template(t, "spec.template", before)).collect()
+    }
+
     fn columns() -> Vec<Column> {
         workload::columns(&[
             table::narrow("Desired", "integer", "How many pods are wanted."),

@@ -80,6 +80,17 @@ impl BuiltIn for ReplicationController {
         );
     }
 
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let template = |rc: &Self| rc.spec.as_ref().and_then(|s| s.template.clone());
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        let mut all = if old.is_none() { pod::warnings::of_name(name) } else { Vec::new() };
+        if let Some(now) = template(self) {
+            let before = old.and_then(template);
+            all.extend(pod::warnings::of_template(&now, "spec.template", before.as_ref()));
+        }
+        all
+    }
+
     fn columns() -> Vec<Column> {
         workload::columns(&[
             table::narrow("Desired", "integer", "How many pods are wanted."),

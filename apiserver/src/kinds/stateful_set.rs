@@ -145,8 +145,9 @@ impl BuiltIn for StatefulSet {
         workload::collisions(status.collision_count, old, errors);
     }
 
-    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
-        let mut warnings = Vec::new();
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let before = old.map(|old| &old.spec.template);
+        let mut warnings = pod::warnings::of_template(&self.spec.template, "spec.template", before);
         for (i, template) in self.spec.volume_claim_templates.iter().flatten().enumerate() {
             let path = format!("spec.volumeClaimTemplates[{i}]");
             warnings.extend(template.spec.iter().flat_map(|spec| claim::spec_warnings(spec, &path)));

@@ -10,6 +10,7 @@ pub(crate) mod resources;
 pub(crate) mod spec;
 mod update;
 pub(crate) mod volumes;
+pub(crate) mod warnings;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
@@ -98,6 +99,13 @@ impl BuiltIn for Pod {
 
     fn validate_status_update(&self, old: &Self, errors: &mut Errors) {
         update::validate_status(self, old, errors);
+    }
+
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        match (&self.spec, old) {
+            (Some(spec), None) => warnings::of_spec(spec, &self.metadata, ""),
+            _ => Vec::new(),
+        }
     }
 
     fn columns() -> Vec<Column> {

@@ -88,7 +88,7 @@ fn files(files: Option<&mut [DownwardAPIVolumeFile]>) {
 }
 
 /// The names of the sources a volume sets; exactly one is right.
-fn sources(volume: &Volume) -> Vec<String> {
+pub(super) fn sources(volume: &Volume) -> Vec<String> {
     // By way of JSON: thirty optional fields, of which a list here would miss the next one.
     match serde_json::to_value(volume) {
         Ok(Value::Object(fields)) => fields.into_iter().map(|(k, _)| k).filter(|k| k != "name").collect(),
