@@ -148,9 +148,6 @@ mod tests {
     fn columns() {
         let mut budget = budget(json!({"maxUnavailable": 1}));
         budget["status"] = json!({"disruptionsAllowed": 2});
-        assert_eq!(
-            testing::cells::<PodDisruptionBudget>(budget),
-            ["b", "N/A", "1", "2", "<unknown>"]
-        );
+        assert_eq!(testing::cells::<PodDisruptionBudget>(budget), ["b", "N/A", "1", "2", "<unknown>"]);
     }
 }

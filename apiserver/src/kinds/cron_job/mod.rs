@@ -261,10 +261,22 @@ mod tests {
         for (job, want) in [
             (with("timeZone", json!("Europe/Zurich")), None),
             (with("timeZone", json!("")), Some("spec.timeZone: Invalid value: \"\": timeZone must be nil")),
-            (with("timeZone", json!("Moon/Base")), Some("spec.timeZone: Invalid value: \"Moon/Base\": unknown time zone")),
-            (with("timeZone", json!("../x")), Some("spec.timeZone: Invalid value: \"../x\": unknown time zone ../x")),
-            (with("timeZone", json!("Local")), Some("spec.timeZone: Invalid value: \"Local\": timeZone must be an explicit")),
-            (with("schedule", json!("TZ=UTC * * * * *")), Some("spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use TZ")),
+            (
+                with("timeZone", json!("Moon/Base")),
+                Some("spec.timeZone: Invalid value: \"Moon/Base\": unknown time zone"),
+            ),
+            (
+                with("timeZone", json!("../x")),
+                Some("spec.timeZone: Invalid value: \"../x\": unknown time zone ../x"),
+            ),
+            (
+                with("timeZone", json!("Local")),
+                Some("spec.timeZone: Invalid value: \"Local\": timeZone must be an explicit"),
+            ),
+            (
+                with("schedule", json!("TZ=UTC * * * * *")),
+                Some("spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use TZ"),
+            ),
             (long, Some("metadata.name: Invalid value: ")),
         ] {
             let found = found(job);

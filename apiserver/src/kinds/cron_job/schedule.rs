@@ -144,7 +144,8 @@ fn number_or_name(text: &str, field: &Field) -> Result<u32, String> {
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    let fault = |why: &str| Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}"));
+    let fault =
+        |why: &str| Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}"));
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return fault("invalid syntax");
@@ -163,8 +164,16 @@ mod tests {
     #[test]
     fn schedules_and_their_faults() {
         for fine in [
-            "* * * * *", "*/5 1-6 * JAN MON-FRI", "0,30 8-18/2 1 1,7 0", "@daily", "@every 1h30m", "? ? ? ? ?",
-            "TZ=UTC * * * * *", "CRON_TZ=Europe/Zurich @hourly", "5/10 * * * *", "  1 2 3 4 5 ",
+            "* * * * *",
+            "*/5 1-6 * JAN MON-FRI",
+            "0,30 8-18/2 1 1,7 0",
+            "@daily",
+            "@every 1h30m",
+            "? ? ? ? ?",
+            "TZ=UTC * * * * *",
+            "CRON_TZ=Europe/Zurich @hourly",
+            "5/10 * * * *",
+            "  1 2 3 4 5 ",
         ] {
             assert_eq!(check(fine), Ok(()), "{fine}");
         }

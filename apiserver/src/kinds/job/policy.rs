@@ -51,8 +51,9 @@ fn rule(rule: &PodFailurePolicyRule, spec: &JobSpec, path: &Path<'_>, errors: &m
     let patterns = rule.on_pod_conditions.as_deref().unwrap_or_default();
     conditions(patterns, &path.child("onPodConditions"), errors);
     match (rule.on_exit_codes.is_some(), !patterns.is_empty()) {
-        (true, true) => errors
-            .invalid_hidden(path, "specifying both OnExitCodes and OnPodConditions is not supported"),
+        (true, true) => {
+            errors.invalid_hidden(path, "specifying both OnExitCodes and OnPodConditions is not supported")
+        }
         (false, false) => {
             errors.invalid_hidden(path, "specifying one of OnExitCodes and OnPodConditions is required");
         }

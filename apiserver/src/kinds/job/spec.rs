@@ -134,14 +134,14 @@ fn domain_prefixed(text: &str, path: &Path<'_>, errors: &mut Errors) {
             errors.check(path, domain, validation::dns_subdomain);
             let path_like = |b: u8| b.is_ascii_alphanumeric() || b"/:@-._~%!$&'()*+,;=".contains(&b);
             if !rest.bytes().all(path_like) {
-                errors.invalid(path, rest, "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')");
+                errors.invalid(
+                    path,
+                    rest,
+                    "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')",
+                );
             }
         }
-        _ => errors.invalid(
-            path,
-            text,
-            "must be a domain-prefixed path (such as \"acme.io/foo\")",
-        ),
+        _ => errors.invalid(path, text, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
     }
 }
 
@@ -187,7 +187,8 @@ fn template(job: &Job, old: &Job, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn take_placement(before: &mut PodTemplateSpec, new: &PodTemplateSpec) {
-    let (old_meta, new_meta) = (before.metadata.get_or_insert_default(), new.metadata.clone().unwrap_or_default());
+    let (old_meta, new_meta) =
+        (before.metadata.get_or_insert_default(), new.metadata.clone().unwrap_or_default());
     old_meta.labels = new_meta.labels;
     old_meta.annotations = new_meta.annotations;
     let (Some(old), Some(new)) = (&mut before.spec, &new.spec) else { return };

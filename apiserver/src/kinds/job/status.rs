@@ -126,7 +126,11 @@ fn ends(job: &Job, old: &Job, status: &JobStatus, before: &JobStatus, errors: &m
         if let Some(uncounted) = uncounted
             && (ended || status.uncounted_terminated_pods != before.uncounted_terminated_pods)
         {
-            errors.invalid(path.child("uncountedTerminatedPods"), uncounted, "must be empty for finished job");
+            errors.invalid(
+                path.child("uncountedTerminatedPods"),
+                uncounted,
+                "must be empty for finished job",
+            );
         }
         if let Some(terminating) = status.terminating.filter(|t| *t > 0)
             && (ended || status.terminating != before.terminating)
@@ -194,8 +198,7 @@ fn never_back(job: &Job, old: &Job, status: &JobStatus, before: &JobStatus, erro
         }
     }
     let spec = job.spec.clone().unwrap_or_default();
-    let elastic =
-        spec.completion_mode.as_deref() == Some("Indexed") && spec.completions == spec.parallelism;
+    let elastic = spec.completion_mode.as_deref() == Some("Indexed") && spec.completions == spec.parallelism;
     let (failed, succeeded) = (status.failed.unwrap_or_default(), status.succeeded.unwrap_or_default());
     if failed < before.failed.unwrap_or_default() {
         errors.invalid(path.child("failed"), failed, "cannot decrease the failed counter");
@@ -220,7 +223,8 @@ fn never_back(job: &Job, old: &Job, status: &JobStatus, before: &JobStatus, erro
     }
     let met = "SuccessCriteriaMet";
     if is(old, met) && !is(job, met) {
-        errors.invalid_hidden(path.child("conditions"), "cannot disable the SuccessCriteriaMet=True condition");
+        errors
+            .invalid_hidden(path.child("conditions"), "cannot disable the SuccessCriteriaMet=True condition");
     }
     if is(old, "Complete") && !is(old, met) && is(job, met) {
         let detail = "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions";

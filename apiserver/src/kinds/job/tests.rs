@@ -92,31 +92,131 @@ fn one_bad_job_per_rule() {
         with("managedBy", json!("example.com/controller")),
     ]);
     testing::invalid::<Job>(&[
-        (with("parallelism", json!(-1)), "spec.parallelism", "Invalid value: -1: must be greater than or equal to 0"),
-        (with("ttlSecondsAfterFinished", json!(-1)), "spec.ttlSecondsAfterFinished", "Invalid value: -1: must be"),
-        (with("completionMode", json!("X")), "spec.completionMode", "Unsupported value: \"X\": supported values: \"NonIndexed\", \"Indexed\""),
-        (indexed(json!({"completions": null, "parallelism": 1})), "spec.completions", "Required value: when completion mode is Indexed"),
-        (indexed(json!({"parallelism": 100_001})), "spec.parallelism", "Invalid value: 100001: must be less than or equal to 100000 when completion mode is Indexed"),
-        (indexed(json!({"backoffLimitPerIndex": 1, "maxFailedIndexes": 7})), "spec.maxFailedIndexes", "Invalid value: 7: must be less than or equal to completions"),
-        (indexed(json!({"maxFailedIndexes": 1})), "spec.backoffLimitPerIndex", "Required value: when maxFailedIndexes is specified"),
-        (with("backoffLimitPerIndex", json!(1)), "spec.backoffLimitPerIndex", "Invalid value: 1: requires indexed completion mode"),
-        (with("managedBy", json!("x")), "spec.managedBy", "Invalid value: \"x\": must be a domain-prefixed path"),
-        (restart("Always"), "spec.template.spec.restartPolicy", "Required value: valid values: \"OnFailure\", \"Never\""),
-        (with("podReplacementPolicy", json!("X")), "spec.podReplacementPolicy", "Unsupported value: \"X\": supported values: \"Failed\", \"TerminatingOrFailed\""),
-        (with("selector", json!({"matchLabels": {"a": "b"}})), "spec.template.metadata.labels", "Invalid value: {"),
-        (failure(json!({"action": "", "onPodConditions": [{"type": "X"}]})), "spec.podFailurePolicy.rules[0].action", "Required value: valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
-        (failure(json!({"action": "FailIndex", "onPodConditions": [{"type": "X"}]})), "spec.podFailurePolicy.rules[0].action", "Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set"),
-        (failure(json!({"action": "Count"})), "spec.podFailurePolicy.rules[0]", "Invalid value: specifying one of OnExitCodes and OnPodConditions is required"),
-        (codes(json!({"operator": "X", "values": [1]})), "spec.podFailurePolicy.rules[0].onExitCodes.operator", "Unsupported value: \"X\": supported values: \"In\", \"NotIn\""),
-        (codes(json!({"operator": "In", "values": [0]})), "spec.podFailurePolicy.rules[0].onExitCodes.values[0]", "Invalid value: 0: must not be 0 for the In operator"),
-        (codes(json!({"operator": "In", "values": [2, 1]})), "spec.podFailurePolicy.rules[0].onExitCodes.values", "Invalid value: [2,1]: must be ordered"),
-        (codes(json!({"operator": "In", "values": []})), "spec.podFailurePolicy.rules[0].onExitCodes.values", "Invalid value: []: at least one value is required"),
-        (codes(json!({"operator": "In", "values": [1], "containerName": "x"})), "spec.podFailurePolicy.rules[0].onExitCodes.containerName", "Invalid value: \"x\": must be one of the container"),
-        (with("successPolicy", json!({"rules": [{"succeededCount": 1}]})), "spec.successPolicy", "Invalid value: {\"rules\":[{\"succeededCount\":1}]}: requires indexed completion mode"),
-        (success(json!({})), "spec.successPolicy.rules[0]", "Required value: at least one of succeededCount or succeededIndexes must be specified"),
-        (success(json!({"succeededIndexes": "3,2"})), "spec.successPolicy.rules[0].succeededIndexes", "Invalid value: \"3,2\": error parsing succeededIndexes: non-increasing order, previous: 3, current: 2"),
-        (success(json!({"succeededIndexes": "9"})), "spec.successPolicy.rules[0].succeededIndexes", "Invalid value: \"9\": error parsing succeededIndexes: too large index: \"9\""),
-        (success(json!({"succeededIndexes": "1", "succeededCount": 2})), "spec.successPolicy.rules[0].succeededCount", "Invalid value: 2: must be less than or equal to 1 (the number of indexes"),
+        (
+            with("parallelism", json!(-1)),
+            "spec.parallelism",
+            "Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            with("ttlSecondsAfterFinished", json!(-1)),
+            "spec.ttlSecondsAfterFinished",
+            "Invalid value: -1: must be",
+        ),
+        (
+            with("completionMode", json!("X")),
+            "spec.completionMode",
+            "Unsupported value: \"X\": supported values: \"NonIndexed\", \"Indexed\"",
+        ),
+        (
+            indexed(json!({"completions": null, "parallelism": 1})),
+            "spec.completions",
+            "Required value: when completion mode is Indexed",
+        ),
+        (
+            indexed(json!({"parallelism": 100_001})),
+            "spec.parallelism",
+            "Invalid value: 100001: must be less than or equal to 100000 when completion mode is Indexed",
+        ),
+        (
+            indexed(json!({"backoffLimitPerIndex": 1, "maxFailedIndexes": 7})),
+            "spec.maxFailedIndexes",
+            "Invalid value: 7: must be less than or equal to completions",
+        ),
+        (
+            indexed(json!({"maxFailedIndexes": 1})),
+            "spec.backoffLimitPerIndex",
+            "Required value: when maxFailedIndexes is specified",
+        ),
+        (
+            with("backoffLimitPerIndex", json!(1)),
+            "spec.backoffLimitPerIndex",
+            "Invalid value: 1: requires indexed completion mode",
+        ),
+        (
+            with("managedBy", json!("x")),
+            "spec.managedBy",
+            "Invalid value: \"x\": must be a domain-prefixed path",
+        ),
+        (
+            restart("Always"),
+            "spec.template.spec.restartPolicy",
+            "Required value: valid values: \"OnFailure\", \"Never\"",
+        ),
+        (
+            with("podReplacementPolicy", json!("X")),
+            "spec.podReplacementPolicy",
+            "Unsupported value: \"X\": supported values: \"Failed\", \"TerminatingOrFailed\"",
+        ),
+        (
+            with("selector", json!({"matchLabels": {"a": "b"}})),
+            "spec.template.metadata.labels",
+            "Invalid value: {",
+        ),
+        (
+            failure(json!({"action": "", "onPodConditions": [{"type": "X"}]})),
+            "spec.podFailurePolicy.rules[0].action",
+            "Required value: valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]",
+        ),
+        (
+            failure(json!({"action": "FailIndex", "onPodConditions": [{"type": "X"}]})),
+            "spec.podFailurePolicy.rules[0].action",
+            "Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set",
+        ),
+        (
+            failure(json!({"action": "Count"})),
+            "spec.podFailurePolicy.rules[0]",
+            "Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
+        ),
+        (
+            codes(json!({"operator": "X", "values": [1]})),
+            "spec.podFailurePolicy.rules[0].onExitCodes.operator",
+            "Unsupported value: \"X\": supported values: \"In\", \"NotIn\"",
+        ),
+        (
+            codes(json!({"operator": "In", "values": [0]})),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values[0]",
+            "Invalid value: 0: must not be 0 for the In operator",
+        ),
+        (
+            codes(json!({"operator": "In", "values": [2, 1]})),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values",
+            "Invalid value: [2,1]: must be ordered",
+        ),
+        (
+            codes(json!({"operator": "In", "values": []})),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values",
+            "Invalid value: []: at least one value is required",
+        ),
+        (
+            codes(json!({"operator": "In", "values": [1], "containerName": "x"})),
+            "spec.podFailurePolicy.rules[0].onExitCodes.containerName",
+            "Invalid value: \"x\": must be one of the container",
+        ),
+        (
+            with("successPolicy", json!({"rules": [{"succeededCount": 1}]})),
+            "spec.successPolicy",
+            "Invalid value: {\"rules\":[{\"succeededCount\":1}]}: requires indexed completion mode",
+        ),
+        (
+            success(json!({})),
+            "spec.successPolicy.rules[0]",
+            "Required value: at least one of succeededCount or succeededIndexes must be specified",
+        ),
+        (
+            success(json!({"succeededIndexes": "3,2"})),
+            "spec.successPolicy.rules[0].succeededIndexes",
+            "Invalid value: \"3,2\": error parsing succeededIndexes: non-increasing order, previous: 3, current: 2",
+        ),
+        (
+            success(json!({"succeededIndexes": "9"})),
+            "spec.successPolicy.rules[0].succeededIndexes",
+            "Invalid value: \"9\": error parsing succeededIndexes: too large index: \"9\"",
+        ),
+        (
+            success(json!({"succeededIndexes": "1", "succeededCount": 2})),
+            "spec.successPolicy.rules[0].succeededCount",
+            "Invalid value: 2: must be less than or equal to 1 (the number of indexes",
+        ),
     ]);
 }
 
@@ -175,15 +275,55 @@ fn a_status_agrees_with_itself() {
     };
     for (old, new, want) in [
         (json!({}), done.clone(), None),
-        (json!({}), changed("completionTime", json!(null)), Some("status.completionTime: Required value: completionTime is required for Complete jobs")),
-        (json!({}), changed("startTime", json!(null)), Some("status.startTime: Required value: startTime is required for finished job")),
-        (json!({}), changed("active", json!(1)), Some("status.active: Invalid value: 1: active>0 is invalid for finished job")),
-        (json!({}), changed("conditions", conditions(&["Complete"])), Some("status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition")),
-        (json!({}), json!({"active": -1}), Some("status.active: Invalid value: -1: must be greater than or equal to 0")),
-        (json!({}), json!({"ready": 2, "active": 1}), Some("status.ready: Invalid value: 2: cannot set more ready pods than active")),
-        (json!({}), json!({"completedIndexes": "0"}), Some("status.completedIndexes: Invalid value: \"0\": cannot set non-empty completedIndexes when non-indexed completion mode")),
-        (json!({"failed": 2}), json!({"failed": 1}), Some("status.failed: Invalid value: 1: cannot decrease the failed counter")),
-        (done.clone(), json!({"startTime": "2026-01-01T00:00:00Z", "succeeded": 1}), Some("status.conditions: Invalid value: cannot disable the terminal Complete=True condition")),
+        (
+            json!({}),
+            changed("completionTime", json!(null)),
+            Some("status.completionTime: Required value: completionTime is required for Complete jobs"),
+        ),
+        (
+            json!({}),
+            changed("startTime", json!(null)),
+            Some("status.startTime: Required value: startTime is required for finished job"),
+        ),
+        (
+            json!({}),
+            changed("active", json!(1)),
+            Some("status.active: Invalid value: 1: active>0 is invalid for finished job"),
+        ),
+        (
+            json!({}),
+            changed("conditions", conditions(&["Complete"])),
+            Some(
+                "status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
+            ),
+        ),
+        (
+            json!({}),
+            json!({"active": -1}),
+            Some("status.active: Invalid value: -1: must be greater than or equal to 0"),
+        ),
+        (
+            json!({}),
+            json!({"ready": 2, "active": 1}),
+            Some("status.ready: Invalid value: 2: cannot set more ready pods than active"),
+        ),
+        (
+            json!({}),
+            json!({"completedIndexes": "0"}),
+            Some(
+                "status.completedIndexes: Invalid value: \"0\": cannot set non-empty completedIndexes when non-indexed completion mode",
+            ),
+        ),
+        (
+            json!({"failed": 2}),
+            json!({"failed": 1}),
+            Some("status.failed: Invalid value: 1: cannot decrease the failed counter"),
+        ),
+        (
+            done.clone(),
+            json!({"startTime": "2026-01-01T00:00:00Z", "succeeded": 1}),
+            Some("status.conditions: Invalid value: cannot disable the terminal Complete=True condition"),
+        ),
     ] {
         let mut errors = Errors::default();
         job(new.clone()).validate_status_update(&job(old), &mut errors);

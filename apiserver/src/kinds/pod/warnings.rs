@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_client::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, PodAffinityTerm, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, PodAffinityTerm, PodSpec, PodTemplateSpec,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -162,7 +164,9 @@ fn bytes(list: Option<&BTreeMap<String, Wire>>, path: &str, all: &mut Vec<String
     for name in ["memory", "ephemeral-storage"] {
         let amount = list.and_then(|list| Quantity::of(list.get(name)?).ok());
         if let Some(amount) = amount.filter(|amount| fractional(*amount)) {
-            all.push(format!("{path}[{name}]: fractional byte value \"{amount}\" is invalid, must be an integer"));
+            all.push(format!(
+                "{path}[{name}]: fractional byte value \"{amount}\" is invalid, must be an integer"
+            ));
         }
     }
 }
@@ -197,9 +201,8 @@ fn ports(containers: &[(String, &Container)], all: &mut Vec<String>) {
     for (path, container) in containers {
         for (i, port) in container.ports.iter().flatten().enumerate() {
             let at = format!("{path}.ports[{i}]");
-            let others = open
-                .entry((port.container_port, port.protocol.clone().unwrap_or_default()))
-                .or_default();
+            let others =
+                open.entry((port.container_port, port.protocol.clone().unwrap_or_default())).or_default();
             for (other_at, other) in others.iter() {
                 let (ip, other_ip) = (given(&port.host_ip), given(&other.host_ip));
                 let (on, other_on) = (port.host_port.unwrap_or(0), other.host_port.unwrap_or(0));
@@ -280,23 +283,35 @@ mod tests {
             (container(json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "$(A)2"}]})), None),
             (
                 container(json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]})),
-                Some("spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply"),
+                Some(
+                    "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+                ),
             ),
             (
-                container(json!({"ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 80, "protocol": "TCP"}]})),
-                Some("spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]"),
+                container(
+                    json!({"ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 80, "protocol": "TCP"}]}),
+                ),
+                Some(
+                    "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+                ),
             ),
             (
                 container(json!({"ports": [{"containerPort": 80, "hostPort": 1}, {"containerPort": 80}]})),
-                Some("spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]"),
+                Some(
+                    "spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]",
+                ),
             ),
             (
                 container(json!({"resources": {"limits": {"memory": "100m"}}})),
-                Some("spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer"),
+                Some(
+                    "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+                ),
             ),
             (
                 with("nodeSelector", json!({"beta.kubernetes.io/os": "linux"})),
-                Some("spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+                Some(
+                    "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+                ),
             ),
             (
                 with("imagePullSecrets", json!([{"name": "a"}, {"name": "a"}])),
@@ -304,15 +319,22 @@ mod tests {
             ),
             (
                 with("terminationGracePeriodSeconds", json!(-1)),
-                Some("spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"),
+                Some(
+                    "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
+                ),
             ),
             (
                 with("volumes", json!([{"name": "v", "gitRepo": {"repository": "r"}}])),
                 Some("spec.volumes[0].gitRepo: deprecated in v1.11, and disabled by default in v1.33+"),
             ),
             (
-                with("topologySpreadConstraints", json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}])),
-                Some("spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod"),
+                with(
+                    "topologySpreadConstraints",
+                    json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]),
+                ),
+                Some(
+                    "spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod",
+                ),
             ),
         ] {
             assert_eq!(warnings(spec.clone()).first().map(String::as_str), want, "{spec}");
@@ -321,10 +343,9 @@ mod tests {
 
     #[test]
     fn what_stays_as_it_was_is_not_said_again() {
-        let template: PodTemplateSpec = serde_json::from_value(
-            json!({"spec": {"containers": [], "terminationGracePeriodSeconds": -1}}),
-        )
-        .unwrap();
+        let template: PodTemplateSpec =
+            serde_json::from_value(json!({"spec": {"containers": [], "terminationGracePeriodSeconds": -1}}))
+                .unwrap();
         assert_eq!(of_template(&template, "spec.template", Some(&template)), [""; 0]);
         assert!(of_template(&template, "spec.template", None)[0].starts_with("spec.template.spec.term"));
     }
