@@ -32,6 +32,7 @@ pub mod ownership;
 pub mod decode;
 pub mod protobuf;
 pub mod patch;
+pub mod cel;
 
 // Where objects are.
 pub mod watch_cache;
