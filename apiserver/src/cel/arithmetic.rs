@@ -31,8 +31,12 @@ pub(super) fn size_error() -> EvalError {
 
 pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
     Ok(match (left, right) {
-        (Value::Int(left), Value::Int(right)) => Value::Int(left.checked_add(*right).ok_or_else(|| overflow("int"))?),
-        (Value::Uint(left), Value::Uint(right)) => Value::Uint(left.checked_add(*right).ok_or_else(|| overflow("uint"))?),
+        (Value::Int(left), Value::Int(right)) => {
+            Value::Int(left.checked_add(*right).ok_or_else(|| overflow("int"))?)
+        }
+        (Value::Uint(left), Value::Uint(right)) => {
+            Value::Uint(left.checked_add(*right).ok_or_else(|| overflow("uint"))?)
+        }
         (Value::Double(left), Value::Double(right)) => Value::Double(left + right),
         (Value::String(left), Value::String(right)) => {
             if left.len() + right.len() > SIZE_MAX {
@@ -55,8 +59,11 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
             }
             equality::added(left, right)?
         }
-        (Value::Duration(left), Value::Duration(right)) => Value::Duration(left.checked_add(*right).ok_or_else(|| overflow("duration"))?),
-        (Value::Timestamp(timestamp), Value::Duration(duration)) | (Value::Duration(duration), Value::Timestamp(timestamp)) => {
+        (Value::Duration(left), Value::Duration(right)) => {
+            Value::Duration(left.checked_add(*right).ok_or_else(|| overflow("duration"))?)
+        }
+        (Value::Timestamp(timestamp), Value::Duration(duration))
+        | (Value::Duration(duration), Value::Timestamp(timestamp)) => {
             Value::Timestamp(moved(*timestamp, (*duration).into())?)
         }
         _ => return Err(EvalError::no_such_overload()),
@@ -65,11 +72,19 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
 
 pub(super) fn subtract<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
     Ok(match (left, right) {
-        (Value::Int(left), Value::Int(right)) => Value::Int(left.checked_sub(*right).ok_or_else(|| overflow("int"))?),
-        (Value::Uint(left), Value::Uint(right)) => Value::Uint(left.checked_sub(*right).ok_or_else(|| overflow("uint"))?),
+        (Value::Int(left), Value::Int(right)) => {
+            Value::Int(left.checked_sub(*right).ok_or_else(|| overflow("int"))?)
+        }
+        (Value::Uint(left), Value::Uint(right)) => {
+            Value::Uint(left.checked_sub(*right).ok_or_else(|| overflow("uint"))?)
+        }
         (Value::Double(left), Value::Double(right)) => Value::Double(left - right),
-        (Value::Duration(left), Value::Duration(right)) => Value::Duration(left.checked_sub(*right).ok_or_else(|| overflow("duration"))?),
-        (Value::Timestamp(left), Value::Duration(right)) => Value::Timestamp(moved(*left, -i128::from(*right))?),
+        (Value::Duration(left), Value::Duration(right)) => {
+            Value::Duration(left.checked_sub(*right).ok_or_else(|| overflow("duration"))?)
+        }
+        (Value::Timestamp(left), Value::Duration(right)) => {
+            Value::Timestamp(moved(*left, -i128::from(*right))?)
+        }
         (Value::Timestamp(left), Value::Timestamp(right)) => {
             let between = left.as_nanoseconds() - right.as_nanoseconds();
             Value::Duration(i64::try_from(between).map_err(|_| overflow("duration"))?)
@@ -80,8 +95,12 @@ pub(super) fn subtract<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
 
 pub(super) fn multiply<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
     Ok(match (left, right) {
-        (Value::Int(left), Value::Int(right)) => Value::Int(left.checked_mul(*right).ok_or_else(|| overflow("int"))?),
-        (Value::Uint(left), Value::Uint(right)) => Value::Uint(left.checked_mul(*right).ok_or_else(|| overflow("uint"))?),
+        (Value::Int(left), Value::Int(right)) => {
+            Value::Int(left.checked_mul(*right).ok_or_else(|| overflow("int"))?)
+        }
+        (Value::Uint(left), Value::Uint(right)) => {
+            Value::Uint(left.checked_mul(*right).ok_or_else(|| overflow("uint"))?)
+        }
         (Value::Double(left), Value::Double(right)) => Value::Double(left * right),
         _ => return Err(EvalError::no_such_overload()),
     })
@@ -89,8 +108,12 @@ pub(super) fn multiply<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
 
 pub(super) fn divide<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
     Ok(match (left, right) {
-        (Value::Int(_), Value::Int(0)) | (Value::Uint(_), Value::Uint(0)) => return Err(EvalError::new("division by zero")),
-        (Value::Int(left), Value::Int(right)) => Value::Int(left.checked_div(*right).ok_or_else(|| overflow("int"))?),
+        (Value::Int(_), Value::Int(0)) | (Value::Uint(_), Value::Uint(0)) => {
+            return Err(EvalError::new("division by zero"));
+        }
+        (Value::Int(left), Value::Int(right)) => {
+            Value::Int(left.checked_div(*right).ok_or_else(|| overflow("int"))?)
+        }
         (Value::Uint(left), Value::Uint(right)) => Value::Uint(left / right),
         (Value::Double(left), Value::Double(right)) => Value::Double(left / right),
         _ => return Err(EvalError::no_such_overload()),
@@ -99,8 +122,12 @@ pub(super) fn divide<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
 
 pub(super) fn modulo<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
     Ok(match (left, right) {
-        (Value::Int(_), Value::Int(0)) | (Value::Uint(_), Value::Uint(0)) => return Err(EvalError::new("modulus by zero")),
-        (Value::Int(left), Value::Int(right)) => Value::Int(left.checked_rem(*right).ok_or_else(|| overflow("int"))?),
+        (Value::Int(_), Value::Int(0)) | (Value::Uint(_), Value::Uint(0)) => {
+            return Err(EvalError::new("modulus by zero"));
+        }
+        (Value::Int(left), Value::Int(right)) => {
+            Value::Int(left.checked_rem(*right).ok_or_else(|| overflow("int"))?)
+        }
         (Value::Uint(left), Value::Uint(right)) => Value::Uint(left % right),
         _ => return Err(EvalError::no_such_overload()),
     })

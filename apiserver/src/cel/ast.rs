@@ -12,12 +12,23 @@ pub(super) enum Kind {
     Literal(Literal),
     Ident(String),
     /// A field of an operand; with `test`, whether the field is there.
-    Select { operand: Box<Expr>, field: String, test: bool },
-    Call { target: Option<Box<Expr>>, function: String, arguments: Vec<Expr> },
+    Select {
+        operand: Box<Expr>,
+        field: String,
+        test: bool,
+    },
+    Call {
+        target: Option<Box<Expr>>,
+        function: String,
+        arguments: Vec<Expr>,
+    },
     List(Vec<Element>),
     Map(Vec<Entry>),
     /// An object written with the name of its type. No type of Kubernetes' expressions can be made so.
-    Struct { name: String, fields: Vec<Field> },
+    Struct {
+        name: String,
+        fields: Vec<Field>,
+    },
     Comprehension(Box<Comprehension>),
     /// Stands where the text was wrong.
     Wrong,

@@ -28,7 +28,12 @@ impl Checked {
 }
 
 /// Checks an expression whose variables have the given types. Calls of functions with dots in their names lose their receivers.
-pub(super) fn check(root: &mut Expr, offsets: &[u32], variables: &HashMap<String, Type>, names: &Root) -> Result<Checked, Vec<Mistake>> {
+pub(super) fn check(
+    root: &mut Expr,
+    offsets: &[u32],
+    variables: &HashMap<String, Type>,
+    names: &Root,
+) -> Result<Checked, Vec<Mistake>> {
     let mut checker = Checker {
         types: vec![Type::Error; offsets.len()],
         overloads: HashMap::new(),
@@ -212,7 +217,9 @@ impl Checker<'_> {
                 let written = self.written(&target);
                 let message = match &target {
                     // Upstream declares these as objects whose fields nothing provides.
-                    Type::Opaque(name) if name.starts_with("kubernetes.") => format!("undefined field '{field}'"),
+                    Type::Opaque(name) if name.starts_with("kubernetes.") => {
+                        format!("undefined field '{field}'")
+                    }
                     _ => format!("type '{written}' does not support field selection"),
                 };
                 self.mistake(id, message);
@@ -226,8 +233,13 @@ impl Checker<'_> {
         let id = expression.id;
         let Kind::Call { target, function, arguments } = &mut expression.kind else { return Type::Error };
         if function == operators::OPTIONAL_SELECT {
-            let [operand, Expr { kind: Kind::Literal(Literal::String(field)), .. }] = arguments.as_mut_slice() else {
-                self.mistake(id, "unsupported optional field selection: incorrect signature. argument count: 0".into());
+            let [operand, Expr { kind: Kind::Literal(Literal::String(field)), .. }] =
+                arguments.as_mut_slice()
+            else {
+                self.mistake(
+                    id,
+                    "unsupported optional field selection: incorrect signature. argument count: 0".into(),
+                );
                 return Type::Error;
             };
             self.expression(operand);
@@ -248,7 +260,9 @@ impl Checker<'_> {
             if let Some(prefix) = receiver.qualified_name() {
                 let first = prefix.split('.').next().unwrap_or_default();
                 let full = format!("{prefix}.{function}");
-                if !self.scopes.iter().any(|(variable, _)| variable == first) && functions.get(&full).is_some() {
+                if !self.scopes.iter().any(|(variable, _)| variable == first)
+                    && functions.get(&full).is_some()
+                {
                     *function = full;
                     *target = None;
                 }
@@ -285,12 +299,23 @@ impl Checker<'_> {
         of
     }
 
-    fn resolve_overload(&mut self, id: u32, function: &str, overloads: &'static [Overload], member: bool, types: &[Type]) -> Type {
+    fn resolve_overload(
+        &mut self,
+        id: u32,
+        function: &str,
+        overloads: &'static [Overload],
+        member: bool,
+        types: &[Type],
+    ) -> Type {
         let mut matching = Vec::new();
         let mut result: Option<Type> = None;
-        for overload in overloads.iter().filter(|overload| overload.member == member && overload.parameters.len() == types.len()) {
+        for overload in overloads
+            .iter()
+            .filter(|overload| overload.member == member && overload.parameters.len() == types.len())
+        {
             let mut fresh = HashMap::new();
-            let parameters: Vec<Type> = overload.parameters.iter().map(|of| self.bindings.instantiate(of, &mut fresh)).collect();
+            let parameters: Vec<Type> =
+                overload.parameters.iter().map(|of| self.bindings.instantiate(of, &mut fresh)).collect();
             if !self.bindings.all_assignable(types, &parameters) {
                 continue;
             }
@@ -304,9 +329,16 @@ impl Checker<'_> {
             };
         }
         let Some(result) = result else {
-            let mut written: Vec<String> = types.iter().map(|of| self.written(&self.bindings.resolve(of, true))).collect();
+            let mut written: Vec<String> =
+                types.iter().map(|of| self.written(&self.bindings.resolve(of, true))).collect();
             let receiver = if member { format!("{}.", written.remove(0)) } else { String::new() };
-            self.mistake(id, format!("found no matching overload for '{function}' applied to '{receiver}({})'", written.join(", ")));
+            self.mistake(
+                id,
+                format!(
+                    "found no matching overload for '{function}' applied to '{receiver}({})'",
+                    written.join(", ")
+                ),
+            );
             return Type::Error;
         };
         self.overloads.insert(id, matching);
@@ -319,7 +351,10 @@ impl Checker<'_> {
         if self.bindings.assignable(&earlier, &of) {
             return most_general(&earlier, &of).clone();
         }
-        let (expected, found) = (self.written(&self.bindings.resolve(&earlier, false)), self.written(&self.bindings.resolve(&of, false)));
+        let (expected, found) = (
+            self.written(&self.bindings.resolve(&earlier, false)),
+            self.written(&self.bindings.resolve(&of, false)),
+        );
         self.mistake(id, format!("expected type '{expected}' but found '{found}'"));
         Type::Error
     }
@@ -342,7 +377,11 @@ impl Checker<'_> {
         let mut common = None;
         for element in elements {
             self.expression(&mut element.value);
-            let of = if element.optional { self.inside_optional(&element.value) } else { self.get(&element.value) };
+            let of = if element.optional {
+                self.inside_optional(&element.value)
+            } else {
+                self.get(&element.value)
+            };
             common = Some(self.join(element.value.id, common, of));
         }
         Type::list(common.unwrap_or_else(|| self.bindings.variable()))
@@ -383,7 +422,9 @@ impl Checker<'_> {
             }
             _ => {
                 let written = self.written(&range);
-                let message = format!("expression of type '{written}' cannot be range of a comprehension (must be list, map, or dynamic)");
+                let message = format!(
+                    "expression of type '{written}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                );
                 self.mistake(comprehension.range.id, message);
                 (Type::Error, Type::Error)
             }
@@ -407,7 +448,10 @@ impl Checker<'_> {
     fn assert(&mut self, expression: &Expr, expected: &Type) {
         let of = self.get(expression);
         if !self.bindings.assignable(expected, &of) {
-            let (expected, found) = (self.written(&self.bindings.resolve(expected, false)), self.written(&self.bindings.resolve(&of, false)));
+            let (expected, found) = (
+                self.written(&self.bindings.resolve(expected, false)),
+                self.written(&self.bindings.resolve(&of, false)),
+            );
             self.mistake(expression.id, format!("expected type '{expected}' but found '{found}'"));
         }
     }

@@ -23,7 +23,10 @@ fn unexpected(expected: &str, json: &Json) -> EvalError {
     EvalError::new(format!("invalid data, expected {expected}, got {found}"))
 }
 
-pub(super) fn from_json<'a>(json: &'a Json, declared: Option<&'a DeclaredType>) -> Result<Value<'a>, EvalError> {
+pub(super) fn from_json<'a>(
+    json: &'a Json,
+    declared: Option<&'a DeclaredType>,
+) -> Result<Value<'a>, EvalError> {
     let Some(declared) = declared else { return Ok(undeclared(json)) };
     if json.is_null() {
         return Ok(Value::Null);
@@ -31,9 +34,13 @@ pub(super) fn from_json<'a>(json: &'a Json, declared: Option<&'a DeclaredType>) 
     match (&declared.kind, json) {
         (Declared::Bool, Json::Bool(value)) => Ok(Value::Bool(*value)),
         (Declared::Bool, _) => Err(unexpected("bool", json)),
-        (Declared::Int, Json::Number(number)) => int(number).map(Value::Int).ok_or_else(|| unexpected("int", json)),
+        (Declared::Int, Json::Number(number)) => {
+            int(number).map(Value::Int).ok_or_else(|| unexpected("int", json))
+        }
         (Declared::Int, _) => Err(unexpected("int", json)),
-        (Declared::Double, Json::Number(number)) => number.as_f64().map(Value::Double).ok_or_else(|| unexpected("float", json)),
+        (Declared::Double, Json::Number(number)) => {
+            number.as_f64().map(Value::Double).ok_or_else(|| unexpected("float", json))
+        }
         (Declared::Double, _) => Err(unexpected("float", json)),
         (Declared::IntOrString, Json::Number(number)) if int(number).is_some() => Ok(undeclared(json)),
         (Declared::IntOrString, Json::String(_)) => Ok(undeclared(json)),
@@ -44,7 +51,9 @@ pub(super) fn from_json<'a>(json: &'a Json, declared: Option<&'a DeclaredType>) 
             let kind = (*list_kind != ListKind::Atomic).then_some(list_kind);
             Ok(Value::List(List { items: Items::Json(list, Some(items)), kind }))
         }
-        (Declared::List { .. }, _) => Err(EvalError::new("invalid data, expected an array for the provided schema with type=array")),
+        (Declared::List { .. }, _) => {
+            Err(EvalError::new("invalid data, expected an array for the provided schema with type=array"))
+        }
         (Declared::Map { values }, Json::Object(map)) => Ok(Value::Map(Map::Json(map, Some(values)))),
         (Declared::Object(of), Json::Object(json)) => Ok(Value::Object(Object { json, of })),
         (Declared::Map { .. } | Declared::Object(_), _) => {
@@ -57,14 +66,16 @@ pub(super) fn from_json<'a>(json: &'a Json, declared: Option<&'a DeclaredType>) 
 
 fn int(number: &Number) -> Option<i64> {
     // A whole number that was written as `1.0` is an integer to whoever reads JSON into integers.
-    number.as_i64().or_else(|| number.as_f64().filter(|value| value.fract() == 0.0 && value.abs() < 9e18).map(|value| value as i64))
+    number.as_i64().or_else(|| {
+        number.as_f64().filter(|value| value.fract() == 0.0 && value.abs() < 9e18).map(|value| value as i64)
+    })
 }
 
 fn string<'a>(kind: &Declared, text: &'a str) -> Result<Value<'a>, EvalError> {
     match kind {
-        Declared::Duration => time::parse_schema_duration(text)
-            .map(Value::Duration)
-            .ok_or_else(|| EvalError::new(format!("Invalid duration {text}: unable to parse {text:?} as a duration"))),
+        Declared::Duration => time::parse_schema_duration(text).map(Value::Duration).ok_or_else(|| {
+            EvalError::new(format!("Invalid duration {text}: unable to parse {text:?} as a duration"))
+        }),
         Declared::Date => Timestamp::parse_date(text)
             .map(Value::Timestamp)
             .ok_or_else(|| EvalError::new(format!("Invalid date formatted string {text}"))),
@@ -105,7 +116,9 @@ pub(super) fn to_json(value: &Value<'_>) -> Option<Json> {
         Value::Bytes(bytes) => Json::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
         Value::Timestamp(timestamp) => Json::String(timestamp.to_string()),
         Value::Duration(nanoseconds) => Json::String(time::duration_text(*nanoseconds)),
-        Value::List(list) => Json::Array(list.iter().map(|item| to_json(&item.ok()?)).collect::<Option<_>>()?),
+        Value::List(list) => {
+            Json::Array(list.iter().map(|item| to_json(&item.ok()?)).collect::<Option<_>>()?)
+        }
         Value::Map(map) => {
             let entries = map.to_entries().ok()?;
             let mut object = serde_json::Map::new();

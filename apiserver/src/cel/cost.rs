@@ -34,8 +34,12 @@ pub(super) enum Rule {
     Format,
     /// All of the first argument is walked.
     Walk,
-    ContainsIp { parses: bool },
-    ContainsCidr { parses: bool },
+    ContainsIp {
+        parses: bool,
+    },
+    ContainsCidr {
+        parses: bool,
+    },
     /// A list as long as the result is made.
     NewList,
     Flatten,
@@ -50,25 +54,36 @@ impl Rule {
     pub fn of(function: &str, overload: Option<&str>) -> Rule {
         match function {
             "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => return Rule::Walk,
-            "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" => return Rule::Traverse(1),
+            "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" => {
+                return Rule::Traverse(1);
+            }
             "replace" | "split" | "ip.isCanonical" => return Rule::Traverse(2),
-            "cidr" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => return Rule::Traverse(1),
+            "cidr" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => {
+                return Rule::Traverse(1);
+            }
             "ip" => return if overload == Some("cidr_ip") { Rule::Fixed(1) } else { Rule::Traverse(1) },
             "join" => return Rule::TraverseResult,
             "find" | "findAll" => return Rule::Pattern,
             "validate" => return Rule::Format,
             "containsIP" => return Rule::ContainsIp { parses: overload == Some("cidr_contains_ip_string") },
-            "containsCIDR" => return Rule::ContainsCidr { parses: overload == Some("cidr_contains_cidr_string") },
+            "containsCIDR" => {
+                return Rule::ContainsCidr { parses: overload == Some("cidr_contains_cidr_string") };
+            }
             _ => {}
         }
         match overload.unwrap_or_default() {
-            "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string" | "strings_quote" | "string_format" => {
-                Rule::Traverse(1)
-            }
+            "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
+            | "strings_quote" | "string_format" => Rule::Traverse(1),
             "in_list" => Rule::In,
             "equals" | "not_equals" => Rule::Equality,
-            "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string" | "less_bytes" | "greater_bytes"
-            | "less_equals_bytes" | "greater_equals_bytes" => Rule::Ordering,
+            "less_string"
+            | "greater_string"
+            | "less_equals_string"
+            | "greater_equals_string"
+            | "less_bytes"
+            | "greater_bytes"
+            | "less_equals_bytes"
+            | "greater_equals_bytes" => Rule::Ordering,
             "add_string" | "add_bytes" => Rule::Concatenation,
             "matches_string" => Rule::Pattern,
             "contains_string" => Rule::Contains,
@@ -118,7 +133,8 @@ impl Rule {
                     Some(Value::List(list)) if matches!(list.get(0), Some(Ok(Value::String(_) | Value::Bytes(_))))
                 );
                 let factor = if textual { 2.0 + STRING_FACTOR } else { 2.0 };
-                ((size(argument).saturating_mul(size(argument)) as f64 * factor) as u64).saturating_add(1 + LIST)
+                ((size(argument).saturating_mul(size(argument)) as f64 * factor) as u64)
+                    .saturating_add(1 + LIST)
             }
             Rule::Sets(times) => size(0).saturating_mul(size(1)).saturating_mul(times).saturating_add(1),
         }
@@ -153,7 +169,10 @@ fn walk(value: &Value<'_>, depth: usize) -> u64 {
         Value::Map(map) => map
             .keys()
             .iter()
-            .map(|key| walk(key, depth + 1) + map.get(key).and_then(Result::ok).map_or(1, |value| walk(&value, depth + 1)))
+            .map(|key| {
+                walk(key, depth + 1)
+                    + map.get(key).and_then(Result::ok).map_or(1, |value| walk(&value, depth + 1))
+            })
             .sum(),
         _ => 1,
     }

@@ -120,31 +120,47 @@ fn is_set(schema: &Json, key: &str) -> bool {
 }
 
 fn from_schema(schema: &Json, resource_root: bool, path: String) -> Option<Arc<DeclaredType>> {
-    let declared = |kind, of, size_max, json_bytes_min, path| Some(Arc::new(DeclaredType { kind, of, size_max, json_bytes_min, path }));
+    let declared = |kind, of, size_max, json_bytes_min, path| {
+        Some(Arc::new(DeclaredType { kind, of, size_max, json_bytes_min, path }))
+    };
     if is_set(schema, "x-kubernetes-int-or-string") {
         // The longest string, which may be counted in characters of four bytes.
-        let size_max = count(schema, "maxLength").map_or(REQUEST_BYTES_MAX - 2, |length| length.saturating_mul(4));
+        let size_max =
+            count(schema, "maxLength").map_or(REQUEST_BYTES_MAX - 2, |length| length.saturating_mul(4));
         return declared(Declared::IntOrString, Type::Dyn, size_max, 1, path);
     }
     match schema.get("type").and_then(Json::as_str)? {
         "array" => {
             let items = schema.get("items")?;
-            let items = from_schema(items, is_set(items, "x-kubernetes-embedded-resource"), format!("{path}.@idx"))?;
-            let size_max = count(schema, "maxItems").unwrap_or((REQUEST_BYTES_MAX - 2) / (items.json_bytes_min + 1));
+            let items =
+                from_schema(items, is_set(items, "x-kubernetes-embedded-resource"), format!("{path}.@idx"))?;
+            let size_max =
+                count(schema, "maxItems").unwrap_or((REQUEST_BYTES_MAX - 2) / (items.json_bytes_min + 1));
             let list_kind = match schema.get("x-kubernetes-list-type").and_then(Json::as_str) {
                 Some("set") => ListKind::Set,
-                Some("map") => ListKind::Map(names(schema, "x-kubernetes-list-map-keys").map(str::to_owned).collect()),
+                Some("map") => {
+                    ListKind::Map(names(schema, "x-kubernetes-list-map-keys").map(str::to_owned).collect())
+                }
                 _ => ListKind::Atomic,
             };
             let of = Type::list(items.of.clone());
             declared(Declared::List { items, list_kind }, of, size_max, 2, path)
         }
         "object" => {
-            let values = if resource_root { None } else { schema.get("additionalProperties").filter(|values| values.is_object()) };
+            let values = if resource_root {
+                None
+            } else {
+                schema.get("additionalProperties").filter(|values| values.is_object())
+            };
             if let Some(values) = values {
-                let values = from_schema(values, is_set(values, "x-kubernetes-embedded-resource"), format!("{path}.@elem"))?;
+                let values = from_schema(
+                    values,
+                    is_set(values, "x-kubernetes-embedded-resource"),
+                    format!("{path}.@elem"),
+                )?;
                 // A key of two bytes, quotes, a colon and a comma.
-                let size_max = count(schema, "maxProperties").unwrap_or((REQUEST_BYTES_MAX - 2) / (values.json_bytes_min + 6));
+                let size_max = count(schema, "maxProperties")
+                    .unwrap_or((REQUEST_BYTES_MAX - 2) / (values.json_bytes_min + 6));
                 let of = Type::map(Type::String, values.of.clone());
                 return declared(Declared::Map { values }, of, size_max, 2, path);
             }
@@ -167,8 +183,13 @@ fn names<'a>(schema: &'a Json, key: &str) -> impl Iterator<Item = &'a str> {
 fn object(schema: &Json, resource_root: bool, path: String) -> (ObjectType, i64) {
     let string = serde_json::json!({"type": "string"});
     let metadata = serde_json::json!({"type": "object", "properties": {"name": {"type": "string"}, "generateName": {"type": "string"}}});
-    let mut properties: BTreeMap<&str, &Json> =
-        schema.get("properties").and_then(Json::as_object).into_iter().flatten().map(|(name, property)| (name.as_str(), property)).collect();
+    let mut properties: BTreeMap<&str, &Json> = schema
+        .get("properties")
+        .and_then(Json::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(name, property)| (name.as_str(), property))
+        .collect();
     if resource_root {
         properties.insert("apiVersion", &string);
         properties.insert("kind", &string);
@@ -202,7 +223,9 @@ fn string(schema: &Json, path: String) -> Option<Arc<DeclaredType>> {
         Some("date") => (Declared::Date, Type::Timestamp, 12, 12),
         Some("date-time") => (Declared::DateTime, Type::Timestamp, 32, 21),
         _ => {
-            let longest = |values: &Vec<Json>| values.iter().filter_map(Json::as_str).map(str::len).max().unwrap_or_default() as i64;
+            let longest = |values: &Vec<Json>| {
+                values.iter().filter_map(Json::as_str).map(str::len).max().unwrap_or_default() as i64
+            };
             let size_max = match (length_max, schema.get("enum").and_then(Json::as_array)) {
                 (Some(length), _) => length.saturating_mul(4),
                 (None, Some(values)) if !values.is_empty() => longest(values),

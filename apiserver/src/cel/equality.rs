@@ -72,7 +72,9 @@ fn equal_at(one: &Value<'_>, other: &Value<'_>, depth: usize) -> Result<bool, Ev
 fn same_kind(one: &super::types::Type, other: &super::types::Type) -> bool {
     use super::types::Type;
     match (one, other) {
-        (Type::List(_), Type::List(_)) | (Type::Map(_), Type::Map(_)) | (Type::Optional(_), Type::Optional(_)) => true,
+        (Type::List(_), Type::List(_))
+        | (Type::Map(_), Type::Map(_))
+        | (Type::Optional(_), Type::Optional(_)) => true,
         (Type::Type(_), Type::Type(_)) => true,
         _ => one == other,
     }
@@ -207,7 +209,11 @@ fn numbers(one: &Value<'_>, other: &Value<'_>) -> Option<Option<Ordering>> {
             Some(Ordering::Greater)
         } else {
             let floor = double.floor();
-            Some(whole.cmp(&(floor as i128)).then(if double > floor { Ordering::Less } else { Ordering::Equal }))
+            Some(whole.cmp(&(floor as i128)).then(if double > floor {
+                Ordering::Less
+            } else {
+                Ordering::Equal
+            }))
         }
     };
     Some(match (number(one)?, number(other)?) {
@@ -244,7 +250,9 @@ mod tests {
     #[test]
     fn numbers_are_compared_by_what_they_are() {
         assert!(equal(&Value::Int(1), &Value::Double(1.0)).unwrap());
-        assert!(equal(&Value::Uint(u64::MAX), &Value::Double(2f64.powi(64) - 2048.0)).is_ok_and(|same| !same));
+        assert!(
+            equal(&Value::Uint(u64::MAX), &Value::Double(2f64.powi(64) - 2048.0)).is_ok_and(|same| !same)
+        );
         assert_eq!(compare(&Value::Int(-1), &Value::Uint(1)).unwrap(), Some(Ordering::Less));
         assert_eq!(compare(&Value::Double(1.5), &Value::Int(1)).unwrap(), Some(Ordering::Greater));
         assert!(!equal(&Value::Double(f64::NAN), &Value::Double(f64::NAN)).unwrap());
@@ -253,16 +261,25 @@ mod tests {
 
     #[test]
     fn sets_and_maps_have_no_order() {
-        let set = DeclaredType::from_schema(&json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}), false).unwrap();
+        let set = DeclaredType::from_schema(
+            &json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}),
+            false,
+        )
+        .unwrap();
         let (one, other) = (json!(["a", "b"]), json!(["b", "a"]));
         let value = |json| Value::from_json(json, Some(&set)).unwrap();
         assert!(equal(&value(&one), &value(&other)).unwrap());
 
-        let items = json!({"type": "object", "properties": {"k-k": {"type": "string"}, "v": {"type": "integer"}}});
+        let items =
+            json!({"type": "object", "properties": {"k-k": {"type": "string"}, "v": {"type": "integer"}}});
         let schema = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k-k"], "items": items});
         let map = DeclaredType::from_schema(&schema, false).unwrap();
-        let (one, other) = (json!([{"k-k": "a", "v": 1}, {"k-k": "b", "v": 2}]), json!([{"k-k": "b", "v": 3}, {"k-k": "c", "v": 4}]));
-        let (Value::List(one), Value::List(other)) = (Value::from_json(&one, Some(&map)).unwrap(), Value::from_json(&other, Some(&map)).unwrap())
+        let (one, other) = (
+            json!([{"k-k": "a", "v": 1}, {"k-k": "b", "v": 2}]),
+            json!([{"k-k": "b", "v": 3}, {"k-k": "c", "v": 4}]),
+        );
+        let (Value::List(one), Value::List(other)) =
+            (Value::from_json(&one, Some(&map)).unwrap(), Value::from_json(&other, Some(&map)).unwrap())
         else {
             panic!()
         };

@@ -53,7 +53,11 @@ struct EntrySize {
 
 impl EntrySize {
     fn union(self, other: EntrySize) -> EntrySize {
-        EntrySize { is_list: self.is_list, key: self.key.union(other.key), value: self.value.union(other.value) }
+        EntrySize {
+            is_list: self.is_list,
+            key: self.key.union(other.key),
+            value: self.value.union(other.value),
+        }
     }
 }
 
@@ -90,9 +94,19 @@ pub(super) struct Estimator<'a> {
     locals: Vec<Local>,
 }
 
-pub(super) fn estimate<'a>(root: &'a Expr, checked: &'a Checked, roots: HashMap<&'a str, &'a DeclaredType>) -> Range {
-    let mut estimator =
-        Estimator { checked, roots, paths: HashMap::new(), sizes: HashMap::new(), entry_sizes: HashMap::new(), locals: Vec::new() };
+pub(super) fn estimate<'a>(
+    root: &'a Expr,
+    checked: &'a Checked,
+    roots: HashMap<&'a str, &'a DeclaredType>,
+) -> Range {
+    let mut estimator = Estimator {
+        checked,
+        roots,
+        paths: HashMap::new(),
+        sizes: HashMap::new(),
+        entry_sizes: HashMap::new(),
+        locals: Vec::new(),
+    };
     estimator.cost(root)
 }
 
@@ -115,20 +129,25 @@ impl<'a> Estimator<'a> {
                 self.paths.insert(expression.id, path);
                 cost
             }
-            Kind::Call { target, function, arguments } => self.call(expression, target.as_deref(), function, arguments),
+            Kind::Call { target, function, arguments } => {
+                self.call(expression, target.as_deref(), function, arguments)
+            }
             Kind::List(elements) => {
                 let mut cost = Range::fixed(LIST);
-                let mut value = if elements.is_empty() { Range::fixed(0) } else { Range { min: u64::MAX, max: 0 } };
+                let mut value =
+                    if elements.is_empty() { Range::fixed(0) } else { Range { min: u64::MAX, max: 0 } };
                 for element in elements {
                     cost = cost.plus(self.cost(&element.value));
                     value = value.union(self.size_or_unknown(&element.value));
                 }
-                self.entry_sizes.insert(expression.id, EntrySize { is_list: true, key: Range::fixed(1), value });
+                self.entry_sizes
+                    .insert(expression.id, EntrySize { is_list: true, key: Range::fixed(1), value });
                 cost
             }
             Kind::Map(entries) => {
                 let mut cost = Range::fixed(MAP);
-                let nothing = if entries.is_empty() { Range::fixed(0) } else { Range { min: u64::MAX, max: 0 } };
+                let nothing =
+                    if entries.is_empty() { Range::fixed(0) } else { Range { min: u64::MAX, max: 0 } };
                 let (mut key, mut value) = (nothing, nothing);
                 for entry in entries {
                     cost = cost.plus(self.cost(&entry.key)).plus(self.cost(&entry.value));
@@ -138,7 +157,9 @@ impl<'a> Estimator<'a> {
                 self.entry_sizes.insert(expression.id, EntrySize { is_list: false, key, value });
                 cost
             }
-            Kind::Struct { fields, .. } => fields.iter().fold(Range::fixed(40), |cost, field| cost.plus(self.cost(&field.value))),
+            Kind::Struct { fields, .. } => {
+                fields.iter().fold(Range::fixed(40), |cost, field| cost.plus(self.cost(&field.value)))
+            }
             Kind::Comprehension(comprehension) => self.comprehension(expression, comprehension),
         }
     }
@@ -261,7 +282,13 @@ impl<'a> Estimator<'a> {
         Some((element, size.unwrap_or(UNKNOWN)))
     }
 
-    fn call(&mut self, expression: &'a Expr, target: Option<&'a Expr>, function: &str, arguments: &'a [Expr]) -> Range {
+    fn call(
+        &mut self,
+        expression: &'a Expr,
+        target: Option<&'a Expr>,
+        function: &str,
+        arguments: &'a [Expr],
+    ) -> Range {
         if let ("dyn", [argument]) = (function, arguments) {
             let cost = self.cost(argument);
             if let Some(size) = self.size(argument) {
@@ -330,7 +357,10 @@ impl<'a> Estimator<'a> {
             ("string_format", Some(target), _) => with(computed(target).scaled(STRING_FACTOR), None),
             ("string_to_bytes", _, [text]) => {
                 let size = computed(text);
-                with(size.scaled(STRING_FACTOR), Some(Range { min: size.min, max: size.max.saturating_mul(4) }))
+                with(
+                    size.scaled(STRING_FACTOR),
+                    Some(Range { min: size.min, max: size.max.saturating_mul(4) }),
+                )
             }
             ("bytes_to_string", _, [bytes]) => {
                 let size = computed(bytes);
@@ -338,10 +368,15 @@ impl<'a> Estimator<'a> {
             }
             ("strings_quote", _, [text]) => {
                 let size = computed(text);
-                let quoted = Range { min: size.min.saturating_add(2), max: size.max.saturating_mul(2).saturating_add(2) };
+                let quoted = Range {
+                    min: size.min.saturating_add(2),
+                    max: size.max.saturating_mul(2).saturating_add(2),
+                };
                 with(size.scaled(STRING_FACTOR), Some(quoted))
             }
-            ("starts_with_string" | "ends_with_string", _, [part]) => with(computed(part).scaled(STRING_FACTOR), None),
+            ("starts_with_string" | "ends_with_string", _, [part]) => {
+                with(computed(part).scaled(STRING_FACTOR), None)
+            }
             ("in_list", _, [_, list]) => with(computed(list), None),
             ("matches_string", Some(target), [pattern]) => {
                 let text = computed(target).plus(Range::fixed(1)).scaled(STRING_FACTOR);
@@ -351,12 +386,16 @@ impl<'a> Estimator<'a> {
                 with(computed(target).scaled(STRING_FACTOR).times(computed(part).scaled(STRING_FACTOR)), None)
             }
             ("logical_or" | "logical_and", _, _) => match costs {
-                [left, right] => CallEstimate { cost: Range { min: left.min, max: left.plus(*right).max }, result: None },
+                [left, right] => {
+                    CallEstimate { cost: Range { min: left.min, max: left.plus(*right).max }, result: None }
+                }
                 _ => with(Range::fixed(1), None),
             },
             ("conditional", _, [_, then, otherwise]) => {
                 let size = computed(then).union(computed(otherwise));
-                if let (Some(one), Some(other)) = (self.entry_size(then.expression), self.entry_size(otherwise.expression)) {
+                if let (Some(one), Some(other)) =
+                    (self.entry_size(then.expression), self.entry_size(otherwise.expression))
+                {
                     self.entry_sizes.insert(expression.id, one.union(other));
                 }
                 let cost = match costs {
@@ -367,15 +406,25 @@ impl<'a> Estimator<'a> {
             }
             ("add_string" | "add_bytes" | "add_list", _, [left, right]) => {
                 let size = computed(left).plus(computed(right));
-                if let (Some(one), Some(other)) = (self.entry_size(left.expression), self.entry_size(right.expression)) {
+                if let (Some(one), Some(other)) =
+                    (self.entry_size(left.expression), self.entry_size(right.expression))
+                {
                     self.entry_sizes.insert(expression.id, one.union(other));
                 }
                 let cost = if overload == "add_list" { Range::fixed(1) } else { size.scaled(STRING_FACTOR) };
                 with(cost, Some(size))
             }
             (
-                "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string" | "less_bytes" | "greater_bytes"
-                | "less_equals_bytes" | "greater_equals_bytes" | "equals" | "not_equals",
+                "less_string"
+                | "greater_string"
+                | "less_equals_string"
+                | "greater_equals_string"
+                | "less_bytes"
+                | "greater_bytes"
+                | "less_equals_bytes"
+                | "greater_equals_bytes"
+                | "equals"
+                | "not_equals",
                 _,
                 [left, right],
             ) => {
@@ -388,7 +437,8 @@ impl<'a> Estimator<'a> {
 
     fn push_iteration(&mut self, name: &str, range: &Expr, part: Part) {
         let entry = self.entry_size(range);
-        let is_list = entry.map_or_else(|| matches!(self.checked.type_of(range), Type::List(_)), |entry| entry.is_list);
+        let is_list =
+            entry.map_or_else(|| matches!(self.checked.type_of(range), Type::List(_)), |entry| entry.is_list);
         let (step, size) = match (part, is_list) {
             (Part::Key, true) => ("@indices", entry.map(|entry| entry.key)),
             (Part::Key, false) | (Part::Only, false) => ("@keys", entry.map(|entry| entry.key)),

@@ -35,7 +35,10 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
                 self.spend(1)?;
                 match self.variables.get(*place) {
                     Some(Some(value)) => Ok(value.clone()),
-                    _ => Err(EvalError::new(format!("no such attribute(s): {}", self.names.get(*place).map_or("", String::as_str)))),
+                    _ => Err(EvalError::new(format!(
+                        "no such attribute(s): {}",
+                        self.names.get(*place).map_or("", String::as_str)
+                    ))),
                 }
             }
             Node::Local(place) => {
@@ -215,12 +218,14 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
             arguments.push(self.run(argument)?);
         }
         let fitting = call.overloads.iter().find(|overload| {
-            overload.parameters.len() == arguments.len() && overload.parameters.iter().zip(&arguments).all(|(of, argument)| argument.fits(of))
+            overload.parameters.len() == arguments.len()
+                && overload.parameters.iter().zip(&arguments).all(|(of, argument)| argument.fits(of))
         });
         let result = match fitting.and_then(|overload| overload.run) {
             Some(run) => run(&call.site, &arguments),
             None => {
-                let types: Vec<_> = arguments.iter().map(|argument| argument.type_name().into_owned()).collect();
+                let types: Vec<_> =
+                    arguments.iter().map(|argument| argument.type_name().into_owned()).collect();
                 let message = format!("no such overload: {}({})", call.function, types.join(", "));
                 Err(EvalError::of(EvalErrorKind::NoSuchOverload, message))
             }
@@ -269,7 +274,9 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
     }
 
     fn map_insert(&mut self, arguments: &'a [Node]) -> Evaluated<'a> {
-        let Some((Node::Local(place), rest)) = arguments.split_first() else { return Err(EvalError::no_such_overload()) };
+        let Some((Node::Local(place), rest)) = arguments.split_first() else {
+            return Err(EvalError::no_such_overload());
+        };
         let mut inserted = Vec::with_capacity(rest.len());
         for argument in rest {
             inserted.push(self.run(argument)?);
@@ -333,7 +340,11 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
     }
 
     /// One round with the variables' values: whether another follows.
-    fn iteration(&mut self, fold: &'a Fold, variables: impl Iterator<Item = Evaluated<'a>>) -> Result<bool, EvalError> {
+    fn iteration(
+        &mut self,
+        fold: &'a Fold,
+        variables: impl Iterator<Item = Evaluated<'a>>,
+    ) -> Result<bool, EvalError> {
         self.locals.truncate(fold.place + 1);
         self.locals.extend(variables);
         if !fold.whole && self.run(&fold.condition)?.as_bool() == Some(false) {
@@ -358,7 +369,10 @@ fn insert<'a>(map: &mut Entries<'a>, key: Value<'a>, value: Value<'a>) -> Result
         return Err(EvalError::new(format!("unsupported key type: {}", key.type_name())));
     };
     if map.contains_key(&place) {
-        return Err(EvalError::new(format!("insert failed: key {} already exists", super::library::conversions::text(&key))));
+        return Err(EvalError::new(format!(
+            "insert failed: key {} already exists",
+            super::library::conversions::text(&key)
+        )));
     }
     map.insert(place, (key, value));
     Ok(())
@@ -411,7 +425,12 @@ fn at<'a>(operand: &Value<'a>, index: &Value<'_>) -> Result<Option<Evaluated<'a>
                 Value::Int(index) => *index,
                 Value::Uint(index) => i64::try_from(*index).unwrap_or(i64::MAX),
                 Value::Double(index) if index.fract() == 0.0 => *index as i64,
-                _ => return Err(EvalError::new(format!("unsupported index type '{}' in list", index.type_name()))),
+                _ => {
+                    return Err(EvalError::new(format!(
+                        "unsupported index type '{}' in list",
+                        index.type_name()
+                    )));
+                }
             };
             Ok(usize::try_from(index).ok().and_then(|index| list.get(index)))
         }

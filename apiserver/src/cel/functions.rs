@@ -49,7 +49,13 @@ impl Functions {
     }
 
     /// Declares overloads, each with its id and signature, that one implementation serves.
-    pub fn declare(&mut self, name: &'static str, member: bool, run: Option<Implementation>, overloads: &[(&'static str, &str)]) {
+    pub fn declare(
+        &mut self,
+        name: &'static str,
+        member: bool,
+        run: Option<Implementation>,
+        overloads: &[(&'static str, &str)],
+    ) {
         for (id, signature) in overloads {
             let Some((parameters, result)) = Type::signature(signature) else {
                 // NOTE: a test walks the list, so that no signature can be wrong unnoticed.

@@ -52,7 +52,9 @@ impl Bindings {
     }
 
     pub fn all_assignable(&mut self, from: &[Type], to: &[Type]) -> bool {
-        self.attempt(|bindings| from.len() == to.len() && from.iter().zip(to).all(|(from, to)| bindings.agrees(from, to, 0)))
+        self.attempt(|bindings| {
+            from.len() == to.len() && from.iter().zip(to).all(|(from, to)| bindings.agrees(from, to, 0))
+        })
     }
 
     fn agrees(&mut self, from: &Type, to: &Type, depth: usize) -> bool {
@@ -74,8 +76,12 @@ impl Bindings {
         match (from, to) {
             (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
             (Type::Type(_), Type::Type(_)) => true,
-            (Type::List(from), Type::List(to)) | (Type::Optional(from), Type::Optional(to)) => self.agrees(from, to, depth + 1),
-            (Type::Map(from), Type::Map(to)) => self.agrees(&from.0, &to.0, depth + 1) && self.agrees(&from.1, &to.1, depth + 1),
+            (Type::List(from), Type::List(to)) | (Type::Optional(from), Type::Optional(to)) => {
+                self.agrees(from, to, depth + 1)
+            }
+            (Type::Map(from), Type::Map(to)) => {
+                self.agrees(&from.0, &to.0, depth + 1) && self.agrees(&from.1, &to.1, depth + 1)
+            }
             _ => from == to,
         }
     }
@@ -111,9 +117,15 @@ impl Bindings {
         }
         match within {
             Type::Param(other) if *other == variable => true,
-            Type::Param(other) => self.find(*other).is_some_and(|bound| self.occurs(variable, bound, depth + 1)),
-            Type::List(inner) | Type::Optional(inner) | Type::Type(Some(inner)) => self.occurs(variable, inner, depth + 1),
-            Type::Map(entry) => self.occurs(variable, &entry.0, depth + 1) || self.occurs(variable, &entry.1, depth + 1),
+            Type::Param(other) => {
+                self.find(*other).is_some_and(|bound| self.occurs(variable, bound, depth + 1))
+            }
+            Type::List(inner) | Type::Optional(inner) | Type::Type(Some(inner)) => {
+                self.occurs(variable, inner, depth + 1)
+            }
+            Type::Map(entry) => {
+                self.occurs(variable, &entry.0, depth + 1) || self.occurs(variable, &entry.1, depth + 1)
+            }
             _ => false,
         }
     }
@@ -147,7 +159,9 @@ impl Bindings {
             }
             Type::List(inner) => Type::list(self.instantiate(inner, fresh)),
             Type::Optional(inner) => Type::optional(self.instantiate(inner, fresh)),
-            Type::Map(entry) => Type::map(self.instantiate(&entry.0, fresh), self.instantiate(&entry.1, fresh)),
+            Type::Map(entry) => {
+                Type::map(self.instantiate(&entry.0, fresh), self.instantiate(&entry.1, fresh))
+            }
             Type::Type(Some(inner)) => Type::Type(Some(Arc::new(self.instantiate(inner, fresh)))),
             _ => of.clone(),
         }
@@ -164,7 +178,9 @@ fn is_equal_or_less_specific(one: &Type, other: &Type) -> bool {
         (Type::Dyn | Type::Param(_), _) => true,
         (_, Type::Dyn | Type::Param(_)) => false,
         (Type::Type(_), Type::Type(_)) => true,
-        (Type::List(one), Type::List(other)) | (Type::Optional(one), Type::Optional(other)) => is_equal_or_less_specific(one, other),
+        (Type::List(one), Type::List(other)) | (Type::Optional(one), Type::Optional(other)) => {
+            is_equal_or_less_specific(one, other)
+        }
         (Type::Map(one), Type::Map(other)) => {
             is_equal_or_less_specific(&one.0, &other.0) && is_equal_or_less_specific(&one.1, &other.1)
         }

@@ -25,8 +25,10 @@ pub(super) enum TokenKind {
     End,
 }
 
-const SIGNS: [&str; 24] =
-    ["==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/", "%"];
+const SIGNS: [&str; 24] = [
+    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":",
+    "+", "*", "/", "%",
+];
 
 /// The tokens of `source`, the last being the end. Characters that begin no token are mistakes and are passed over.
 pub(super) fn tokens(source: &str, mistakes: &mut Vec<Mistake>) -> Vec<Token> {
@@ -77,15 +79,24 @@ fn token(text: &[char], at: usize) -> Result<(TokenKind, usize), usize> {
     if character.is_ascii_alphabetic() || character == '_' {
         let end = run(text, at, |c| c.is_ascii_alphanumeric() || c == '_');
         let word: String = text[at..end].iter().collect();
-        let kind = if matches!(word.as_str(), "in" | "true" | "false" | "null") { TokenKind::Sign } else { TokenKind::Identifier };
+        let kind = if matches!(word.as_str(), "in" | "true" | "false" | "null") {
+            TokenKind::Sign
+        } else {
+            TokenKind::Identifier
+        };
         return Ok((kind, end));
     }
     if character.is_ascii_digit() || (character == '.' && next.is_some_and(|c| c.is_ascii_digit())) {
         return Ok(number(text, at));
     }
     if character == '`' {
-        let end = run(text, at + 1, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ' '));
-        return if end > at + 1 && text.get(end) == Some(&'`') { Ok((TokenKind::Escaped, end + 1)) } else { Err(end.max(at + 1)) };
+        let end =
+            run(text, at + 1, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ' '));
+        return if end > at + 1 && text.get(end) == Some(&'`') {
+            Ok((TokenKind::Escaped, end + 1))
+        } else {
+            Err(end.max(at + 1))
+        };
     }
     for sign in SIGNS {
         let length = sign.len();
@@ -109,7 +120,10 @@ fn number(text: &[char], at: usize) -> (TokenKind, usize) {
         Some('u' | 'U') => (TokenKind::Uint, end + 1),
         _ => (TokenKind::Int, end),
     };
-    if text[at] == '0' && text.get(at + 1) == Some(&'x') && text.get(at + 2).is_some_and(char::is_ascii_hexdigit) {
+    if text[at] == '0'
+        && text.get(at + 1) == Some(&'x')
+        && text.get(at + 2).is_some_and(char::is_ascii_hexdigit)
+    {
         return unsigned(run(text, at + 2, |c| c.is_ascii_hexdigit()));
     }
     let mut end = digits(at);
@@ -173,7 +187,9 @@ fn string_end(text: &[char], at: usize, raw: bool) -> Result<usize, usize> {
 
 fn escape_length(text: &[char], at: usize) -> Option<usize> {
     let hexadecimal = |count: usize| {
-        (0..count).all(|offset| text.get(at + 2 + offset).is_some_and(char::is_ascii_hexdigit)).then_some(count + 2)
+        (0..count)
+            .all(|offset| text.get(at + 2 + offset).is_some_and(char::is_ascii_hexdigit))
+            .then_some(count + 2)
     };
     match text.get(at + 1)? {
         'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '"' | '\'' | '\\' | '?' | '`' => Some(2),
@@ -192,7 +208,8 @@ pub(super) fn unescape(literal: &str, bytes: bool) -> Result<Vec<u8>, &'static s
     if raw {
         rest = &rest[1..];
     }
-    let quotes = if rest.len() >= 6 && (rest.starts_with("\"\"\"") || rest.starts_with("'''")) { 3 } else { 1 };
+    let quotes =
+        if rest.len() >= 6 && (rest.starts_with("\"\"\"") || rest.starts_with("'''")) { 3 } else { 1 };
     let inner = &rest[quotes..rest.len() - quotes];
     // Line ends are the same everywhere, whatever the editor wrote.
     let inner = inner.replace("\r\n", "\n").replace('\r', "\n");
@@ -217,7 +234,9 @@ pub(super) fn unescape(literal: &str, bytes: bool) -> Result<Vec<u8>, &'static s
         }
         let kind = characters.next().ok_or("unable to unescape string, found '\\' as last character")?;
         let mut digits = |count: usize, radix: u32, start: u32| {
-            (0..count).try_fold(start, |code, _| Some(code * radix + characters.next()?.to_digit(radix)?)).ok_or("unable to unescape string")
+            (0..count)
+                .try_fold(start, |code, _| Some(code * radix + characters.next()?.to_digit(radix)?))
+                .ok_or("unable to unescape string")
         };
         match kind {
             'a' => push(7, true)?,
@@ -249,7 +268,10 @@ mod tests {
     #[test]
     fn text_is_split() {
         assert_eq!(texts("a.b>=1 // end"), ["a", ".", "b", ">=", "1", "<EOF>"]);
-        assert_eq!(texts("x in ['it\\'s', r'\\d', b\"z\"]"), ["x", "in", "[", "'it\\'s'", ",", "r'\\d'", ",", "b\"z\"", "]", "<EOF>"]);
+        assert_eq!(
+            texts("x in ['it\\'s', r'\\d', b\"z\"]"),
+            ["x", "in", "[", "'it\\'s'", ",", "r'\\d'", ",", "b\"z\"", "]", "<EOF>"]
+        );
         assert_eq!(texts("1.5e3 0x1Fu .5 1u 1.x"), ["1.5e3", "0x1Fu", ".5", "1u", "1", ".", "x", "<EOF>"]);
         assert_eq!(texts("'''a'b'''"), ["'''a'b'''", "<EOF>"]);
     }

@@ -18,16 +18,18 @@ pub(super) fn estimate(
         return Some(list);
     }
     match (function, target, arguments) {
-        ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf", Some(target), _) => only(match sizes.items(target) {
-            Some((of, size)) => {
-                let each = match of {
-                    Type::String | Type::Bytes => Range::fixed(1).plus(size.scaled(STRING_FACTOR)),
-                    _ => Range::fixed(1),
-                };
-                sizes.size_of(target).times(each)
-            }
-            None => sizes.size_of(target).scaled(STRING_FACTOR),
-        }),
+        ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf", Some(target), _) => {
+            only(match sizes.items(target) {
+                Some((of, size)) => {
+                    let each = match of {
+                        Type::String | Type::Bytes => Range::fixed(1).plus(size.scaled(STRING_FACTOR)),
+                        _ => Range::fixed(1),
+                    };
+                    sizes.size_of(target).times(each)
+                }
+                None => sizes.size_of(target).scaled(STRING_FACTOR),
+            })
+        }
         ("url" | "jsonpatch.escapeKey", _, [text]) => {
             let size = sizes.size_of(text);
             Some(CallEstimate { cost: size.scaled(STRING_FACTOR), result: Some(size) })
@@ -38,12 +40,21 @@ pub(super) fn estimate(
         }
         ("replace", Some(target), [old, new, ..]) => {
             let (size, old, new) = (sizes.size_of(target), sizes.size_of(old), sizes.size_of(new));
-            Some(CallEstimate { cost: size.scaled(2.0 * STRING_FACTOR), result: Some(replaced(size, old, new)) })
+            Some(CallEstimate {
+                cost: size.scaled(2.0 * STRING_FACTOR),
+                result: Some(replaced(size, old, new)),
+            })
         }
         ("split", Some(target), _) => {
             let size = sizes.size_of(target);
-            let parts = arguments.get(1).and_then(|parts| int_literal(parts.expression)).map_or(size.max, |parts| parts as u64);
-            Some(CallEstimate { cost: size.scaled(2.0 * STRING_FACTOR), result: Some(Range { min: 0, max: parts }) })
+            let parts = arguments
+                .get(1)
+                .and_then(|parts| int_literal(parts.expression))
+                .map_or(size.max, |parts| parts as u64);
+            Some(CallEstimate {
+                cost: size.scaled(2.0 * STRING_FACTOR),
+                result: Some(Range { min: 0, max: parts }),
+            })
         }
         ("join", Some(target), _) => {
             let count = sizes.size_of(target);
@@ -61,9 +72,11 @@ pub(super) fn estimate(
             Some(CallEstimate { cost, result: Some(Range { min: 0, max: size.max }) })
         }
         ("ip", _, _) if overload == "cidr_ip" => only(Range::fixed(1)),
-        ("cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver", _, [text, ..]) => {
-            only(sizes.size_of(text).scaled(STRING_FACTOR))
-        }
+        (
+            "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver",
+            _,
+            [text, ..],
+        ) => only(sizes.size_of(text).scaled(STRING_FACTOR)),
         ("ip.isCanonical", _, [text, ..]) => only(sizes.size_of(text).scaled(2.0 * STRING_FACTOR)),
         ("containsIP" | "containsCIDR", _, [other, ..]) => {
             let bytes = Range { min: 4, max: 16 };
@@ -76,11 +89,15 @@ pub(super) fn estimate(
             }
             only(cost)
         }
-        ("validate", _, [text, ..]) => only(sizes.size_of(text).scaled(STRING_FACTOR).scaled(format_pattern())),
+        ("validate", _, [text, ..]) => {
+            only(sizes.size_of(text).scaled(STRING_FACTOR).scaled(format_pattern()))
+        }
         (function, None, [left, right]) if is_equality(function) && left.of == right.of => match left.of {
             of if [IP, CIDR, QUANTITY, SEMVER].contains(of) => only(Range::fixed(1)),
             of if *of == FORMAT => only(Range { min: 1, max: 64 }.scaled(STRING_FACTOR)),
-            of if *of == URL => only(Range { min: 1, max: Estimator::computed(right).max.max(1) }.scaled(STRING_FACTOR)),
+            of if *of == URL => {
+                only(Range { min: 1, max: Estimator::computed(right).max.max(1) }.scaled(STRING_FACTOR))
+            }
             _ => None,
         },
         _ => None,
@@ -115,9 +132,18 @@ fn replaced(size: Range, old: Range, new: Range) -> Range {
 }
 
 /// The functions that make lists, whose cost is that of what they make.
-fn lists(sizes: &Estimator<'_>, overload: &str, target: Option<&Operand<'_>>, arguments: &[Operand<'_>]) -> Option<CallEstimate> {
-    let made = |factor: f64, size: Range| Some(CallEstimate { cost: size.scaled(factor).plus(Range::fixed(1 + LIST)), result: Some(size) });
-    let literal = |argument: &Operand<'_>, otherwise: u64| int_literal(argument.expression).map_or(otherwise, |value| value.max(0) as u64);
+fn lists(
+    sizes: &Estimator<'_>,
+    overload: &str,
+    target: Option<&Operand<'_>>,
+    arguments: &[Operand<'_>],
+) -> Option<CallEstimate> {
+    let made = |factor: f64, size: Range| {
+        Some(CallEstimate { cost: size.scaled(factor).plus(Range::fixed(1 + LIST)), result: Some(size) })
+    };
+    let literal = |argument: &Operand<'_>, otherwise: u64| {
+        int_literal(argument.expression).map_or(otherwise, |value| value.max(0) as u64)
+    };
     let compared = |list: &Operand<'_>, textual: bool| {
         let size = sizes.size_of(list);
         made(if textual { 2.0 + STRING_FACTOR } else { 2.0 }, size.times(size))
@@ -130,13 +156,21 @@ fn lists(sizes: &Estimator<'_>, overload: &str, target: Option<&Operand<'_>>, ar
         ("lists_range", None, [end]) => made(1.0, Range::fixed(literal(end, u64::MAX))),
         ("list_reverse", Some(list), []) => made(1.0, sizes.size_of(list)),
         ("list_flatten", Some(list), []) => made(1.0, sizes.size_of(list)),
-        ("list_flatten_int", Some(list), [depth]) => made(literal(depth, u64::MAX) as f64, sizes.size_of(list)),
+        ("list_flatten_int", Some(list), [depth]) => {
+            made(literal(depth, u64::MAX) as f64, sizes.size_of(list))
+        }
         ("list_distinct", Some(list), []) => compared(list, false),
         ("list_string_sort" | "list_bytes_sort", Some(list), []) => compared(list, true),
-        ("list_string_sortByAssociatedKeys" | "list_bytes_sortByAssociatedKeys", Some(_), [keys]) => compared(keys, true),
+        ("list_string_sortByAssociatedKeys" | "list_bytes_sortByAssociatedKeys", Some(_), [keys]) => {
+            compared(keys, true)
+        }
         (sort, Some(list), []) if sort.ends_with("_sort") => compared(list, false),
         (sort, Some(_), [keys]) if sort.ends_with("_sortByAssociatedKeys") => compared(keys, false),
-        ("list_sets_contains_list" | "list_sets_intersects_list" | "list_sets_equivalent_list", None, [one, other]) => {
+        (
+            "list_sets_contains_list" | "list_sets_intersects_list" | "list_sets_equivalent_list",
+            None,
+            [one, other],
+        ) => {
             let factor = if overload == "list_sets_equivalent_list" { 2.0 } else { 1.0 };
             let cost = sizes.size_of(one).times(sizes.size_of(other)).scaled(factor).plus(Range::fixed(1));
             Some(CallEstimate { cost, result: None })

@@ -15,15 +15,29 @@ pub(super) enum Expansion {
 }
 
 /// Writes out a macro's call, if it is one.
-pub(super) fn expand(builder: &mut Builder, id: u32, target: Option<Expr>, function: &str, arguments: Vec<Expr>) -> Expansion {
+pub(super) fn expand(
+    builder: &mut Builder,
+    id: u32,
+    target: Option<Expr>,
+    function: &str,
+    arguments: Vec<Expr>,
+) -> Expansion {
     let offset = builder.offsets.get(id as usize).copied().unwrap_or_default();
     let mut make = Make { builder, offset };
     let expanded = match (target, function, arguments.len()) {
         (None, "has", 1) => make.has(arguments),
-        (Some(range), "all" | "exists" | "exists_one" | "existsOne" | "filter", 2) if function != "existsOne" => make.one_variable(range, function, arguments),
+        (Some(range), "all" | "exists" | "exists_one" | "existsOne" | "filter", 2)
+            if function != "existsOne" =>
+        {
+            make.one_variable(range, function, arguments)
+        }
         (Some(range), "map", 2 | 3) => make.map(range, arguments),
-        (Some(range), "all" | "exists" | "exists_one" | "existsOne", 3) => make.two_variables(range, function, arguments),
-        (Some(range), "transformList" | "transformMap" | "transformMapEntry", 3 | 4) => make.two_variables(range, function, arguments),
+        (Some(range), "all" | "exists" | "exists_one" | "existsOne", 3) => {
+            make.two_variables(range, function, arguments)
+        }
+        (Some(range), "transformList" | "transformMap" | "transformMapEntry", 3 | 4) => {
+            make.two_variables(range, function, arguments)
+        }
         (Some(target), "optMap" | "optFlatMap", 2) => make.optional_map(target, function, arguments),
         (Some(target), "sortBy", 2) => make.sort_by(target, arguments),
         (target, _, _) => return Expansion::Call(target, arguments),
@@ -72,7 +86,9 @@ impl Make<'_> {
 
     fn has(&mut self, arguments: Vec<Expr>) -> Made {
         match arguments.into_iter().next().map(|argument| argument.kind) {
-            Some(Kind::Select { operand, field, test: false }) => Ok(self.node(Kind::Select { operand, field, test: true })),
+            Some(Kind::Select { operand, field, test: false }) => {
+                Ok(self.node(Kind::Select { operand, field, test: true }))
+            }
             _ => Err((self.offset, "invalid argument to has() macro".into())),
         }
     }
@@ -81,20 +97,45 @@ impl Make<'_> {
         let Some(argument) = argument else { return Err((self.offset, message.into())) };
         let offset = self.builder.offset(&argument);
         match argument.kind {
-            Kind::Ident(name) if name == "__result__" => Err((offset, "iteration variable overwrites accumulator variable".into())),
+            Kind::Ident(name) if name == "__result__" => {
+                Err((offset, "iteration variable overwrites accumulator variable".into()))
+            }
             Kind::Ident(name) => Ok(name),
             _ => Err((offset, message.into())),
         }
     }
 
-    fn comprehension(&mut self, range: Expr, variables: (String, Option<String>), start: Expr, condition: Expr, step: Expr, result: Expr) -> Expr {
+    fn comprehension(
+        &mut self,
+        range: Expr,
+        variables: (String, Option<String>),
+        start: Expr,
+        condition: Expr,
+        step: Expr,
+        result: Expr,
+    ) -> Expr {
         let (variable, second_variable) = variables;
         let accumulator = ACCUMULATOR.to_owned();
-        self.node(Kind::Comprehension(Box::new(Comprehension { range, variable, second_variable, accumulator, start, condition, step, result })))
+        self.node(Kind::Comprehension(Box::new(Comprehension {
+            range,
+            variable,
+            second_variable,
+            accumulator,
+            start,
+            condition,
+            step,
+            result,
+        })))
     }
 
     /// all, exists and exists_one: over each value a predicate.
-    fn quantifier(&mut self, range: Expr, variables: (String, Option<String>), function: &str, predicate: Expr) -> Expr {
+    fn quantifier(
+        &mut self,
+        range: Expr,
+        variables: (String, Option<String>),
+        function: &str,
+        predicate: Expr,
+    ) -> Expr {
         let accumulated = self.accumulator();
         match function {
             "all" => {
@@ -146,7 +187,13 @@ impl Make<'_> {
     }
 
     /// A list of what `transform` makes of those values that `filter` takes.
-    fn collect(&mut self, range: Expr, variables: (String, Option<String>), filter: Option<Expr>, transform: Expr) -> Expr {
+    fn collect(
+        &mut self,
+        range: Expr,
+        variables: (String, Option<String>),
+        filter: Option<Expr>,
+        transform: Expr,
+    ) -> Expr {
         let start = self.list(Vec::new());
         let condition = self.literal(Literal::Bool(true));
         let accumulated = self.accumulator();
@@ -189,13 +236,19 @@ impl Make<'_> {
         let variables = (name, Some(second));
         match function {
             "transformList" => return Ok(self.collect(range, variables, filter, transform)),
-            "all" | "exists" | "exists_one" | "existsOne" => return Ok(self.quantifier(range, variables, function, transform)),
+            "all" | "exists" | "exists_one" | "existsOne" => {
+                return Ok(self.quantifier(range, variables, function, transform));
+            }
             _ => {}
         }
         let start = self.node(Kind::Map(Vec::new()));
         let condition = self.literal(Literal::Bool(true));
         let accumulated = self.accumulator();
-        let inserted = if function == "transformMap" { vec![accumulated, key, transform] } else { vec![accumulated, transform] };
+        let inserted = if function == "transformMap" {
+            vec![accumulated, key, transform]
+        } else {
+            vec![accumulated, transform]
+        };
         let mut step = self.call(operators::MAP_INSERT, inserted);
         if let Some(filter) = filter {
             let same = self.accumulator();
@@ -258,20 +311,34 @@ impl Make<'_> {
             Kind::List(elements) => Kind::List(
                 elements
                     .iter()
-                    .map(|element| Ok(Element { value: self.copy(&element.value)?, optional: element.optional }))
+                    .map(|element| {
+                        Ok(Element { value: self.copy(&element.value)?, optional: element.optional })
+                    })
                     .collect::<Result<_, (u32, String)>>()?,
             ),
             Kind::Map(entries) => Kind::Map(
                 entries
                     .iter()
-                    .map(|entry| Ok(Entry { key: self.copy(&entry.key)?, value: self.copy(&entry.value)?, optional: entry.optional }))
+                    .map(|entry| {
+                        Ok(Entry {
+                            key: self.copy(&entry.key)?,
+                            value: self.copy(&entry.value)?,
+                            optional: entry.optional,
+                        })
+                    })
                     .collect::<Result<_, (u32, String)>>()?,
             ),
             Kind::Struct { name, fields } => Kind::Struct {
                 name: name.clone(),
                 fields: fields
                     .iter()
-                    .map(|field| Ok(Field { id: self.builder.id(offset), name: field.name.clone(), value: self.copy(&field.value)? }))
+                    .map(|field| {
+                        Ok(Field {
+                            id: self.builder.id(offset),
+                            name: field.name.clone(),
+                            value: self.copy(&field.value)?,
+                        })
+                    })
                     .collect::<Result<_, (u32, String)>>()?,
             },
             Kind::Comprehension(inner) => Kind::Comprehension(Box::new(Comprehension {
@@ -292,7 +359,11 @@ impl Make<'_> {
         let input = "@__sortBy_input__";
         if matches!(target.kind, Kind::Literal(_) | Kind::Map(_) | Kind::Struct { .. }) {
             let offset = self.builder.offset(&target);
-            return Err((offset, "sortBy can only be applied to a list, identifier, comprehension, call or select expression".into()));
+            return Err((
+                offset,
+                "sortBy can only be applied to a list, identifier, comprehension, call or select expression"
+                    .into(),
+            ));
         }
         let range = self.ident(input);
         let keys = self.map(range, arguments)?;

@@ -96,9 +96,14 @@ impl Environment {
     pub fn declared(mut self, name: &str, declared: Arc<DeclaredType>) -> Environment {
         if self.root.name.is_empty() {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.root = types::Root { name: format!("selfType{}", now.subsec_nanos()), path: declared.path.clone() };
+            self.root =
+                types::Root { name: format!("selfType{}", now.subsec_nanos()), path: declared.path.clone() };
         }
-        self.variables.push(Variable { name: name.into(), of: declared.of.clone(), declared: Some(declared) });
+        self.variables.push(Variable {
+            name: name.into(),
+            of: declared.of.clone(),
+            declared: Some(declared),
+        });
         self
     }
 
@@ -113,7 +118,8 @@ impl Environment {
     pub fn compile(&self, source: &str, expected: Expected) -> Result<Program, CompileError> {
         let wrong = |mistakes| CompileError { source: source.to_owned(), mistakes, wrong_result: None };
         let parser::Parsed { mut root, offsets } = parser::parse(source).map_err(wrong)?;
-        let types: HashMap<String, Type> = self.variables.iter().map(|variable| (variable.name.clone(), variable.of.clone())).collect();
+        let types: HashMap<String, Type> =
+            self.variables.iter().map(|variable| (variable.name.clone(), variable.of.clone())).collect();
         let checked = checker::check(&mut root, &offsets, &types, &self.root).map_err(wrong)?;
         validators::validate(&root, &offsets, &checked, &self.root).map_err(wrong)?;
         let of = checked.type_of(&root).clone();
@@ -124,12 +130,30 @@ impl Environment {
         };
         if !fits {
             let wanted = if expected == Expected::Bool { "bool" } else { "string" };
-            return Err(CompileError { source: source.to_owned(), mistakes: Vec::new(), wrong_result: Some(format!("must evaluate to a {wanted}")) });
+            return Err(CompileError {
+                source: source.to_owned(),
+                mistakes: Vec::new(),
+                wrong_result: Some(format!("must evaluate to a {wanted}")),
+            });
         }
-        let roots = self.variables.iter().filter_map(|variable| Some((variable.name.as_str(), variable.declared.as_deref()?))).collect();
+        let roots = self
+            .variables
+            .iter()
+            .filter_map(|variable| Some((variable.name.as_str(), variable.declared.as_deref()?)))
+            .collect();
         let estimated_cost = estimate::estimate(&root, &checked, roots).max;
-        let places: HashMap<String, usize> = self.variables.iter().enumerate().map(|(place, variable)| (variable.name.clone(), place)).collect();
-        let mut planner = plan::Planner { checked: &checked, variables: &places, locals: Vec::new(), used: vec![false; self.variables.len()] };
+        let places: HashMap<String, usize> = self
+            .variables
+            .iter()
+            .enumerate()
+            .map(|(place, variable)| (variable.name.clone(), place))
+            .collect();
+        let mut planner = plan::Planner {
+            checked: &checked,
+            variables: &places,
+            locals: Vec::new(),
+            used: vec![false; self.variables.len()],
+        };
         let node = planner.plan(&root);
         let used = planner.used;
         let names = self.variables.iter().map(|variable| variable.name.clone()).collect();
@@ -230,21 +254,36 @@ impl Program {
 
     /// Evaluates the expression and takes the cost from the budget, whatever the result. Errors are ordinary ones (`no such key: x`), or of a
     /// kind after which nothing more should be evaluated: [`EvalErrorKind::CallLimit`] and [`EvalErrorKind::Budget`].
-    pub fn evaluate<'a>(&'a self, bindings: &Bindings<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
+    pub fn evaluate<'a>(
+        &'a self,
+        bindings: &Bindings<'a>,
+        budget: &mut Budget,
+    ) -> Result<Value<'a>, EvalError> {
         let mut variables = Vec::with_capacity(self.names.len());
         for (place, name) in self.names.iter().enumerate() {
-            let bound = bindings.values.iter().find(|(bound, _)| bound == name).filter(|_| self.used.get(place) == Some(&true));
+            let bound = bindings
+                .values
+                .iter()
+                .find(|(bound, _)| bound == name)
+                .filter(|_| self.used.get(place) == Some(&true));
             let declared = self.declared.get(place).and_then(Option::as_deref);
             variables.push(match bound {
                 None => None,
                 Some((_, Binding::Json(json))) => Some(Value::from_json(json, declared)?),
                 Some((_, Binding::Optional(None))) => Some(Value::NONE),
-                Some((_, Binding::Optional(Some(json)))) => Some(Value::some(Value::from_json(json, declared)?)),
+                Some((_, Binding::Optional(Some(json)))) => {
+                    Some(Value::some(Value::from_json(json, declared)?))
+                }
                 Some((_, Binding::Value(value))) => Some(value.clone()),
             });
         }
-        let mut evaluation =
-            evaluate::Evaluation { variables: &variables, names: &self.names, locals: Vec::new(), cost: 0, limit: budget.call_limit };
+        let mut evaluation = evaluate::Evaluation {
+            variables: &variables,
+            names: &self.names,
+            locals: Vec::new(),
+            cost: 0,
+            limit: budget.call_limit,
+        };
         let result = evaluation.run(&self.node);
         let cost = evaluation.cost;
         match budget.remaining.checked_sub(cost) {

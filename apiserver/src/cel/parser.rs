@@ -16,7 +16,22 @@ const NESTING_MAX: usize = 100;
 const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 const RESERVED: [&str; 17] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
     "while",
 ];
 
@@ -31,7 +46,8 @@ pub(super) struct Parsed {
 pub(super) fn parse(source: &str) -> Result<Parsed, Vec<Mistake>> {
     let length = source.chars().count();
     if length > CHARACTERS_MAX {
-        let message = format!("expression code point size exceeds limit: size: {length}, limit {CHARACTERS_MAX}");
+        let message =
+            format!("expression code point size exceeds limit: size: {length}, limit {CHARACTERS_MAX}");
         return Err(vec![Mistake { offset: None, message }]);
     }
     let mut mistakes = Vec::new();
@@ -120,17 +136,25 @@ impl Parser {
 
     fn unexpected(&mut self, expected: &str) -> Stopped {
         let token = self.peek().clone();
-        self.mistake(token.offset, format!("Syntax error: mismatched input '{}' expecting {expected}", token.text));
+        self.mistake(
+            token.offset,
+            format!("Syntax error: mismatched input '{}' expecting {expected}", token.text),
+        );
         Stopped
     }
 
     /// What follows an operand is neither an operator nor `expected`.
     fn unexpected_after_operand(&mut self, expected: &str) -> Stopped {
         let token = self.peek().clone();
-        let signs = "'==', '!=', 'in', '<', '<=', '>=', '>', '&&', '||', '[', '.', '-', '?', '+', '*', '/', '%'";
+        let signs =
+            "'==', '!=', 'in', '<', '<=', '>=', '>', '&&', '||', '[', '.', '-', '?', '+', '*', '/', '%'";
         let message = match (token.kind, expected) {
-            (TokenKind::End, _) => format!("Syntax error: mismatched input '<EOF>' expecting {}", quoted(expected)),
-            (_, "<EOF>") => format!("Syntax error: extraneous input '{}' expecting {{<EOF>, {signs}}}", token.text),
+            (TokenKind::End, _) => {
+                format!("Syntax error: mismatched input '<EOF>' expecting {}", quoted(expected))
+            }
+            (_, "<EOF>") => {
+                format!("Syntax error: extraneous input '{}' expecting {{<EOF>, {signs}}}", token.text)
+            }
             _ => format!("Syntax error: mismatched input '{}' expecting {}", token.text, quoted(expected)),
         };
         self.mistake(token.offset, message);
@@ -152,7 +176,8 @@ impl Parser {
 
     #[cold]
     fn too_deep(&mut self, limit: usize) -> Stopped {
-        self.mistakes.push(Mistake { offset: None, message: format!("expression recursion limit exceeded: {limit}") });
+        self.mistakes
+            .push(Mistake { offset: None, message: format!("expression recursion limit exceeded: {limit}") });
         Stopped
     }
 
@@ -184,7 +209,8 @@ impl Parser {
         if !self.is("&&") && !self.is("||") {
             return Ok(first);
         }
-        let (mut all, mut any) = (Chain::new(operators::AND, first), Chain::new(operators::OR, Expr { id: 0, kind: Kind::Wrong }));
+        let (mut all, mut any) =
+            (Chain::new(operators::AND, first), Chain::new(operators::OR, Expr { id: 0, kind: Kind::Wrong }));
         any.terms.clear();
         loop {
             if let Some(offset) = self.take("&&") {
@@ -244,7 +270,9 @@ impl Parser {
 
     fn unary(&mut self) -> Result<Expr, Stopped> {
         for (sign, function) in [("!", operators::NOT), ("-", operators::NEGATE)] {
-            if !self.is(sign) || (sign == "-" && matches!(self.ahead(1).kind, TokenKind::Int | TokenKind::Double)) {
+            if !self.is(sign)
+                || (sign == "-" && matches!(self.ahead(1).kind, TokenKind::Int | TokenKind::Double))
+            {
                 continue;
             }
             let offset = self.peek().offset;
@@ -283,12 +311,14 @@ impl Parser {
                         let field = self.builder.node(field.1, Kind::Literal(Literal::String(field.0)));
                         expression = call(id, operators::OPTIONAL_SELECT, vec![expression, field]);
                     } else {
-                        let kind = Kind::Select { operand: Box::new(expression), field: field.0, test: false };
+                        let kind =
+                            Kind::Select { operand: Box::new(expression), field: field.0, test: false };
                         expression = self.builder.node(dot, kind);
                     }
                 }
             } else if let Some(open) = self.take("[") {
-                let function = if self.take("?").is_some() { operators::OPTIONAL_INDEX } else { operators::INDEX };
+                let function =
+                    if self.take("?").is_some() { operators::OPTIONAL_INDEX } else { operators::INDEX };
                 let id = self.builder.id(open);
                 let index = self.expression()?;
                 self.expect("]")?;
@@ -311,7 +341,10 @@ impl Parser {
             }
             _ => {
                 let message = match token.kind {
-                    TokenKind::End => "Syntax error: mismatched input '<EOF>' expecting {'?', IDENTIFIER, ESC_IDENTIFIER}".to_owned(),
+                    TokenKind::End => {
+                        "Syntax error: mismatched input '<EOF>' expecting {'?', IDENTIFIER, ESC_IDENTIFIER}"
+                            .to_owned()
+                    }
                     _ => format!("Syntax error: no viable alternative at input '.{}'", token.text),
                 };
                 self.mistake(token.offset, message);
@@ -516,14 +549,22 @@ impl Parser {
         Ok(Expr { id, kind: Kind::Map(entries) })
     }
 
-    fn call_or_macro(&mut self, id: u32, target: Option<Expr>, function: String, arguments: Vec<Expr>) -> Expr {
+    fn call_or_macro(
+        &mut self,
+        id: u32,
+        target: Option<Expr>,
+        function: String,
+        arguments: Vec<Expr>,
+    ) -> Expr {
         match macros::expand(&mut self.builder, id, target, &function, arguments) {
             macros::Expansion::Expanded(expression) => expression,
             macros::Expansion::Wrong(offset, message) => {
                 self.mistake(offset, message);
                 Expr { id, kind: Kind::Wrong }
             }
-            macros::Expansion::Call(target, arguments) => Expr { id, kind: Kind::Call { target: target.map(Box::new), function, arguments } },
+            macros::Expansion::Call(target, arguments) => {
+                Expr { id, kind: Kind::Call { target: target.map(Box::new), function, arguments } }
+            }
         }
     }
 }
@@ -601,7 +642,10 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_with_their_place() {
-        assert_eq!(first_mistake("1 +"), (Some(3), format!("Syntax error: mismatched input '<EOF>' expecting {OPERAND}")));
+        assert_eq!(
+            first_mistake("1 +"),
+            (Some(3), format!("Syntax error: mismatched input '<EOF>' expecting {OPERAND}"))
+        );
         assert_eq!(first_mistake("if == 1"), (Some(0), "reserved identifier: if".into()));
         assert_eq!(first_mistake("9223372036854775808"), (Some(0), "invalid int literal".into()));
         assert_eq!(first_mistake("has(a)"), (Some(3), "invalid argument to has() macro".into()));
@@ -621,7 +665,11 @@ mod tests {
             "a?b:".repeat(1000),
         ] {
             let mistakes = parse(&deep).unwrap_err();
-            assert!(mistakes.iter().any(|mistake| mistake.message.contains("recursion limit")), "{:?}", mistakes[0].message);
+            assert!(
+                mistakes.iter().any(|mistake| mistake.message.contains("recursion limit")),
+                "{:?}",
+                mistakes[0].message
+            );
         }
     }
 }

@@ -104,7 +104,9 @@ impl Planner<'_> {
         match &expression.kind {
             Kind::Literal(literal) => Node::Constant(constant(literal)),
             Kind::Ident(name) => match self.ident(name) {
-                Node::Impossible => type_constant(self.checked.type_of(expression)).unwrap_or(Node::Impossible),
+                Node::Impossible => {
+                    type_constant(self.checked.type_of(expression)).unwrap_or(Node::Impossible)
+                }
                 node => node,
             },
             Kind::Select { operand, field, test } => {
@@ -112,9 +114,12 @@ impl Planner<'_> {
                 let field = field.as_str().into();
                 if *test { Node::Has(operand, field) } else { Node::Select(operand, field) }
             }
-            Kind::Call { target, function, arguments } => self.call(expression, target.as_deref(), function, arguments),
+            Kind::Call { target, function, arguments } => {
+                self.call(expression, target.as_deref(), function, arguments)
+            }
             Kind::List(elements) => {
-                let planned: Vec<(Node, bool)> = elements.iter().map(|element| (self.plan(&element.value), element.optional)).collect();
+                let planned: Vec<(Node, bool)> =
+                    elements.iter().map(|element| (self.plan(&element.value), element.optional)).collect();
                 if planned.iter().all(|(node, optional)| !optional && matches!(node, Node::Constant(_))) {
                     let constants = planned.into_iter().filter_map(|(node, _)| match node {
                         Node::Constant(value) => Some(value),
@@ -124,9 +129,12 @@ impl Planner<'_> {
                 }
                 Node::List(planned)
             }
-            Kind::Map(entries) => {
-                Node::Map(entries.iter().map(|entry| (self.plan(&entry.key), self.plan(&entry.value), entry.optional)).collect())
-            }
+            Kind::Map(entries) => Node::Map(
+                entries
+                    .iter()
+                    .map(|entry| (self.plan(&entry.key), self.plan(&entry.value), entry.optional))
+                    .collect(),
+            ),
             Kind::Comprehension(comprehension) => self.comprehension(comprehension),
             Kind::Struct { .. } | Kind::Wrong => Node::Impossible,
         }
@@ -151,7 +159,8 @@ impl Planner<'_> {
     fn call(&mut self, expression: &Expr, target: Option<&Expr>, function: &str, arguments: &[Expr]) -> Node {
         let ids = self.checked.overloads_of(expression);
         let certain = if let [id] = ids { Some(*id) } else { None };
-        let mut planned: Vec<Node> = target.into_iter().chain(arguments).map(|argument| self.plan(argument)).collect();
+        let mut planned: Vec<Node> =
+            target.into_iter().chain(arguments).map(|argument| self.plan(argument)).collect();
         if function == operators::MAP_INSERT {
             return Node::MapInsert(planned);
         }
@@ -163,11 +172,15 @@ impl Planner<'_> {
             return Node::Impossible;
         }
         if planned.len() == 2 && (target.is_none() || matches!(function, "or" | "orValue")) {
-            if let (operators::ADD, Node::Local(place), [_, Expr { kind: Kind::List(elements), .. }]) = (function, &planned[0], arguments)
+            if let (operators::ADD, Node::Local(place), [_, Expr { kind: Kind::List(elements), .. }]) =
+                (function, &planned[0], arguments)
                 && self.locals.get(*place).is_some_and(|local| local == ACCUMULATOR)
                 && elements.iter().all(|element| !element.optional)
             {
-                return Node::Append(*place, elements.iter().map(|element| self.plan(&element.value)).collect());
+                return Node::Append(
+                    *place,
+                    elements.iter().map(|element| self.plan(&element.value)).collect(),
+                );
             }
             let binary = match function {
                 operators::EQUALS => Some(Binary::Equals),
@@ -187,10 +200,18 @@ impl Planner<'_> {
             let special = binary.is_some()
                 || matches!(
                     function,
-                    operators::AND | operators::OR | operators::INDEX | operators::OPTIONAL_INDEX | operators::OPTIONAL_SELECT | "or" | "orValue"
+                    operators::AND
+                        | operators::OR
+                        | operators::INDEX
+                        | operators::OPTIONAL_INDEX
+                        | operators::OPTIONAL_SELECT
+                        | "or"
+                        | "orValue"
                 );
             if special {
-                let (Some(right), Some(left)) = (planned.pop(), planned.pop()) else { return Node::Impossible };
+                let (Some(right), Some(left)) = (planned.pop(), planned.pop()) else {
+                    return Node::Impossible;
+                };
                 if let Some(binary) = binary {
                     if let (Binary::In, Node::Constant(list @ Value::List(_))) = (binary, &right) {
                         return Node::InConstants(Box::new(left), list.clone());
@@ -203,7 +224,9 @@ impl Planner<'_> {
                     (operators::OR, _) => Node::Or(left, right),
                     (operators::INDEX, _) => Node::Index(left, right),
                     (operators::OPTIONAL_INDEX, _) => Node::OptionalIndex(left, right),
-                    (operators::OPTIONAL_SELECT, Node::Constant(Value::String(field))) => Node::OptionalSelect(left, (&**field).into()),
+                    (operators::OPTIONAL_SELECT, Node::Constant(Value::String(field))) => {
+                        Node::OptionalSelect(left, (&**field).into())
+                    }
                     ("or", _) => Node::OptionalOr(left, right),
                     ("orValue", _) => Node::OptionalOrValue(left, right),
                     _ => Node::Impossible,
@@ -228,11 +251,19 @@ impl Planner<'_> {
             .filter(|overload| overload.member == target.is_some() && ids.contains(&overload.id))
             .collect();
         let pattern = match (function, planned.get(1)) {
-            ("matches" | "find" | "findAll", Some(Node::Constant(Value::String(pattern)))) => patterns::compile(pattern).ok(),
+            ("matches" | "find" | "findAll", Some(Node::Constant(Value::String(pattern)))) => {
+                patterns::compile(pattern).ok()
+            }
             _ => None,
         };
         let rule = Rule::of(function, certain);
-        Node::Call(Box::new(Call { function: function.into(), overloads, site: Site { pattern }, arguments: planned, rule }))
+        Node::Call(Box::new(Call {
+            function: function.into(),
+            overloads,
+            site: Site { pattern },
+            arguments: planned,
+            rule,
+        }))
     }
 
     fn comprehension(&mut self, comprehension: &Comprehension) -> Node {

@@ -8,7 +8,12 @@ use super::*;
 fn said(source: &str) -> String {
     let program = match Environment::new().compile(source, Expected::Any) {
         Ok(program) => program,
-        Err(error) => return format!("compile: {}", error.mistakes.first().map_or(String::new(), |mistake| mistake.message.clone())),
+        Err(error) => {
+            return format!(
+                "compile: {}",
+                error.mistakes.first().map_or(String::new(), |mistake| mistake.message.clone())
+            );
+        }
     };
     match program.evaluate(&Bindings::new(), &mut Budget::object()) {
         Ok(value) => value.to_json().map_or_else(|| format!("{value:?}"), |json| json.to_string()),
@@ -28,7 +33,10 @@ fn operators() {
         ("1 + 2 * 3 - 4 / 2 % 3", "5"),
         ("-(1) - -1", "0"),
         ("!true || !!true", "true"),
-        ("1 < 1.5 && 2u > 1 && 1.0 == 1", "compile: found no matching overload for '_==_' applied to '(double, int)'"),
+        (
+            "1 < 1.5 && 2u > 1 && 1.0 == 1",
+            "compile: found no matching overload for '_==_' applied to '(double, int)'",
+        ),
         ("dyn(1.0) == 1", "true"),
         ("1 < 1.5 && 2u > 1", "true"),
         ("'a' + 'b' == 'ab' && b'a' < b'b'", "true"),
@@ -79,7 +87,10 @@ fn macros_of_one_and_two_variables() {
         ("{'a': 1}.transformMap(k, v, v + 1)", "{\"a\":2}"),
         ("{'a': 'x'}.transformMapEntry(k, v, {v: k})", "{\"x\":\"a\"}"),
         ("['a', 'a'].transformMapEntry(k, v, {v: k})", "error: insert failed: key a already exists"),
-        ("1.all(x, true)", "compile: expression of type 'int' cannot be range of a comprehension (must be list, map, or dynamic)"),
+        (
+            "1.all(x, true)",
+            "compile: expression of type 'int' cannot be range of a comprehension (must be list, map, or dynamic)",
+        ),
         ("[1].all(1, true)", "compile: argument must be a simple name"),
         ("[1].map(x, y)", "compile: undeclared reference to 'y' (in container '')"),
     ]);
@@ -129,7 +140,10 @@ fn texts() {
         ("strings.quote('a\"b')", "\"\\\"a\\\\\\\"b\\\"\""),
         ("'%s has %d'.format(['x', dyn(3)])", "\"x has 3\""),
         ("'%s has %s'.format(['x', 'y'])", "\"x has y\""),
-        ("'%d'.format(['x'])", "compile: error during formatting: decimal clause can only be used on integers, was given string"),
+        (
+            "'%d'.format(['x'])",
+            "compile: error during formatting: decimal clause can only be used on integers, was given string",
+        ),
         ("'%d'.format([1, 2])", "compile: too many arguments supplied to string.format (expected 1, got 2)"),
         ("'abc'.matches('^a.c$') && 'foobar'.find('o+') == 'oo'", "true"),
         ("'a1b22'.findAll('[0-9]+')", "[\"1\",\"22\"]"),
@@ -154,7 +168,10 @@ fn conversions_and_times() {
         ("timestamp('2024-02-30T00:00:00Z')", "compile: invalid timestamp argument"),
         ("timestamp('2024-03-01T12:30:45.5Z').getFullYear()", "2024"),
         ("timestamp('2024-03-01T12:30:45Z').getMonth()", "2"),
-        ("timestamp('2024-03-01T12:30:45Z').getDate() + timestamp('2024-03-01T12:30:45Z').getDayOfMonth()", "1"),
+        (
+            "timestamp('2024-03-01T12:30:45Z').getDate() + timestamp('2024-03-01T12:30:45Z').getDayOfMonth()",
+            "1",
+        ),
         ("timestamp('2024-03-01T12:30:45Z').getDayOfWeek()", "5"),
         ("timestamp('2024-03-01T12:30:45Z').getHours('+02:00')", "14"),
         ("timestamp('2024-03-01T00:00:00Z') - timestamp('2024-02-29T00:00:00Z') == duration('24h')", "true"),
@@ -166,7 +183,10 @@ fn conversions_and_times() {
 #[test]
 fn libraries() {
     all_say(&[
-        ("[3, 1, 2].sort() == [1, 2, 3] && [1, 2].isSorted() && [2, 1].min() == 1 && ['a', 'b'].max() == 'b'", "true"),
+        (
+            "[3, 1, 2].sort() == [1, 2, 3] && [1, 2].isSorted() && [2, 1].min() == 1 && ['a', 'b'].max() == 'b'",
+            "true",
+        ),
         ("[1, 2].sum() + [1, 2, 2].indexOf(2) + [1, 2, 2].lastIndexOf(2)", "6"),
         ("[].min() == 1", "error: min called on empty list"),
         ("[[1], [2, 3]].flatten()", "[1,2,3]"),
@@ -180,10 +200,16 @@ fn libraries() {
         ("url('https://a.b:80/c?d=e').getQuery()", "{\"d\":[\"e\"]}"),
         ("isURL('/x') && !isURL('x')", "true"),
         ("quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('1').add(2).asInteger() == 3", "true"),
-        ("quantity('x').isInteger()", "error: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        (
+            "quantity('x').isInteger()",
+            "error: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
         ("ip('10.0.0.1').family() == 4 && cidr('10.0.0.0/8').containsIP('10.1.2.3') && isIP('::1')", "true"),
         ("ip.isCanonical('::0001')", "false"),
-        ("cidr('10.0.0.0/8').containsCIDR(cidr('10.1.0.0/16')) && string(cidr('10.1.2.3/8').masked()) == '10.0.0.0/8'", "true"),
+        (
+            "cidr('10.0.0.0/8').containsCIDR(cidr('10.1.0.0/16')) && string(cidr('10.1.2.3/8').masked()) == '10.0.0.0/8'",
+            "true",
+        ),
         ("format.dns1123Label().validate('abc').hasValue()", "false"),
         ("format.named('dns1123Label').value().validate('A').value().size()", "1"),
         ("semver('1.2.3').major() + semver('v1.2', true).minor()", "3"),
@@ -224,7 +250,9 @@ fn rules_see_an_object_through_its_schema() {
     ] {
         let program = rule(schema.clone(), source).unwrap_or_else(|error| panic!("{source}: {error}"));
         let bindings = Bindings::new().json("self", &object).json("oldSelf", &object);
-        let value = program.evaluate(&bindings, &mut Budget::object()).unwrap_or_else(|error| panic!("{source}: {error}"));
+        let value = program
+            .evaluate(&bindings, &mut Budget::object())
+            .unwrap_or_else(|error| panic!("{source}: {error}"));
         assert_eq!(value.as_bool(), Some(true), "{source}");
         assert_eq!(program.uses("oldSelf"), source.contains("oldSelf"));
     }
@@ -239,10 +267,19 @@ fn mistakes_in_rules_are_told_as_upstream_tells_them() {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}});
     for (source, message) in [
         ("self.foo > 1", "ERROR: <input>:1:5: undefined field 'foo'\n | self.foo > 1\n | ....^"),
-        ("self.n + self.s == 1", "ERROR: <input>:1:8: found no matching overload for '_+_' applied to '(int, string)'\n | self.n + self.s == 1\n | .......^"),
+        (
+            "self.n + self.s == 1",
+            "ERROR: <input>:1:8: found no matching overload for '_+_' applied to '(int, string)'\n | self.n + self.s == 1\n | .......^",
+        ),
         ("self.n", "must evaluate to a bool"),
-        ("self.s.size(1) == 1", "ERROR: <input>:1:12: found no matching overload for 'size' applied to 'string.(int)'\n | self.s.size(1) == 1\n | ...........^"),
-        ("foo(self)", "ERROR: <input>:1:4: undeclared reference to 'foo' (in container '')\n | foo(self)\n | ...^"),
+        (
+            "self.s.size(1) == 1",
+            "ERROR: <input>:1:12: found no matching overload for 'size' applied to 'string.(int)'\n | self.s.size(1) == 1\n | ...........^",
+        ),
+        (
+            "foo(self)",
+            "ERROR: <input>:1:4: undeclared reference to 'foo' (in container '')\n | foo(self)\n | ...^",
+        ),
     ] {
         assert_eq!(rule(schema.clone(), source).unwrap_err().to_string(), message);
     }
@@ -259,7 +296,10 @@ fn costs_are_bounded_before_and_while() {
     let program = rule(schema, source).unwrap();
     let mut budget = Budget::object();
     let error = program.evaluate(&Bindings::new().json("self", &object), &mut budget).unwrap_err();
-    assert_eq!((error.kind, error.message()), (EvalErrorKind::CallLimit, "operation cancelled: actual cost limit exceeded"));
+    assert_eq!(
+        (error.kind, error.message()),
+        (EvalErrorKind::CallLimit, "operation cancelled: actual cost limit exceeded")
+    );
     assert!(budget.remaining <= OBJECT_BUDGET - CALL_LIMIT);
     let mut little = Budget::of(10);
     let small = json!({"items": ["a", "a", "a"]});

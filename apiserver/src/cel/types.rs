@@ -63,7 +63,15 @@ impl Type {
 
     /// Types that null was always assignable to.
     pub(super) fn is_nullable(&self) -> bool {
-        matches!(self, Type::Null | Type::Optional(_) | Type::Object(_) | Type::Opaque(_) | Type::Duration | Type::Timestamp)
+        matches!(
+            self,
+            Type::Null
+                | Type::Optional(_)
+                | Type::Object(_)
+                | Type::Opaque(_)
+                | Type::Duration
+                | Type::Timestamp
+        )
     }
 
     /// Whether a value of this type has a size that does not depend on the value.
@@ -192,8 +200,12 @@ mod tests {
 
     #[test]
     fn signatures_are_read() {
-        let (arguments, result) = Type::signature("list(T), map(string, optional(int)) -> list(list(T))").unwrap();
-        assert_eq!(arguments, [Type::list(Type::Param(0)), Type::map(Type::String, Type::optional(Type::Int))]);
+        let (arguments, result) =
+            Type::signature("list(T), map(string, optional(int)) -> list(list(T))").unwrap();
+        assert_eq!(
+            arguments,
+            [Type::list(Type::Param(0)), Type::map(Type::String, Type::optional(Type::Int))]
+        );
         assert_eq!(result, Type::list(Type::list(Type::Param(0))));
         assert_eq!(Type::signature(" -> quantity").unwrap(), (vec![], QUANTITY));
         assert!(Type::signature("nothing -> int").is_none());

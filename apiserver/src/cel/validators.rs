@@ -7,7 +7,12 @@ use super::library::text_format::{self, Piece};
 use super::library::{patterns, time};
 use super::types::Root;
 
-pub(super) fn validate(root: &Expr, offsets: &[u32], checked: &Checked, names: &Root) -> Result<(), Vec<Mistake>> {
+pub(super) fn validate(
+    root: &Expr,
+    offsets: &[u32],
+    checked: &Checked,
+    names: &Root,
+) -> Result<(), Vec<Mistake>> {
     let mut validator = Validator { offsets, checked, names, mistakes: Vec::new() };
     validator.visit(root);
     if validator.mistakes.is_empty() { Ok(()) } else { Err(validator.mistakes) }
@@ -53,10 +58,14 @@ impl Validator<'_> {
 
     fn call(&mut self, expression: &Expr, target: Option<&Expr>, function: &str, arguments: &[Expr]) {
         match (function, target, arguments) {
-            ("duration", None, [argument @ Expr { kind: Kind::Literal(Literal::String(text)), .. }]) if time::parse_duration(text).is_none() => {
+            ("duration", None, [argument @ Expr { kind: Kind::Literal(Literal::String(text)), .. }])
+                if time::parse_duration(text).is_none() =>
+            {
                 self.mistake(argument, "invalid duration argument".into());
             }
-            ("timestamp", None, [argument @ Expr { kind: Kind::Literal(Literal::String(text)), .. }]) if time::Timestamp::parse(text).is_none() => {
+            ("timestamp", None, [argument @ Expr { kind: Kind::Literal(Literal::String(text)), .. }])
+                if time::Timestamp::parse(text).is_none() =>
+            {
                 self.mistake(argument, "invalid timestamp argument".into());
             }
             ("matches", Some(_), [argument]) | ("matches", None, [_, argument]) => {
@@ -66,7 +75,11 @@ impl Validator<'_> {
                     self.mistake(argument, "invalid matches argument".into());
                 }
             }
-            ("format", Some(Expr { kind: Kind::Literal(Literal::String(format)), .. }), [Expr { kind: Kind::List(values), .. }]) => {
+            (
+                "format",
+                Some(Expr { kind: Kind::Literal(Literal::String(format)), .. }),
+                [Expr { kind: Kind::List(values), .. }],
+            ) => {
                 let pieces = match text_format::parse(format) {
                     Ok(pieces) => pieces,
                     Err(why) => return self.mistake(expression, why),
@@ -89,7 +102,11 @@ impl Validator<'_> {
                     }
                 }
                 if values.len() > verbs.len() {
-                    let message = format!("too many arguments supplied to string.format (expected {}, got {})", verbs.len(), values.len());
+                    let message = format!(
+                        "too many arguments supplied to string.format (expected {}, got {})",
+                        verbs.len(),
+                        values.len()
+                    );
                     self.mistake(expression, message);
                 }
             }

@@ -215,7 +215,9 @@ impl<'a> Value<'a> {
             Value::Bool(value) => Some(Key::Bool(*value)),
             Value::Int(value) => Some(Key::Int((*value).into())),
             Value::Uint(value) => Some(Key::Int((*value).into())),
-            Value::Double(value) if value.fract() == 0.0 && value.abs() < 2f64.powi(64) => Some(Key::Int(*value as i128)),
+            Value::Double(value) if value.fract() == 0.0 && value.abs() < 2f64.powi(64) => {
+                Some(Key::Int(*value as i128))
+            }
             Value::String(text) => Some(Key::String((&**text).into())),
             _ => None,
         }

@@ -18,22 +18,45 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.global("isIP", is_ip, &[("is_ip", "string -> bool")]);
     functions.global("ip.isCanonical", is_canonical, &[("ip_is_canonical", "string -> bool")]);
     functions.member("family", family, &[("ip_family", "ip -> int")]);
-    functions.member("isUnspecified", |_, arguments| test(arguments, |ip| ip.is_unspecified()), &[("ip_is_unspecified", "ip -> bool")]);
-    functions.member("isLoopback", |_, arguments| test(arguments, |ip| ip.is_loopback()), &[("ip_is_loopback", "ip -> bool")]);
+    functions.member(
+        "isUnspecified",
+        |_, arguments| test(arguments, |ip| ip.is_unspecified()),
+        &[("ip_is_unspecified", "ip -> bool")],
+    );
+    functions.member(
+        "isLoopback",
+        |_, arguments| test(arguments, |ip| ip.is_loopback()),
+        &[("ip_is_loopback", "ip -> bool")],
+    );
     functions.member(
         "isLinkLocalMulticast",
         |_, arguments| test(arguments, is_link_local_multicast),
         &[("ip_is_link_local_multicast", "ip -> bool")],
     );
-    functions.member("isLinkLocalUnicast", |_, arguments| test(arguments, is_link_local_unicast), &[("ip_is_link_local_unicast", "ip -> bool")]);
-    functions.member("isGlobalUnicast", |_, arguments| test(arguments, is_global_unicast), &[("ip_is_global_unicast", "ip -> bool")]);
+    functions.member(
+        "isLinkLocalUnicast",
+        |_, arguments| test(arguments, is_link_local_unicast),
+        &[("ip_is_link_local_unicast", "ip -> bool")],
+    );
+    functions.member(
+        "isGlobalUnicast",
+        |_, arguments| test(arguments, is_global_unicast),
+        &[("ip_is_global_unicast", "ip -> bool")],
+    );
     functions.global("cidr", cidr, &[("string_to_cidr", "string -> cidr")]);
     functions.global("isCIDR", is_cidr, &[("is_cidr", "string -> bool")]);
-    functions.member("containsIP", contains_ip, &[("cidr_contains_ip_string", "cidr, string -> bool"), ("cidr_contains_ip_ip", "cidr, ip -> bool")]);
+    functions.member(
+        "containsIP",
+        contains_ip,
+        &[("cidr_contains_ip_string", "cidr, string -> bool"), ("cidr_contains_ip_ip", "cidr, ip -> bool")],
+    );
     functions.member(
         "containsCIDR",
         contains_cidr,
-        &[("cidr_contains_cidr_string", "cidr, string -> bool"), ("cidr_contains_cidr", "cidr, cidr -> bool")],
+        &[
+            ("cidr_contains_cidr_string", "cidr, string -> bool"),
+            ("cidr_contains_cidr", "cidr, cidr -> bool"),
+        ],
     );
     functions.member("ip", cidr_ip, &[("cidr_ip", "cidr -> ip")]);
     functions.member("prefixLength", prefix_length, &[("cidr_prefix_length", "cidr -> int")]);
@@ -51,7 +74,10 @@ fn parse_ip(text: &str) -> Result<IpAddr, String> {
         return Err(format!("IP address {text:?} with zone value is not allowed"));
     }
     let address: IpAddr = text.parse().map_err(|_| {
-        format!("IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): {}", wrong_address(text))
+        format!(
+            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): {}",
+            wrong_address(text)
+        )
     })?;
     if matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
         return Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"));
@@ -95,15 +121,26 @@ fn wrong_address(text: &str) -> String {
 }
 
 fn parse_cidr(text: &str) -> Result<Cidr, String> {
-    let wrong = |why: &str| format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): {why}");
+    let wrong = |why: &str| {
+        format!(
+            "network address parse error during conversion from string: netip.ParsePrefix({text:?}): {why}"
+        )
+    };
     let (address, length) = text.rsplit_once('/').ok_or_else(|| wrong("no '/'"))?;
-    let parsed: IpAddr = address.parse().map_err(|_| wrong(&format!("ParseAddr({address:?}): {}", wrong_address(address))))?;
+    let parsed: IpAddr =
+        address.parse().map_err(|_| wrong(&format!("ParseAddr({address:?}): {}", wrong_address(address))))?;
     let longest = if parsed.is_ipv4() { 32 } else { 128 };
-    let plain = !length.is_empty() && length.bytes().all(|digit| digit.is_ascii_digit()) && (length.len() == 1 || !length.starts_with('0'));
+    let plain = !length.is_empty()
+        && length.bytes().all(|digit| digit.is_ascii_digit())
+        && (length.len() == 1 || !length.starts_with('0'));
     if !plain {
         return Err(wrong(&format!("bad bits after slash: {length:?}")));
     }
-    let length = length.parse().ok().filter(|length| *length <= longest).ok_or_else(|| wrong("prefix length out of range"))?;
+    let length = length
+        .parse()
+        .ok()
+        .filter(|length| *length <= longest)
+        .ok_or_else(|| wrong("prefix length out of range"))?;
     if matches!(parsed, IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
         return Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"));
     }
@@ -186,7 +223,9 @@ fn test<'a>(arguments: &[Value<'a>], holds: impl Fn(IpAddr) -> bool) -> Result2<
 }
 
 fn conversion(text: &str) -> Result<Cidr, EvalError> {
-    parse_cidr(text).map_err(|why| EvalError::new(format!("network address parse error during conversion from string: {why}")))
+    parse_cidr(text).map_err(|why| {
+        EvalError::new(format!("network address parse error during conversion from string: {why}"))
+    })
 }
 
 fn cidr<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
@@ -199,7 +238,9 @@ fn is_cidr<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
 
 fn contains_ip<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
     match arguments {
-        [Value::Opaque(Opaque::Cidr(cidr)), Value::Opaque(Opaque::Ip(ip))] => Ok(Value::Bool(cidr.contains(*ip))),
+        [Value::Opaque(Opaque::Cidr(cidr)), Value::Opaque(Opaque::Ip(ip))] => {
+            Ok(Value::Bool(cidr.contains(*ip)))
+        }
         [Value::Opaque(Opaque::Cidr(cidr)), Value::String(text)] => {
             // Upstream takes what is no address for an argument of the wrong type.
             parse_ip(text).map(|ip| Value::Bool(cidr.contains(ip))).map_err(|_| EvalError::no_such_overload())
@@ -209,10 +250,14 @@ fn contains_ip<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
 }
 
 fn contains_cidr<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
-    let holds = |outer: &Cidr, inner: Cidr| Value::Bool(outer.length <= inner.length && outer.contains(inner.address));
+    let holds = |outer: &Cidr, inner: Cidr| {
+        Value::Bool(outer.length <= inner.length && outer.contains(inner.address))
+    };
     match arguments {
         [Value::Opaque(Opaque::Cidr(outer)), Value::Opaque(Opaque::Cidr(inner))] => Ok(holds(outer, *inner)),
-        [Value::Opaque(Opaque::Cidr(outer)), Value::String(text)] => conversion(text).map(|inner| holds(outer, inner)),
+        [Value::Opaque(Opaque::Cidr(outer)), Value::String(text)] => {
+            conversion(text).map(|inner| holds(outer, inner))
+        }
         _ => Err(EvalError::no_such_overload()),
     }
 }

@@ -10,7 +10,11 @@ use crate::cel::value::Value;
 
 pub(super) fn declare(functions: &mut Functions) {
     functions.global("bool", bool, &[("bool_to_bool", "bool -> bool"), ("string_to_bool", "string -> bool")]);
-    functions.global("bytes", bytes, &[("bytes_to_bytes", "bytes -> bytes"), ("string_to_bytes", "string -> bytes")]);
+    functions.global(
+        "bytes",
+        bytes,
+        &[("bytes_to_bytes", "bytes -> bytes"), ("string_to_bytes", "string -> bytes")],
+    );
     functions.global(
         "double",
         double,
@@ -24,7 +28,11 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.global(
         "duration",
         duration,
-        &[("duration_to_duration", "duration -> duration"), ("int64_to_duration", "int -> duration"), ("string_to_duration", "string -> duration")],
+        &[
+            ("duration_to_duration", "duration -> duration"),
+            ("int64_to_duration", "int -> duration"),
+            ("string_to_duration", "string -> duration"),
+        ],
     );
     functions.global("dyn", dynamic, &[("to_dyn", "A -> dyn")]);
     functions.global(
@@ -120,7 +128,9 @@ fn double<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
         [value @ Value::Double(_)] => Ok(value.clone()),
         [Value::Int(value)] => Ok(Value::Double(*value as f64)),
         [Value::Uint(value)] => Ok(Value::Double(*value as f64)),
-        [Value::String(text)] => parsed_double(text).map(Value::Double).ok_or_else(|| conversion_error("string", "double")),
+        [Value::String(text)] => {
+            parsed_double(text).map(Value::Double).ok_or_else(|| conversion_error("string", "double"))
+        }
         _ => Err(EvalError::no_such_overload()),
     }
 }
@@ -129,9 +139,9 @@ fn duration<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
     match arguments {
         [value @ Value::Duration(_)] => Ok(value.clone()),
         [Value::Int(nanoseconds)] => Ok(Value::Duration(*nanoseconds)),
-        [Value::String(text)] => {
-            time::parse_duration(text).map(Value::Duration).ok_or_else(|| conversion_error("string", "google.protobuf.Duration"))
-        }
+        [Value::String(text)] => time::parse_duration(text)
+            .map(Value::Duration)
+            .ok_or_else(|| conversion_error("string", "google.protobuf.Duration")),
         _ => Err(EvalError::no_such_overload()),
     }
 }
@@ -142,7 +152,11 @@ fn int<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
         [value @ Value::Int(_)] => Ok(value.clone()),
         [Value::Double(value)] => {
             // The largest integers are beyond what a double tells apart.
-            if value.is_finite() && *value > -(2f64.powi(63)) && *value < 2f64.powi(63) { Ok(Value::Int(*value as i64)) } else { Err(overflow()) }
+            if value.is_finite() && *value > -(2f64.powi(63)) && *value < 2f64.powi(63) {
+                Ok(Value::Int(*value as i64))
+            } else {
+                Err(overflow())
+            }
         }
         [Value::Duration(nanoseconds)] => Ok(Value::Int(*nanoseconds)),
         [Value::String(text)] => text.parse().map(Value::Int).map_err(|_| conversion_error("string", "int")),
@@ -157,10 +171,16 @@ fn uint<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
     match arguments {
         [value @ Value::Uint(_)] => Ok(value.clone()),
         [Value::Double(value)] => {
-            if value.is_finite() && *value >= 0.0 && *value < 2f64.powi(64) { Ok(Value::Uint(*value as u64)) } else { Err(overflow()) }
+            if value.is_finite() && *value >= 0.0 && *value < 2f64.powi(64) {
+                Ok(Value::Uint(*value as u64))
+            } else {
+                Err(overflow())
+            }
         }
         [Value::Int(value)] => u64::try_from(*value).map(Value::Uint).map_err(|_| overflow()),
-        [Value::String(text)] if !text.starts_with('+') => text.parse().map(Value::Uint).map_err(|_| conversion_error("string", "uint")),
+        [Value::String(text)] if !text.starts_with('+') => {
+            text.parse().map(Value::Uint).map_err(|_| conversion_error("string", "uint"))
+        }
         [Value::String(_)] => Err(conversion_error("string", "uint")),
         _ => Err(EvalError::no_such_overload()),
     }
@@ -196,9 +216,14 @@ fn string<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
         },
         [Value::Opaque(Opaque::Ip(address))] => Ok(Value::text(address.to_string())),
         [Value::Opaque(Opaque::Cidr(cidr))] => Ok(Value::text(addresses::cidr_text(cidr))),
-        [value @ (Value::Bool(_) | Value::Double(_) | Value::Duration(_) | Value::Int(_) | Value::Timestamp(_) | Value::Uint(_))] => {
-            Ok(Value::text(text(value)))
-        }
+        [
+            value @ (Value::Bool(_)
+            | Value::Double(_)
+            | Value::Duration(_)
+            | Value::Int(_)
+            | Value::Timestamp(_)
+            | Value::Uint(_)),
+        ] => Ok(Value::text(text(value))),
         _ => Err(EvalError::no_such_overload()),
     }
 }
@@ -221,12 +246,12 @@ pub(in crate::cel) fn text(value: &Value<'_>) -> String {
 fn timestamp<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
     match arguments {
         [value @ Value::Timestamp(_)] => Ok(value.clone()),
-        [Value::Int(seconds)] => {
-            time::Timestamp::from_seconds(*seconds).map(Value::Timestamp).ok_or_else(|| EvalError::new("timestamp overflow"))
-        }
-        [Value::String(text)] => {
-            time::Timestamp::parse(text).map(Value::Timestamp).ok_or_else(|| conversion_error("string", "google.protobuf.Timestamp"))
-        }
+        [Value::Int(seconds)] => time::Timestamp::from_seconds(*seconds)
+            .map(Value::Timestamp)
+            .ok_or_else(|| EvalError::new("timestamp overflow")),
+        [Value::String(text)] => time::Timestamp::parse(text)
+            .map(Value::Timestamp)
+            .ok_or_else(|| conversion_error("string", "google.protobuf.Timestamp")),
         _ => Err(EvalError::no_such_overload()),
     }
 }

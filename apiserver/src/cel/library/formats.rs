@@ -57,7 +57,11 @@ pub(super) fn declare(functions: &mut Functions) {
         "datetime" => 12
     );
     functions.global("format.named", named, &[("format-named", "string -> optional(format)")]);
-    functions.member("validate", validate, &[("format-validate", "format, string -> optional(list(string))")]);
+    functions.member(
+        "validate",
+        validate,
+        &[("format-validate", "format, string -> optional(list(string))")],
+    );
 }
 
 /// A prefix of generated names may end with a dash, since more follows.
@@ -82,7 +86,11 @@ fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     match text.as_bytes() {
         [] => false,
-        bytes => bytes.iter().all(|byte| inner(*byte) || *byte == b'-') && !text.starts_with('-') && !text.ends_with('-'),
+        bytes => {
+            bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
+                && !text.starts_with('-')
+                && !text.ends_with('-')
+        }
     }
 }
 
@@ -104,7 +112,9 @@ fn dns1035_label(text: &str) -> Vec<String> {
 
 fn is_name(text: &str) -> bool {
     let end = |c: char| c.is_ascii_alphanumeric();
-    text.starts_with(end) && text.ends_with(end) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    text.starts_with(end)
+        && text.ends_with(end)
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn qualified_name(text: &str) -> Vec<String> {
@@ -143,8 +153,9 @@ fn label_value(text: &str) -> Vec<String> {
 }
 
 fn uuid(text: &str) -> Vec<String> {
-    static PATTERN: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new("(?i)^[0-9A-F]{8}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{12}$").ok());
+    static PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new("(?i)^[0-9A-F]{8}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{4}-?[0-9A-F]{12}$").ok()
+    });
     let valid = PATTERN.as_ref().is_some_and(|pattern| pattern.is_match(text));
     if valid { Vec::new() } else { vec!["does not match the UUID format".into()] }
 }
@@ -173,7 +184,9 @@ fn named<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<Value<'a>, EvalError> 
 }
 
 fn validate<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
-    let [Value::Opaque(Opaque::Format(format)), Value::String(text)] = arguments else { return Err(EvalError::no_such_overload()) };
+    let [Value::Opaque(Opaque::Format(format)), Value::String(text)] = arguments else {
+        return Err(EvalError::no_such_overload());
+    };
     let wrong = (format.validate)(text);
     if wrong.is_empty() {
         return Ok(Value::NONE);

@@ -70,9 +70,21 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.member("reverse", reverse, &[("list_reverse", "list(T) -> list(T)")]);
     functions.member("distinct", distinct, &[("list_distinct", "list(T) -> list(T)")]);
 
-    functions.global("sets.contains", sets_contains, &[("list_sets_contains_list", "list(T), list(T) -> bool")]);
-    functions.global("sets.equivalent", sets_equivalent, &[("list_sets_equivalent_list", "list(T), list(T) -> bool")]);
-    functions.global("sets.intersects", sets_intersects, &[("list_sets_intersects_list", "list(T), list(T) -> bool")]);
+    functions.global(
+        "sets.contains",
+        sets_contains,
+        &[("list_sets_contains_list", "list(T), list(T) -> bool")],
+    );
+    functions.global(
+        "sets.equivalent",
+        sets_equivalent,
+        &[("list_sets_equivalent_list", "list(T), list(T) -> bool")],
+    );
+    functions.global(
+        "sets.intersects",
+        sets_intersects,
+        &[("list_sets_intersects_list", "list(T), list(T) -> bool")],
+    );
 }
 
 type Result<'a> = std::result::Result<Value<'a>, EvalError>;
@@ -158,7 +170,9 @@ fn last_index_of<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
 }
 
 fn slice<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
-    let [Value::List(list), Value::Int(start), Value::Int(end)] = arguments else { return Err(EvalError::no_such_overload()) };
+    let [Value::List(list), Value::Int(start), Value::Int(end)] = arguments else {
+        return Err(EvalError::no_such_overload());
+    };
     let wrong = |why: String| Err(EvalError::new(format!("cannot slice({start}, {end}), {why}")));
     if *start < 0 || *end < 0 {
         return wrong("negative indexes not supported".into());
@@ -187,7 +201,11 @@ fn flatten<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
     Ok(Value::list(flat))
 }
 
-fn flatten_into<'a>(list: &List<'a>, depth: i64, flat: &mut Vec<Value<'a>>) -> std::result::Result<(), EvalError> {
+fn flatten_into<'a>(
+    list: &List<'a>,
+    depth: i64,
+    flat: &mut Vec<Value<'a>>,
+) -> std::result::Result<(), EvalError> {
     for item in list.iter() {
         match item? {
             Value::List(inner) if depth > 0 => flatten_into(&inner, depth - 1, flat)?,
@@ -260,7 +278,9 @@ fn sort_by_keys<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
         }
     }
     let mut paired: Vec<(Value<'a>, Value<'a>)> = keys.into_iter().zip(items).collect();
-    paired.sort_by(|(one, _), (other, _)| equality::compare(one, other).ok().flatten().unwrap_or(Ordering::Equal));
+    paired.sort_by(|(one, _), (other, _)| {
+        equality::compare(one, other).ok().flatten().unwrap_or(Ordering::Equal)
+    });
     Ok(Value::list(paired.into_iter().map(|(_, item)| item).collect()))
 }
 

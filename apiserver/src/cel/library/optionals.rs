@@ -6,12 +6,21 @@ use crate::cel::value::Value;
 
 pub(super) fn declare(functions: &mut Functions) {
     functions.global("optional.of", of, &[("optional_of", "V -> optional(V)")]);
-    functions.global("optional.ofNonZeroValue", of_non_zero, &[("optional_ofNonZeroValue", "V -> optional(V)")]);
+    functions.global(
+        "optional.ofNonZeroValue",
+        of_non_zero,
+        &[("optional_ofNonZeroValue", "V -> optional(V)")],
+    );
     functions.global("optional.none", none, &[("optional_none", " -> optional(V)")]);
     functions.member("value", value, &[("optional_value", "optional(V) -> V")]);
     functions.member("hasValue", has_value, &[("optional_hasValue", "optional(V) -> bool")]);
     // Evaluation itself does these two, since the alternative is not always evaluated.
-    functions.declare("or", true, None, &[("optional_or_optional", "optional(V), optional(V) -> optional(V)")]);
+    functions.declare(
+        "or",
+        true,
+        None,
+        &[("optional_or_optional", "optional(V), optional(V) -> optional(V)")],
+    );
     functions.declare("orValue", true, None, &[("optional_orValue_value", "optional(V), V -> V")]);
     functions.member("first", first, &[("list_first", "list(V) -> optional(V)")]);
     functions.member("last", last, &[("list_last", "list(V) -> optional(V)")]);
@@ -88,7 +97,12 @@ fn unwrap<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
         match item? {
             Value::Optional(Some(value)) => values.push((*value).clone()),
             Value::Optional(None) => {}
-            other => return Err(EvalError::new(format!("value {} is not optional", super::conversions::text(&other)))),
+            other => {
+                return Err(EvalError::new(format!(
+                    "value {} is not optional",
+                    super::conversions::text(&other)
+                )));
+            }
         }
     }
     Ok(Value::list(values))

@@ -18,7 +18,10 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.member(
         "findAll",
         find_all,
-        &[("string_find_all_string", "string, string -> list(string)"), ("string_find_all_string_int", "string, string, int -> list(string)")],
+        &[
+            ("string_find_all_string", "string, string -> list(string)"),
+            ("string_find_all_string_int", "string, string, int -> list(string)"),
+        ],
     );
 }
 
@@ -45,7 +48,8 @@ fn complaint(pattern: &str) -> Option<String> {
                 Some(_) => repeatable = true,
             },
             '[' => {
-                let mut end = characters.clone().skip_while(|(next, c)| *next == place + 1 && matches!(c, '^' | ']'));
+                let mut end =
+                    characters.clone().skip_while(|(next, c)| *next == place + 1 && matches!(c, '^' | ']'));
                 let closed = loop {
                     match end.next() {
                         None => break false,
@@ -78,7 +82,9 @@ fn complaint(pattern: &str) -> Option<String> {
                 repeatable = false;
             }
             ')' => {
-                let Some(fewer) = open.checked_sub(1) else { return Some(format!("unexpected ): `{pattern}`")) };
+                let Some(fewer) = open.checked_sub(1) else {
+                    return Some(format!("unexpected ): `{pattern}`"));
+                };
                 open = fewer;
                 repeatable = true;
             }
@@ -203,12 +209,16 @@ fn pattern<'s>(site: &'s Site, pattern: &str, prefix: &str) -> Result<Cow<'s, Re
 }
 
 fn matches<'a>(site: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
-    let [Value::String(text), Value::String(wanted)] = arguments else { return Err(EvalError::no_such_overload()) };
+    let [Value::String(text), Value::String(wanted)] = arguments else {
+        return Err(EvalError::no_such_overload());
+    };
     Ok(Value::Bool(pattern(site, wanted, "")?.is_match(text)))
 }
 
 fn find<'a>(site: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
-    let [Value::String(text), Value::String(wanted)] = arguments else { return Err(EvalError::no_such_overload()) };
+    let [Value::String(text), Value::String(wanted)] = arguments else {
+        return Err(EvalError::no_such_overload());
+    };
     let found = pattern(site, wanted, "Illegal regex: ")?;
     Ok(Value::text(found.find(text).map_or("", |found| found.as_str())))
 }
@@ -216,7 +226,9 @@ fn find<'a>(site: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
 fn find_all<'a>(site: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
     let (text, wanted, count) = match arguments {
         [Value::String(text), Value::String(wanted)] => (text, wanted, usize::MAX),
-        [Value::String(text), Value::String(wanted), Value::Int(count)] => (text, wanted, usize::try_from(*count).unwrap_or(usize::MAX)),
+        [Value::String(text), Value::String(wanted), Value::Int(count)] => {
+            (text, wanted, usize::try_from(*count).unwrap_or(usize::MAX))
+        }
         _ => return Err(EvalError::no_such_overload()),
     };
     let found = pattern(site, wanted, "Illegal regex: ")?;

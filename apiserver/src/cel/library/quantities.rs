@@ -20,7 +20,8 @@ impl PartialEq for Quantity {
     }
 }
 
-const FORMAT: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+const FORMAT: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 const SUFFIX: &str = "unable to parse quantity's suffix";
 
 /// The finest fraction, billionths, to which the rest is rounded up.
@@ -30,14 +31,36 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.global("quantity", quantity, &[("string_to_quantity", "string -> quantity")]);
     functions.global("isQuantity", is_quantity, &[("is_quantity_string", "string -> bool")]);
     functions.global("sign", sign, &[("quantity_sign", "quantity -> int")]);
-    functions.member("isGreaterThan", |_, arguments| order(arguments, Ordering::is_gt), &[("quantity_is_greater_than", "quantity, quantity -> bool")]);
-    functions.member("isLessThan", |_, arguments| order(arguments, Ordering::is_lt), &[("quantity_is_less_than", "quantity, quantity -> bool")]);
+    functions.member(
+        "isGreaterThan",
+        |_, arguments| order(arguments, Ordering::is_gt),
+        &[("quantity_is_greater_than", "quantity, quantity -> bool")],
+    );
+    functions.member(
+        "isLessThan",
+        |_, arguments| order(arguments, Ordering::is_lt),
+        &[("quantity_is_less_than", "quantity, quantity -> bool")],
+    );
     functions.member("compareTo", compare_to, &[("quantity_compare_to", "quantity, quantity -> int")]);
     functions.member("asApproximateFloat", as_float, &[("quantity_get_float", "quantity -> double")]);
     functions.member("asInteger", as_integer, &[("quantity_get_int", "quantity -> int")]);
     functions.member("isInteger", is_integer, &[("quantity_is_integer", "quantity -> bool")]);
-    functions.member("add", add, &[("quantity_add", "quantity, quantity -> quantity"), ("quantity_add_int", "quantity, int -> quantity")]);
-    functions.member("sub", subtract, &[("quantity_sub", "quantity, quantity -> quantity"), ("quantity_sub_int", "quantity, int -> quantity")]);
+    functions.member(
+        "add",
+        add,
+        &[
+            ("quantity_add", "quantity, quantity -> quantity"),
+            ("quantity_add_int", "quantity, int -> quantity"),
+        ],
+    );
+    functions.member(
+        "sub",
+        subtract,
+        &[
+            ("quantity_sub", "quantity, quantity -> quantity"),
+            ("quantity_sub_int", "quantity, int -> quantity"),
+        ],
+    );
 }
 
 /// Reads a quantity. The largest there is stands for all that are larger.
@@ -69,7 +92,10 @@ fn parse(text: &str) -> Result<Quantity, &'static str> {
         "Pi" => (50, 0),
         "Ei" => (60, 0),
         _ => {
-            let allowed = |c: char| matches!(c, 'e' | 'E' | 'i' | 'n' | 'u' | 'm' | 'k' | 'K' | 'M' | 'G' | 'T' | 'P' | '+' | '-') || c.is_ascii_digit();
+            let allowed = |c: char| {
+                matches!(c, 'e' | 'E' | 'i' | 'n' | 'u' | 'm' | 'k' | 'K' | 'M' | 'G' | 'T' | 'P' | '+' | '-')
+                    || c.is_ascii_digit()
+            };
             if !suffix.chars().all(allowed) {
                 return Err(FORMAT);
             }
@@ -90,7 +116,8 @@ fn parse(text: &str) -> Result<Quantity, &'static str> {
     if magnitude > 30 {
         return Ok(Quantity { digits: sign * largest, scale: 0 });
     }
-    let leading_zeros = if whole.is_empty() { fraction.len() - fraction.trim_start_matches('0').len() } else { 0 } as i32;
+    let leading_zeros =
+        if whole.is_empty() { fraction.len() - fraction.trim_start_matches('0').len() } else { 0 } as i32;
     if whole.is_empty() && power - leading_zeros < -(SCALE_MAX as i32) && binary == 0 {
         // Rounded away from zero.
         return Ok(Quantity { digits: sign, scale: SCALE_MAX });
@@ -178,7 +205,9 @@ fn one(arguments: &[Value<'_>]) -> Result<Quantity, EvalError> {
 fn two(arguments: &[Value<'_>]) -> Result<(Quantity, Quantity), EvalError> {
     match arguments {
         [Value::Opaque(Opaque::Quantity(one)), Value::Opaque(Opaque::Quantity(other))] => Ok((*one, *other)),
-        [Value::Opaque(Opaque::Quantity(one)), Value::Int(other)] => Ok((*one, Quantity { digits: i128::from(*other), scale: 0 })),
+        [Value::Opaque(Opaque::Quantity(one)), Value::Int(other)] => {
+            Ok((*one, Quantity { digits: i128::from(*other), scale: 0 }))
+        }
         _ => Err(EvalError::no_such_overload()),
     }
 }
@@ -203,7 +232,10 @@ fn as_float<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
 }
 
 fn as_integer<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
-    one(arguments)?.as_integer().map(Value::Int).ok_or_else(|| EvalError::new("cannot convert value to integer"))
+    one(arguments)?
+        .as_integer()
+        .map(Value::Int)
+        .ok_or_else(|| EvalError::new("cannot convert value to integer"))
 }
 
 fn is_integer<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
@@ -226,7 +258,15 @@ mod tests {
 
     #[test]
     fn quantities_are_compared_by_what_they_amount_to() {
-        for (one, other) in [("1", "1000m"), ("1Ki", "1024"), ("1.5Gi", "1610612736"), ("2e3", "2k"), ("0.5", "500m"), ("1E", "1000P"), ("-1.0", "-1")] {
+        for (one, other) in [
+            ("1", "1000m"),
+            ("1Ki", "1024"),
+            ("1.5Gi", "1610612736"),
+            ("2e3", "2k"),
+            ("0.5", "500m"),
+            ("1E", "1000P"),
+            ("-1.0", "-1"),
+        ] {
             assert_eq!(parse(one).unwrap(), parse(other).unwrap(), "{one} {other}");
         }
         for wrong in ["", "x", "1.2.3", "1Kii", "1 ", "--1", ".", "1e", "5GiB"] {

@@ -24,14 +24,38 @@ enum Identifier {
 }
 
 pub(super) fn declare(functions: &mut Functions) {
-    functions.global("semver", semver, &[("string_to_semver", "string -> semver"), ("string_bool_to_semver", "string, bool -> semver")]);
-    functions.global("isSemver", is_semver, &[("is_semver_string", "string -> bool"), ("is_semver_string_bool", "string, bool -> bool")]);
-    functions.member("isGreaterThan", is_greater_than, &[("semver_is_greater_than", "semver, semver -> bool")]);
+    functions.global(
+        "semver",
+        semver,
+        &[("string_to_semver", "string -> semver"), ("string_bool_to_semver", "string, bool -> semver")],
+    );
+    functions.global(
+        "isSemver",
+        is_semver,
+        &[("is_semver_string", "string -> bool"), ("is_semver_string_bool", "string, bool -> bool")],
+    );
+    functions.member(
+        "isGreaterThan",
+        is_greater_than,
+        &[("semver_is_greater_than", "semver, semver -> bool")],
+    );
     functions.member("isLessThan", is_less_than, &[("semver_is_less_than", "semver, semver -> bool")]);
     functions.member("compareTo", compare_to, &[("semver_compare_to", "semver, semver -> int")]);
-    functions.member("major", |_, arguments| number(arguments, |version| version.major), &[("semver_major", "semver -> int")]);
-    functions.member("minor", |_, arguments| number(arguments, |version| version.minor), &[("semver_minor", "semver -> int")]);
-    functions.member("patch", |_, arguments| number(arguments, |version| version.patch), &[("semver_patch", "semver -> int")]);
+    functions.member(
+        "major",
+        |_, arguments| number(arguments, |version| version.major),
+        &[("semver_major", "semver -> int")],
+    );
+    functions.member(
+        "minor",
+        |_, arguments| number(arguments, |version| version.minor),
+        &[("semver_minor", "semver -> int")],
+    );
+    functions.member(
+        "patch",
+        |_, arguments| number(arguments, |version| version.patch),
+        &[("semver_patch", "semver -> int")],
+    );
 }
 
 fn parse(text: &str) -> Result<Semver, String> {
@@ -49,7 +73,9 @@ fn parse(text: &str) -> Result<Semver, String> {
         if digits.len() > 1 && digits.starts_with('0') {
             return Err(format!("{} number must not contain leading zeroes {digits:?}", capitalized(name)));
         }
-        digits.parse::<u64>().map_err(|_| format!("strconv.ParseUint: parsing {digits:?}: value out of range"))
+        digits
+            .parse::<u64>()
+            .map_err(|_| format!("strconv.ParseUint: parsing {digits:?}: value out of range"))
     };
     let (rest, build) = match rest.split_once('+') {
         Some((rest, build)) => (rest, Some(build)),
@@ -68,9 +94,15 @@ fn parse(text: &str) -> Result<Semver, String> {
         }
         identifiers.push(if identifier.bytes().all(|digit| digit.is_ascii_digit()) {
             if identifier.len() > 1 && identifier.starts_with('0') {
-                return Err(format!("Numeric PreRelease version must not contain leading zeroes {identifier:?}"));
+                return Err(format!(
+                    "Numeric PreRelease version must not contain leading zeroes {identifier:?}"
+                ));
             }
-            Identifier::Number(identifier.parse().map_err(|_| format!("strconv.ParseUint: parsing {identifier:?}: value out of range"))?)
+            Identifier::Number(
+                identifier
+                    .parse()
+                    .map_err(|_| format!("strconv.ParseUint: parsing {identifier:?}: value out of range"))?,
+            )
         } else if allowed(identifier) {
             Identifier::Word(identifier.into())
         } else {
@@ -90,7 +122,10 @@ fn parse(text: &str) -> Result<Semver, String> {
 
 fn capitalized(name: &str) -> String {
     let mut characters = name.chars();
-    characters.next().map(|first| first.to_ascii_uppercase().to_string() + characters.as_str()).unwrap_or_default()
+    characters
+        .next()
+        .map(|first| first.to_ascii_uppercase().to_string() + characters.as_str())
+        .unwrap_or_default()
 }
 
 /// The version with what is customary but not allowed put right: a leading `v`, leading zeroes, missing parts.
@@ -103,7 +138,11 @@ fn normalized(text: &str) -> Result<String, String> {
                 return part.to_owned();
             }
             let trimmed = part.trim_start_matches('0');
-            if trimmed.starts_with(|c: char| c.is_ascii_digit()) { trimmed.to_owned() } else { format!("0{trimmed}") }
+            if trimmed.starts_with(|c: char| c.is_ascii_digit()) {
+                trimmed.to_owned()
+            } else {
+                format!("0{trimmed}")
+            }
         })
         .collect();
     if parts.len() < 3 {
@@ -117,14 +156,14 @@ fn normalized(text: &str) -> Result<String, String> {
 
 impl Semver {
     fn compare(&self, other: &Semver) -> Ordering {
-        (self.major, self.minor, self.patch).cmp(&(other.major, other.minor, other.patch)).then_with(|| {
-            match (self.prerelease.is_empty(), other.prerelease.is_empty()) {
+        (self.major, self.minor, self.patch).cmp(&(other.major, other.minor, other.patch)).then_with(
+            || match (self.prerelease.is_empty(), other.prerelease.is_empty()) {
                 (true, true) => Ordering::Equal,
                 (true, false) => Ordering::Greater,
                 (false, true) => Ordering::Less,
                 (false, false) => self.prerelease.cmp(&other.prerelease),
-            }
-        })
+            },
+        )
     }
 }
 
@@ -179,7 +218,16 @@ mod tests {
     #[test]
     fn versions_are_ordered() {
         let mut earlier: Option<Semver> = None;
-        for text in ["1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta.2", "1.0.0-beta.11", "1.0.0", "1.0.1", "1.10.0"] {
+        for text in [
+            "1.0.0-alpha",
+            "1.0.0-alpha.1",
+            "1.0.0-alpha.beta",
+            "1.0.0-beta.2",
+            "1.0.0-beta.11",
+            "1.0.0",
+            "1.0.1",
+            "1.10.0",
+        ] {
             let version = parse(text).unwrap();
             if let Some(earlier) = earlier {
                 assert_eq!(earlier.compare(&version), Ordering::Less, "{text}");

@@ -40,13 +40,24 @@ pub(super) fn declare(functions: &mut Functions) {
     );
     functions.operator(
         op::MULTIPLY,
-        &[("multiply_double", "double, double -> double"), ("multiply_int64", "int, int -> int"), ("multiply_uint64", "uint, uint -> uint")],
+        &[
+            ("multiply_double", "double, double -> double"),
+            ("multiply_int64", "int, int -> int"),
+            ("multiply_uint64", "uint, uint -> uint"),
+        ],
     );
     functions.operator(
         op::DIVIDE,
-        &[("divide_double", "double, double -> double"), ("divide_int64", "int, int -> int"), ("divide_uint64", "uint, uint -> uint")],
+        &[
+            ("divide_double", "double, double -> double"),
+            ("divide_int64", "int, int -> int"),
+            ("divide_uint64", "uint, uint -> uint"),
+        ],
     );
-    functions.operator(op::MODULO, &[("modulo_int64", "int, int -> int"), ("modulo_uint64", "uint, uint -> uint")]);
+    functions.operator(
+        op::MODULO,
+        &[("modulo_int64", "int, int -> int"), ("modulo_uint64", "uint, uint -> uint")],
+    );
     functions.operator(op::NEGATE, &[("negate_double", "double -> double"), ("negate_int64", "int -> int")]);
     ordering(functions);
     functions.operator(
@@ -70,18 +81,31 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.operator(op::IN, &[("in_list", "A, list(A) -> bool"), ("in_map", "A, map(A, B) -> bool")]);
     functions.operator(
         op::MAP_INSERT,
-        &[("@mapInsert_map_map", "map(K, V), map(K, V) -> map(K, V)"), ("@mapInsert_map_key_value", "map(K, V), K, V -> map(K, V)")],
+        &[
+            ("@mapInsert_map_map", "map(K, V), map(K, V) -> map(K, V)"),
+            ("@mapInsert_map_key_value", "map(K, V), K, V -> map(K, V)"),
+        ],
     );
 
     functions.global(
         "size",
         size,
-        &[("size_bytes", "bytes -> int"), ("size_list", "list(A) -> int"), ("size_map", "map(A, B) -> int"), ("size_string", "string -> int")],
+        &[
+            ("size_bytes", "bytes -> int"),
+            ("size_list", "list(A) -> int"),
+            ("size_map", "map(A, B) -> int"),
+            ("size_string", "string -> int"),
+        ],
     );
     functions.member(
         "size",
         size,
-        &[("bytes_size", "bytes -> int"), ("list_size", "list(A) -> int"), ("map_size", "map(A, B) -> int"), ("string_size", "string -> int")],
+        &[
+            ("bytes_size", "bytes -> int"),
+            ("list_size", "list(A) -> int"),
+            ("map_size", "map(A, B) -> int"),
+            ("string_size", "string -> int"),
+        ],
     );
     functions.global("type", type_of, &[("type", "A -> type(A)")]);
     functions.member("contains", contains, &[("contains_string", "string, string -> bool")]);

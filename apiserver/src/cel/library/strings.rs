@@ -10,12 +10,18 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.member(
         "indexOf",
         index_of,
-        &[("string_index_of_string", "string, string -> int"), ("string_index_of_string_int", "string, string, int -> int")],
+        &[
+            ("string_index_of_string", "string, string -> int"),
+            ("string_index_of_string_int", "string, string, int -> int"),
+        ],
     );
     functions.member(
         "lastIndexOf",
         last_index_of,
-        &[("string_last_index_of_string", "string, string -> int"), ("string_last_index_of_string_int", "string, string, int -> int")],
+        &[
+            ("string_last_index_of_string", "string, string -> int"),
+            ("string_last_index_of_string_int", "string, string, int -> int"),
+        ],
     );
     functions.member("lowerAscii", lower_ascii, &[("string_lower_ascii", "string -> string")]);
     functions.member("upperAscii", upper_ascii, &[("string_upper_ascii", "string -> string")]);
@@ -31,17 +37,35 @@ pub(super) fn declare(functions: &mut Functions) {
     functions.member(
         "split",
         split,
-        &[("string_split_string", "string, string -> list(string)"), ("string_split_string_int", "string, string, int -> list(string)")],
+        &[
+            ("string_split_string", "string, string -> list(string)"),
+            ("string_split_string_int", "string, string, int -> list(string)"),
+        ],
     );
     functions.member(
         "substring",
         substring,
-        &[("string_substring_int", "string, int -> string"), ("string_substring_int_int", "string, int, int -> string")],
+        &[
+            ("string_substring_int", "string, int -> string"),
+            ("string_substring_int_int", "string, int, int -> string"),
+        ],
     );
-    functions.member("join", join, &[("list_join", "list(string) -> string"), ("list_join_string", "list(string), string -> string")]);
-    functions.member("format", super::text_format::format, &[("string_format", "string, list(dyn) -> string")]);
+    functions.member(
+        "join",
+        join,
+        &[("list_join", "list(string) -> string"), ("list_join_string", "list(string), string -> string")],
+    );
+    functions.member(
+        "format",
+        super::text_format::format,
+        &[("string_format", "string, list(dyn) -> string")],
+    );
     functions.global("strings.quote", quote, &[("strings_quote", "string -> string")]);
-    functions.global("jsonpatch.escapeKey", escape_key, &[("string_jsonpatch_escapeKey_string", "string -> string")]);
+    functions.global(
+        "jsonpatch.escapeKey",
+        escape_key,
+        &[("string_jsonpatch_escapeKey_string", "string -> string")],
+    );
 }
 
 type Result<'a> = std::result::Result<Value<'a>, EvalError>;
@@ -51,7 +75,9 @@ fn out_of_range(index: i64) -> EvalError {
 }
 
 fn char_at<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
-    let [Value::String(text), Value::Int(index)] = arguments else { return Err(EvalError::no_such_overload()) };
+    let [Value::String(text), Value::Int(index)] = arguments else {
+        return Err(EvalError::no_such_overload());
+    };
     let place = usize::try_from(*index).map_err(|_| out_of_range(*index))?;
     match text.chars().nth(place) {
         Some(character) => Ok(Value::text(character.to_string())),
@@ -121,7 +147,9 @@ fn trim<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
 fn replace<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
     let (text, old, new, times) = match arguments {
         [Value::String(text), Value::String(old), Value::String(new)] => (text, old, new, None),
-        [Value::String(text), Value::String(old), Value::String(new), Value::Int(times)] => (text, old, new, usize::try_from(*times).ok()),
+        [Value::String(text), Value::String(old), Value::String(new), Value::Int(times)] => {
+            (text, old, new, usize::try_from(*times).ok())
+        }
         _ => return Err(EvalError::no_such_overload()),
     };
     let occurrences = if old.is_empty() { text.chars().count() + 1 } else { text.len() / old.len() };
@@ -138,7 +166,9 @@ fn replace<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
 fn split<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
     let (text, separator, parts_max) = match arguments {
         [Value::String(text), Value::String(separator)] => (text, separator, None),
-        [Value::String(text), Value::String(separator), Value::Int(parts)] => (text, separator, usize::try_from(*parts).ok()),
+        [Value::String(text), Value::String(separator), Value::Int(parts)] => {
+            (text, separator, usize::try_from(*parts).ok())
+        }
         _ => return Err(EvalError::no_such_overload()),
     };
     let parts: Vec<Value<'a>> = match (separator.is_empty(), parts_max) {
@@ -171,7 +201,11 @@ fn substring<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
     }
     let place = |index: i64| {
         let wanted = usize::try_from(index).map_err(|_| out_of_range(index))?;
-        text.char_indices().map(|(place, _)| place).chain([text.len()]).nth(wanted).ok_or_else(|| out_of_range(index))
+        text.char_indices()
+            .map(|(place, _)| place)
+            .chain([text.len()])
+            .nth(wanted)
+            .ok_or_else(|| out_of_range(index))
     };
     let first = place(start)?;
     let last = match end {
@@ -194,7 +228,12 @@ fn join<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
         }
         match item? {
             Value::String(text) => joined.push_str(&text),
-            other => return Err(EvalError::new(format!("join: invalid input: {}", super::conversions::text(&other)))),
+            other => {
+                return Err(EvalError::new(format!(
+                    "join: invalid input: {}",
+                    super::conversions::text(&other)
+                )));
+            }
         }
         if joined.len() > SIZE_MAX {
             return Err(size_error());

@@ -50,8 +50,15 @@ pub(in crate::cel) fn parse(format: &str) -> Result<Vec<Piece>, String> {
             while let Some(digit) = characters.next_if(char::is_ascii_digit) {
                 digits.push(digit);
             }
-            precision = Some(digits.parse::<usize>().map_err(|_| "error while converting precision to integer".to_owned())?.min(PRECISION_MAX));
-            let Some(after) = characters.next() else { return Err("could not find end of precision specifier".into()) };
+            precision = Some(
+                digits
+                    .parse::<usize>()
+                    .map_err(|_| "error while converting precision to integer".to_owned())?
+                    .min(PRECISION_MAX),
+            );
+            let Some(after) = characters.next() else {
+                return Err("could not find end of precision specifier".into());
+            };
             verb = after;
         }
         let verb = match verb {
@@ -63,7 +70,11 @@ pub(in crate::cel) fn parse(format: &str) -> Result<Vec<Piece>, String> {
             'x' => Verb::Hexadecimal { upper: false },
             'X' => Verb::Hexadecimal { upper: true },
             'o' => Verb::Octal,
-            other => return Err(format!("could not parse formatting clause: unrecognized formatting clause \"{other}\"")),
+            other => {
+                return Err(format!(
+                    "could not parse formatting clause: unrecognized formatting clause \"{other}\""
+                ));
+            }
         };
         if !literal.is_empty() {
             pieces.push(Piece::Literal(std::mem::take(&mut literal)));
@@ -92,7 +103,9 @@ impl Verb {
 
     fn complaint(self, given: &str) -> String {
         let rule = match self {
-            Verb::Text => "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps",
+            Verb::Text => {
+                "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps"
+            }
             Verb::Decimal => "decimal clause can only be used on integers",
             Verb::Fixed(_) => "fixed-point clause can only be used on doubles",
             Verb::Scientific(_) => "scientific clause can only be used on doubles",
@@ -167,7 +180,8 @@ fn fixed(value: f64, precision: usize) -> String {
         Some(text) => ("-", text),
         None => ("", text.as_str()),
     };
-    let (whole, fraction) = text.split_once('.').map_or((text, None), |(whole, fraction)| (whole, Some(fraction)));
+    let (whole, fraction) =
+        text.split_once('.').map_or((text, None), |(whole, fraction)| (whole, Some(fraction)));
     let mut grouped = String::from(sign);
     for (place, digit) in whole.chars().enumerate() {
         if place > 0 && (whole.len() - place) % 3 == 0 {
@@ -221,13 +235,18 @@ fn written(value: &Value<'_>, inside: bool, depth: usize) -> Result<String, ()> 
         Value::Timestamp(timestamp) if inside => format!("timestamp(\"{timestamp}\")"),
         Value::Duration(_) if inside => format!("duration(\"{}\")", text(value)),
         Value::List(list) => {
-            let items: Result<Vec<String>, ()> = list.iter().map(|item| written(&item.map_err(|_| ())?, true, depth + 1)).collect();
+            let items: Result<Vec<String>, ()> =
+                list.iter().map(|item| written(&item.map_err(|_| ())?, true, depth + 1)).collect();
             format!("[{}]", items?.join(", "))
         }
         Value::Map(map) => {
             let mut entries = Vec::new();
             for (key, value) in map.to_entries().map_err(|_| ())?.into_values() {
-                entries.push(format!("{}:{}", written(&key, true, depth + 1)?, written(&value, true, depth + 1)?));
+                entries.push(format!(
+                    "{}:{}",
+                    written(&key, true, depth + 1)?,
+                    written(&value, true, depth + 1)?
+                ));
             }
             entries.sort_unstable();
             format!("{{{}}}", entries.join(", "))
@@ -243,16 +262,24 @@ fn written(value: &Value<'_>, inside: bool, depth: usize) -> Result<String, ()> 
 }
 
 pub(super) fn format<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
-    let [Value::String(format), Value::List(values)] = arguments else { return Err(EvalError::no_such_overload()) };
+    let [Value::String(format), Value::List(values)] = arguments else {
+        return Err(EvalError::no_such_overload());
+    };
     let mut text = String::new();
     let mut used = 0;
     for piece in parse(format).map_err(EvalError::new)? {
         match piece {
             Piece::Literal(literal) => text.push_str(&literal),
             Piece::Verb(verb) => {
-                let Some(value) = values.get(used) else { return Err(EvalError::new(format!("index {used} out of range"))) };
+                let Some(value) = values.get(used) else {
+                    return Err(EvalError::new(format!("index {used} out of range")));
+                };
                 used += 1;
-                text.push_str(&verb.write(&value?).map_err(|wrong| EvalError::new(format!("error during formatting: {wrong}")))?);
+                text.push_str(
+                    &verb
+                        .write(&value?)
+                        .map_err(|wrong| EvalError::new(format!("error during formatting: {wrong}")))?,
+                );
             }
         }
         if text.len() > crate::cel::arithmetic::SIZE_MAX {
@@ -281,7 +308,9 @@ mod tests {
             ("%s", Value::Null, "null"),
         ] {
             let arguments = [Value::text(format), Value::list(vec![value])];
-            let Ok(Value::String(formatted)) = super::format(&Site::default(), &arguments) else { panic!("{format}") };
+            let Ok(Value::String(formatted)) = super::format(&Site::default(), &arguments) else {
+                panic!("{format}")
+            };
             assert_eq!(&*formatted, text);
         }
         assert!(parse("%q").is_err());

@@ -48,13 +48,23 @@ impl Timestamp {
         // Rules of a zone do not change after what jiff can represent.
         let bounded = self.seconds.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
         let offset = zone.to_offset(jiff::Timestamp::from_second(bounded).ok()?);
-        EPOCH.checked_add(SignedDuration::new(self.seconds + i64::from(offset.seconds()), self.nanoseconds as i32)).ok()
+        EPOCH
+            .checked_add(SignedDuration::new(
+                self.seconds + i64::from(offset.seconds()),
+                self.nanoseconds as i32,
+            ))
+            .ok()
     }
 
     /// Reads a time as RFC 3339 has it.
     pub(in crate::cel) fn parse(text: &str) -> Option<Timestamp> {
         let bytes = text.as_bytes();
-        let separated = bytes.len() >= 20 && bytes[4] == b'-' && bytes[7] == b'-' && bytes[10] == b'T' && bytes[13] == b':' && bytes[16] == b':';
+        let separated = bytes.len() >= 20
+            && bytes[4] == b'-'
+            && bytes[7] == b'-'
+            && bytes[10] == b'T'
+            && bytes[13] == b':'
+            && bytes[16] == b':';
         if !separated || !text.is_ascii() {
             return None;
         }
@@ -74,7 +84,11 @@ impl Timestamp {
             }
         };
         let fraction = &text[19..zone];
-        if !fraction.is_empty() && (fraction.len() < 2 || !fraction[1..].bytes().all(|digit| digit.is_ascii_digit()) || !fraction.starts_with('.')) {
+        if !fraction.is_empty()
+            && (fraction.len() < 2
+                || !fraction[1..].bytes().all(|digit| digit.is_ascii_digit())
+                || !fraction.starts_with('.'))
+        {
             return None;
         }
         // More than nanoseconds are cut off.
@@ -89,7 +103,9 @@ impl Timestamp {
             return None;
         }
         let date: Date = text.parse().ok()?;
-        Timestamp::from_nanoseconds(date.to_datetime(jiff::civil::Time::midnight()).duration_since(EPOCH).as_nanos())
+        Timestamp::from_nanoseconds(
+            date.to_datetime(jiff::civil::Time::midnight()).duration_since(EPOCH).as_nanos(),
+        )
     }
 }
 
@@ -181,7 +197,8 @@ pub(in crate::cel) fn parse_schema_duration(text: &str) -> Option<i64> {
 
 /// A duration in seconds, `90s` or `1.5s`.
 pub(in crate::cel) fn duration_text(nanoseconds: i64) -> String {
-    let (sign, magnitude) = if nanoseconds < 0 { ("-", nanoseconds.unsigned_abs()) } else { ("", nanoseconds as u64) };
+    let (sign, magnitude) =
+        if nanoseconds < 0 { ("-", nanoseconds.unsigned_abs()) } else { ("", nanoseconds as u64) };
     let (seconds, fraction) = (magnitude / 1_000_000_000, magnitude % 1_000_000_000);
     if fraction == 0 {
         return format!("{sign}{seconds}s");
@@ -259,12 +276,29 @@ pub(super) fn declare(functions: &mut Functions) {
     getter!("getMonth", Month, "timestamp_to_month", "timestamp_to_month_with_tz");
     getter!("getDayOfYear", DayOfYear, "timestamp_to_day_of_year", "timestamp_to_day_of_year_with_tz");
     getter!("getDayOfMonth", DayOfMonth, "timestamp_to_day_of_month", "timestamp_to_day_of_month_with_tz");
-    getter!("getDate", Date, "timestamp_to_day_of_month_1_based", "timestamp_to_day_of_month_1_based_with_tz");
+    getter!(
+        "getDate",
+        Date,
+        "timestamp_to_day_of_month_1_based",
+        "timestamp_to_day_of_month_1_based_with_tz"
+    );
     getter!("getDayOfWeek", DayOfWeek, "timestamp_to_day_of_week", "timestamp_to_day_of_week_with_tz");
     getter!("getHours", Hours, "timestamp_to_hours", "timestamp_to_hours_with_tz", "duration_to_hours");
-    getter!("getMinutes", Minutes, "timestamp_to_minutes", "timestamp_to_minutes_with_tz", "duration_to_minutes");
+    getter!(
+        "getMinutes",
+        Minutes,
+        "timestamp_to_minutes",
+        "timestamp_to_minutes_with_tz",
+        "duration_to_minutes"
+    );
     getter!("getSeconds", Seconds, "timestamp_to_seconds", "timestamp_to_seconds_tz", "duration_to_seconds");
-    getter!("getMilliseconds", Milliseconds, "timestamp_to_milliseconds", "timestamp_to_milliseconds_with_tz", "duration_to_milliseconds");
+    getter!(
+        "getMilliseconds",
+        Milliseconds,
+        "timestamp_to_milliseconds",
+        "timestamp_to_milliseconds_with_tz",
+        "duration_to_milliseconds"
+    );
 }
 
 #[cfg(test)]

@@ -36,10 +36,16 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
     if text.is_empty() {
         return Err(wrong("empty url".into()));
     }
-    let (scheme, rest) = match text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.')) {
+    let (scheme, rest) = match text
+        .find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'))
+    {
         Some(0) if text.starts_with(':') => return Err(wrong("missing protocol scheme".into())),
-        Some(end) if text[end..].starts_with(':') && text.starts_with(|c: char| c.is_ascii_alphabetic()) => (&text[..end], &text[end + 1..]),
-        Some(end) if text[end..].starts_with(':') => return Err(wrong("first path segment in URL cannot contain colon".into())),
+        Some(end) if text[end..].starts_with(':') && text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            (&text[..end], &text[end + 1..])
+        }
+        Some(end) if text[end..].starts_with(':') => {
+            return Err(wrong("first path segment in URL cannot contain colon".into()));
+        }
         _ => ("", text),
     };
     // A fragment is no part of a request's URL, but what is read here may have one.
@@ -51,7 +57,13 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
             return Err(invalid("invalid URI for request"));
         }
         // Opaque: `mailto:someone`.
-        return Ok(Url { text: text.into(), scheme: scheme.to_ascii_lowercase(), host: String::new(), path: String::new(), query: query.into() });
+        return Ok(Url {
+            text: text.into(),
+            scheme: scheme.to_ascii_lowercase(),
+            host: String::new(),
+            path: String::new(),
+            query: query.into(),
+        });
     }
     let (host, path) = match rest.strip_prefix("//") {
         Some(authority) if !scheme.is_empty() || !rest.starts_with("///") => {
@@ -66,7 +78,13 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
     if let Some(bad) = wrong_escape(path) {
         return Err(wrong(format!("invalid URL escape {bad:?}")));
     }
-    Ok(Url { text: text.into(), scheme: scheme.to_ascii_lowercase(), host: unescaped(host), path: escaped_path(path), query: query.into() })
+    Ok(Url {
+        text: text.into(),
+        scheme: scheme.to_ascii_lowercase(),
+        host: unescaped(host),
+        path: escaped_path(path),
+        query: query.into(),
+    })
 }
 
 fn check_host(host: &str) -> Result<(), String> {
@@ -133,7 +151,26 @@ fn escaped_path(path: &str) -> String {
         byte.is_ascii_alphanumeric()
             || matches!(
                 byte,
-                b'-' | b'_' | b'.' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' | b'/' | b'[' | b']' | b'%'
+                b'-' | b'_'
+                    | b'.'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b','
+                    | b';'
+                    | b'='
+                    | b':'
+                    | b'@'
+                    | b'/'
+                    | b'['
+                    | b']'
+                    | b'%'
             )
     };
     let mut escaped = String::with_capacity(path.len());
@@ -206,7 +243,10 @@ fn query<'a>(_: &Site, arguments: &[Value<'a>]) -> Result2<'a> {
         if wrong_escape(key).is_some() || wrong_escape(value).is_some() {
             continue;
         }
-        values.entry(unescaped(&key.replace('+', " "))).or_default().push(Value::text(unescaped(&value.replace('+', " "))));
+        values
+            .entry(unescaped(&key.replace('+', " ")))
+            .or_default()
+            .push(Value::text(unescaped(&value.replace('+', " "))));
     }
     let mut entries = Entries::new();
     for (key, values) in values {
@@ -225,9 +265,13 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         let url = parse("https://user@[::1]:8080/a b/%41?x=1&x=2#f").unwrap();
-        assert_eq!((url.scheme.as_str(), url.host.as_str(), url.path.as_str()), ("https", "[::1]:8080", "/a%20b/%41"));
+        assert_eq!(
+            (url.scheme.as_str(), url.host.as_str(), url.path.as_str()),
+            ("https", "[::1]:8080", "/a%20b/%41")
+        );
         assert_eq!(parts(&url.host), ("::1", "8080"));
-        for good in ["/path", "http://example.com", "mailto:a@b", "http://example.com:80/", "ftp://x/?q=%20"] {
+        for good in ["/path", "http://example.com", "mailto:a@b", "http://example.com:80/", "ftp://x/?q=%20"]
+        {
             assert!(parse(good).is_ok(), "{good}");
         }
         for bad in ["", "path", "../x", "http://a:b/", ":x", "http://a b/", "http://x/%zz", "http://[::1/"] {
