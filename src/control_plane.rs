@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use coracle_apiserver::api::{self, Api};
 use coracle_apiserver::authn::{
-    Authenticators, BootstrapTokens, Identity, MASTERS_GROUP, ServiceAccountTokens, token::TokenKey,
+    Authenticator, Authenticators, BootstrapTokens, Identity, MASTERS_GROUP, ServiceAccountTokens,
+    StaticTokens, openid, token::TokenKey,
 };
 use coracle_apiserver::authz::Authorizers;
 use coracle_apiserver::chain::Chain;
@@ -72,7 +73,8 @@ impl ControlPlane {
         let own = Client::new(deferred.clone(), "kube-apiserver");
         let lookup = Lookup::new();
         let authorizers = Authorizers::built_in(own.clone(), lookup.clone());
-        let key = || TokenKey::from_pem(pki.service_account_key());
+        let key = Arc::new(TokenKey::from_pem(pki.service_account_key())?);
+        let authenticators = authenticators(options, &lookup, &key)?;
         let node_client = pki.client(
             "apiserver-kubelet-client",
             Subject { user: "kube-apiserver-kubelet-client", group: Some(MASTERS_GROUP) },
@@ -81,7 +83,9 @@ impl ControlPlane {
             store.clone(),
             api::Options {
                 node_proxy: Some(Arc::new(NodeConnection::new(&node_client, pki.ca_certificate())?)),
-                token_issuer: Some(Arc::new(key()?)),
+                authenticators: Some(authenticators.clone()),
+                openid: Some(openid::Documents::new(&key, &address.to_string())),
+                token_issuer: Some(key),
                 authorizer: Some(authorizers.clone()),
                 lookup: Some(lookup.clone()),
                 service_cidr: Some(service_cidr.to_string()),
@@ -95,10 +99,6 @@ impl ControlPlane {
 
         bootstrap::ensure(&own, service_address, address).await?;
 
-        let authenticators = Authenticators::new(vec![
-            Box::new(BootstrapTokens { client: own.clone() }),
-            Box::new(ServiceAccountTokens { client: own.clone(), key: key()? }),
-        ]);
         let app = Chain::new(authenticators, authorizers).around(routes::router(api.clone()));
         let certificates =
             Certificates { pki: pki.clone(), addresses: serving_addresses(address.ip(), service_address) };
@@ -153,6 +153,22 @@ impl ControlPlane {
             warn!(%error, "closing the store failed");
         }
     }
+}
+
+/// Tokens for joining, of service accounts, and from a file.
+fn authenticators(
+    options: &ControlPlaneOptions,
+    lookup: &Arc<Lookup>,
+    key: &Arc<TokenKey>,
+) -> anyhow::Result<Authenticators> {
+    let mut list: Vec<Box<dyn Authenticator>> = vec![
+        Box::new(ServiceAccountTokens::new(lookup.clone(), key.clone())),
+        Box::new(BootstrapTokens { lookup: lookup.clone() }),
+    ];
+    if let Some(file) = &options.token_auth_file {
+        list.push(Box::new(StaticTokens::read(file).context("--token-auth-file")?));
+    }
+    Ok(Authenticators::new(list, options.anonymous_auth))
 }
 
 fn networks(options: &ControlPlaneOptions, rootless: bool) -> (Cidr, Cidr) {

@@ -52,6 +52,12 @@ pub struct ControlPlaneOptions {
     /// How long the certificates last that nodes and others get signed; they are renewed in time
     #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_duration)]
     pub cluster_signing_duration: std::time::Duration,
+    /// Whether requests without credentials are taken, as system:anonymous's
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub anonymous_auth: bool,
+    /// Tokens that are always good: lines of TOKEN,USER,UID,"GROUP,GROUP"
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

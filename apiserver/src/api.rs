@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::admission::service_addresses::{self, ServiceAddresses};
 use crate::admission::{self, Plugin};
+use crate::authn::{Authenticators, openid};
 use crate::authz::Authorizers;
 use crate::kinds::{self, ServiceAllocator};
 use crate::lookup::Lookup;
@@ -27,6 +28,10 @@ pub struct Options {
     pub token_issuer: Option<Arc<dyn TokenIssuer>>,
     /// Answers access reviews. None: everything is allowed.
     pub authorizer: Option<Authorizers>,
+    /// Answers token reviews. None: such requests get 503.
+    pub authenticators: Option<Authenticators>,
+    /// Says by which keys tokens are checked.
+    pub openid: Option<openid::Documents>,
     /// Given the watch cache as soon as it is loaded.
     pub lookup: Option<Arc<Lookup>>,
     /// The range of cluster addresses; kubeadm's where nothing is said.

@@ -16,6 +16,7 @@ use tracing::error;
 
 use crate::authn::Authenticators;
 use crate::authz::Authorizers;
+use crate::impersonation;
 use crate::negotiation::Form;
 use crate::request_info::RequestInfo;
 use crate::response;
@@ -55,13 +56,13 @@ impl Chain {
         Self { authenticators, authorizers, limits: Arc::new(limits) }
     }
 
-    /// Puts the filters before the routes. Audit, impersonation and priority come with later issues, in here.
+    /// Puts the filters before the routes. Audit and priority come with later issues, in here.
     pub fn around(self, routes: Router) -> Router {
         routes.layer(from_fn_with_state(self, filter))
     }
 }
 
-/// In order: panics become 500s; who and what; how many at once; may they; then the verb, in time.
+/// In order: panics become 500s; who and what; how many at once; as whom; may they; then the verb, in time.
 async fn filter(State(chain): State<Chain>, request: Request, next: Next) -> Response {
     let form = Form::of(request.headers(), request.uri().query().unwrap_or_default());
     let mut response = match AssertUnwindSafe(answer(chain, request, next)).catch_unwind().await {
@@ -85,7 +86,7 @@ async fn filter(State(chain): State<Chain>, request: Request, next: Next) -> Res
 async fn answer(chain: Chain, mut request: Request, next: Next) -> Result<Response, ApiError> {
     let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query());
     let (parts, body) = request.into_parts();
-    let identity = chain.authenticators.authenticate(&parts).await?;
+    let sender = chain.authenticators.authenticate(&parts).await?;
     request = Request::from_parts(parts, body);
 
     let _permit = if info.is_long_running() {
@@ -99,7 +100,10 @@ async fn answer(chain: Chain, mut request: Request, next: Next) -> Result<Respon
     if info.verb == "other" || info.verb == "options" {
         return Err(ApiError::wrong_method());
     }
-    chain.authorizers.authorize(&identity, &info.attributes()).await?;
+    let attributes = info.attributes();
+    let about = || attributes.clone();
+    let identity = impersonation::acting(&chain.authorizers, sender, request.headers_mut(), about).await?;
+    chain.authorizers.authorize(&identity, &attributes).await?;
 
     let long_running = info.is_long_running();
     request.extensions_mut().insert(identity);

@@ -5,6 +5,7 @@ pub mod server;
 pub mod chain;
 pub mod request_info;
 pub mod authn;
+pub mod impersonation;
 pub mod authz;
 pub mod routes;
 pub mod lookup;

@@ -303,6 +303,9 @@ async fn other(
     if let Some(answer) = health::answer(api, path, request.uri.query().unwrap_or_default()).await {
         return Ok(answer);
     }
+    if let Some(answer) = api.options.openid.as_ref().and_then(|documents| documents.answer(path)) {
+        return Ok(answer);
+    }
     if path == "/metrics" {
         return Ok(response::text(200, api.metrics.encode(api)?));
     }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use crate::authn::{PeerCertificate, identity_of_certificate};
+use crate::authn::peer_certificate;
 use crate::pki::Pair;
 
 /// Open connections; more wait in the kernel's backlog.
@@ -120,8 +120,7 @@ async fn connection(
         .1
         .peer_certificates()
         .and_then(|chain| chain.first())
-        .and_then(|certificate| identity_of_certificate(certificate))
-        .map(PeerCertificate);
+        .and_then(|certificate| peer_certificate(certificate));
     let service = tower::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(RemoteAddress(remote));

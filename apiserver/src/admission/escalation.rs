@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Attributes, Operation, Plugin};
 use crate::authn::MASTERS_GROUP;
 use crate::authz::rbac::{describe, missing, quoted};
-use crate::authz::{self, Authorizers};
+use crate::authz::{self, Authorizer, Authorizers};
 use crate::object::ApiObject;
 use crate::verbs::Call;
 

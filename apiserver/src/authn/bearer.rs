@@ -1,154 +1,54 @@
-//! Bearer tokens: bootstrap tokens that let a node ask for certificates, and service account tokens.
+//! Where a request carries its bearer token: the Authorization header, or a WebSocket subprotocol for browsers.
 
-use async_trait::async_trait;
-use coracle_client::{ApiError, Client};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 
-use super::token::TokenKey;
-use super::{Authenticator, Identity};
+const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
-fn bearer(request: &Parts) -> Option<&str> {
-    let value = request.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
-/// `<id>.<secret>` tokens kept as `bootstrap-token-<id>` Secrets in `kube-system`, as kubeadm's.
-pub struct BootstrapTokens {
-    pub client: Client,
-}
-
-#[async_trait]
-impl Authenticator for BootstrapTokens {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<Identity>, ApiError> {
-        let Some((id, secret)) = bearer(request).and_then(parse) else { return Ok(None) };
-        let Some(stored) =
-            self.client.find::<Secret>("kube-system", &format!("bootstrap-token-{id}")).await?
-        else {
-            return Ok(None);
-        };
-        if stored.metadata.deletion_timestamp.is_some() || !accepts(&stored, id, secret, Timestamp::now()) {
-            return Ok(None);
-        }
-        let groups = text(&stored, "auth-extra-groups");
-        let mut all = vec!["system:bootstrappers"];
-        all.extend(groups.split(',').filter(|g| g.starts_with("system:bootstrappers:")));
-        Ok(Some(Identity::new(&format!("system:bootstrap:{id}"), &all)))
+/// Credentials of another form are no credentials, as upstream.
+pub fn token(request: &Parts) -> Option<String> {
+    let header = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some((scheme, token)) = header.and_then(|value| value.trim().split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+        && let Some(token) = token.split_whitespace().next()
+    {
+        return Some(token.to_owned());
     }
-}
-
-/// Six and sixteen lower-case letters and digits.
-fn parse(token: &str) -> Option<(&str, &str)> {
-    let (id, secret) = token.split_once('.')?;
-    let fine = |part: &str, length| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
-    (fine(id, 6) && fine(secret, 16)).then_some((id, secret))
-}
-
-fn text<'a>(secret: &'a Secret, key: &str) -> &'a str {
-    secret
-        .data
-        .as_ref()
-        .and_then(|d| d.get(key))
-        .and_then(|v| std::str::from_utf8(&v.0).ok())
-        .unwrap_or_default()
-}
-
-fn accepts(stored: &Secret, id: &str, secret: &str, now: Timestamp) -> bool {
-    let expired = match text(stored, "expiration") {
-        "" => false,
-        at => at.parse::<Timestamp>().map_or(true, |at| at <= now),
-    };
-    stored.type_.as_deref() == Some("bootstrap.kubernetes.io/token")
-        && text(stored, "token-id") == id
-        && same(text(stored, "token-secret").as_bytes(), secret.as_bytes())
-        && text(stored, "usage-bootstrap-authentication") == "true"
-        && !expired
-}
-
-/// Takes the same time wherever the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
-}
-
-/// JWTs that this cluster signed; what they are bound to must still exist.
-pub struct ServiceAccountTokens {
-    pub client: Client,
-    pub key: TokenKey,
-}
-
-#[async_trait]
-impl Authenticator for ServiceAccountTokens {
-    async fn authenticate(&self, request: &Parts) -> Result<Option<Identity>, ApiError> {
-        let Some(token) = bearer(request).filter(|t| t.matches('.').count() == 2) else { return Ok(None) };
-        let Some(claims) = self.key.verify(token, Timestamp::now()) else { return Ok(None) };
-        let bound = claims.kubernetes;
-        let account =
-            self.client.find::<ServiceAccount>(&bound.namespace, &bound.serviceaccount.name).await?;
-        if account.is_none_or(|a| a.metadata.uid.as_deref() != Some(&bound.serviceaccount.uid)) {
-            return Ok(None);
-        }
-        let mut identity = Identity::new(
-            &claims.sub,
-            &["system:serviceaccounts", &format!("system:serviceaccounts:{}", bound.namespace)],
-        );
-        identity.uid = Some(bound.serviceaccount.uid);
-        if let Some(pod) = bound.pod {
-            let current = self.client.find::<Pod>(&bound.namespace, &pod.name).await?;
-            if current.is_none_or(|p| p.metadata.uid.as_deref() != Some(&pod.uid)) {
-                return Ok(None);
-            }
-            identity.extra.insert("authentication.kubernetes.io/pod-name".into(), vec![pod.name]);
-            identity.extra.insert("authentication.kubernetes.io/pod-uid".into(), vec![pod.uid]);
-        }
-        identity
-            .extra
-            .insert("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={}", claims.jti)]);
-        Ok(Some(identity))
-    }
+    request
+        .headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(SUBPROTOCOL))
+        .and_then(|encoded| URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use k8s_openapi::ByteString;
-
     use super::*;
 
     #[test]
-    fn a_bootstrap_token_must_match_be_for_authentication_and_be_in_time() {
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let secret = |pairs: &[(&str, &str)]| Secret {
-            type_: Some("bootstrap.kubernetes.io/token".into()),
-            data: Some(
-                pairs
-                    .iter()
-                    .map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec())))
-                    .collect::<BTreeMap<_, _>>(),
+    fn a_token_is_found_where_clients_put_it() {
+        for (name, value, want) in [
+            ("authorization", "Bearer abc", Some("abc")),
+            ("authorization", "bearer   abc", Some("abc")),
+            ("authorization", "Bearer ", None),
+            ("authorization", "Basic abc", None),
+            ("authorization", "abc", None),
+            (
+                "sec-websocket-protocol",
+                "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj",
+                Some("abc"),
             ),
-            ..Secret::default()
-        };
-        let base = [("token-id", "abcdef"), ("token-secret", "0123456789abcdef")];
-        let with = |extra: &[(&str, &str)]| secret(&[&base[..], extra].concat());
-        let usage = ("usage-bootstrap-authentication", "true");
-        for (stored, want) in [
-            (with(&[usage]), true),
-            (with(&[]), false),
-            (with(&[usage, ("expiration", "2025-12-31T00:00:00Z")]), false),
-            (with(&[usage, ("expiration", "2026-12-31T00:00:00Z")]), true),
-            (with(&[usage, ("expiration", "whenever")]), false),
-            (Secret { type_: Some("Opaque".into()), ..with(&[usage]) }, false),
+            ("sec-websocket-protocol", "v5.channel.k8s.io", None),
         ] {
-            assert_eq!(accepts(&stored, "abcdef", "0123456789abcdef", now), want);
-            assert!(!accepts(&stored, "abcdef", "0123456789abcdeX", now));
-        }
-        assert_eq!(parse("abcdef.0123456789abcdef"), Some(("abcdef", "0123456789abcdef")));
-        for bad in ["abcdef", "ABCDEF.0123456789abcdef", "abcdef.short", "a.b.c"] {
-            assert_eq!(parse(bad), None, "{bad}");
+            let (parts, ()) = http::Request::builder().header(name, value).body(()).unwrap().into_parts();
+            assert_eq!(token(&parts).as_deref(), want, "{name}: {value}");
         }
     }
 }

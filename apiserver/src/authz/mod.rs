@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_client::{ApiError, Client, Resource};
+use k8s_openapi::api::rbac::v1::PolicyRule;
 
 use crate::authn::Identity;
 use crate::lookup::Lookup;
@@ -101,12 +102,21 @@ impl Decision {
 #[async_trait]
 pub trait Authorizer: Send + Sync + 'static {
     async fn decide(&self, identity: &Identity, attributes: &Attributes) -> Decision;
+
+    /// What it allows, where that can be listed, and what cannot.
+    fn rules_of(&self, _identity: &Identity, _namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        (Vec::new(), Vec::new())
+    }
 }
 
 #[async_trait]
 impl<A: Authorizer> Authorizer for Arc<A> {
     async fn decide(&self, identity: &Identity, attributes: &Attributes) -> Decision {
         (**self).decide(identity, attributes).await
+    }
+
+    fn rules_of(&self, identity: &Identity, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        (**self).rules_of(identity, namespace)
     }
 }
 
@@ -137,6 +147,17 @@ impl Authorizers {
         &self.rbac
     }
 
+    /// The rules that count for a sender in a namespace, and why these may not be all.
+    pub fn rules_of(&self, identity: &Identity, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        let (mut rules, mut errors) = (Vec::new(), Vec::new());
+        for authorizer in self.list.iter() {
+            let (more, wrong) = authorizer.rules_of(identity, namespace);
+            rules.extend(more);
+            errors.extend(wrong);
+        }
+        (rules, errors)
+    }
+
     pub async fn decide(&self, identity: &Identity, attributes: &Attributes) -> Decision {
         let mut reasons = Vec::new();
         for authorizer in self.list.iter() {
@@ -158,7 +179,8 @@ impl Authorizers {
     }
 }
 
-fn forbidden(identity: &Identity, attributes: &Attributes, reason: &str) -> ApiError {
+/// Upstream's 403.
+pub fn forbidden(identity: &Identity, attributes: &Attributes, reason: &str) -> ApiError {
     let user = &identity.name;
     let tail = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     if !attributes.is_resource() {

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use coracle_client::selector::FieldSelector;
 use coracle_client::{Client, ListOptions};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::rbac::v1::PolicyRule;
 
 use super::node_graph::{self, NodeGraph, Referred};
 use super::{Attributes, Authorizer, Decision};
@@ -85,6 +86,12 @@ impl Authorizer for NodeAuthorizer {
             }
             _ => Decision::no_opinion(),
         }
+    }
+
+    fn rules_of(&self, identity: &Identity, _namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        let node = identity.node_name().is_some();
+        let unlisted = node.then(|| "node authorizer does not support user rule resolution".to_owned());
+        (Vec::new(), unlisted.into_iter().collect())
     }
 }
 

@@ -161,7 +161,7 @@ fn groups(kinds: &[impl Borrow<KindDef>]) -> Groups {
         let entry = Entry {
             name: review.plural.into(),
             singular: review.singular.into(),
-            namespaced: false,
+            namespaced: review.namespaced,
             group: review.group.into(),
             version: review.version.into(),
             kind: review.kind.into(),

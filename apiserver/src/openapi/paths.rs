@@ -302,6 +302,11 @@ impl Writer<'_> {
         let operation = self.create(review.kind, format!("create a {}", review.kind), &subject);
         let mut common = parameters::write();
         common.push(parameters::pretty());
-        self.put(&format!("/{}/{}", self.gv.path(), review.plural), common, vec![("post", operation)]);
+        let mut path = format!("/{}/{}", self.gv.path(), review.plural);
+        if review.namespaced {
+            path = format!("/{}/namespaces/{{namespace}}/{}", self.gv.path(), review.plural);
+            common.insert(0, parameters::in_path("namespace", "The namespace of the objects."));
+        }
+        self.put(&path, common, vec![("post", operation)]);
     }
 }

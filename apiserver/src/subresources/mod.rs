@@ -9,9 +9,11 @@ mod finalize;
 mod log;
 mod node;
 mod proxy;
+mod rules_review;
 mod scale;
 mod self_review;
 mod token;
+mod token_review;
 
 use std::sync::Arc;
 
@@ -72,20 +74,34 @@ pub struct ReviewDef {
     pub plural: &'static str,
     pub singular: &'static str,
     pub kind: &'static str,
+    pub namespaced: bool,
 }
 
-pub const REVIEWS: &[ReviewDef] = &[self_review::DEF, access_review::SELF, access_review::SUBJECT];
+pub const REVIEWS: &[ReviewDef] = &[
+    self_review::DEF,
+    token_review::DEF,
+    access_review::LOCAL,
+    access_review::SELF,
+    rules_review::DEF,
+    access_review::SUBJECT,
+];
 
 /// None: no such resource.
 pub async fn review(api_version: &str, review: Review<'_>) -> Option<Result<Answer, ApiError>> {
     let def = REVIEWS.iter().find(|def| {
         def.plural == review.info.resource && api_version.split_once('/') == Some((def.group, def.version))
     })?;
+    if def.namespaced == review.info.namespace.is_empty() {
+        return Some(Err(ApiError::unknown_resource()));
+    }
     if review.info.verb != "create" || !review.info.name.is_empty() {
         return Some(Err(ApiError::wrong_method()));
     }
     Some(match def.kind {
         "SelfSubjectReview" => self_review::answer(&review),
+        "TokenReview" => token_review::answer(&review).await,
+        "SelfSubjectRulesReview" => rules_review::answer(&review),
+        "LocalSubjectAccessReview" => access_review::local(&review).await,
         "SelfSubjectAccessReview" => access_review::own(&review).await,
         _ => access_review::of_subject(&review).await,
     })

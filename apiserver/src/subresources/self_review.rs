@@ -1,17 +1,16 @@
 //! SelfSubjectReview: who the server takes the sender for.
 
 use coracle_client::ApiError;
-use k8s_openapi::api::authentication::v1::{SelfSubjectReview, SelfSubjectReviewStatus, UserInfo};
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, SelfSubjectReviewStatus};
 
-use super::{Review, ReviewDef};
+use super::{Review, ReviewDef, token_review};
 use crate::verbs::{Answer, metadata};
 
 pub const DEF: ReviewDef = ReviewDef {
-    group: "authentication.k8s.io",
-    version: "v1",
     plural: "selfsubjectreviews",
     singular: "selfsubjectreview",
     kind: "SelfSubjectReview",
+    ..token_review::DEF
 };
 
 pub fn answer(review: &Review<'_>) -> Result<Answer, ApiError> {
@@ -19,12 +18,7 @@ pub fn answer(review: &Review<'_>) -> Result<Answer, ApiError> {
     let identity = &review.identity;
     document.metadata.creation_timestamp = Some(metadata::now());
     document.status = Some(SelfSubjectReviewStatus {
-        user_info: Some(UserInfo {
-            username: Some(identity.name.clone()),
-            uid: identity.uid.clone(),
-            groups: Some(identity.groups.clone()).filter(|g| !g.is_empty()),
-            extra: Some(identity.extra.clone()).filter(|e| !e.is_empty()),
-        }),
+        user_info: Some(token_review::user_info(identity)),
     });
     Answer::document(201, &document)
 }

@@ -77,19 +77,6 @@ impl Rbac {
             .collect()
     }
 
-    /// The rules that count for a sender in a namespace, and what could not be found of them.
-    pub fn rules_of(&self, identity: &Identity, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
-        let (mut rules, mut errors) = (Vec::new(), Vec::new());
-        self.index().index.visit(identity, namespace, |_, found| {
-            match found {
-                Ok(found) => rules.extend_from_slice(found),
-                Err(error) => errors.push(error),
-            }
-            false
-        });
-        (rules, errors)
-    }
-
     /// None: there is no such role.
     pub fn rules_in(&self, role: &RoleRef, namespace: &str) -> Option<Vec<PolicyRule>> {
         self.index().index.rules(role, namespace).ok().map(<[_]>::to_vec)
@@ -125,6 +112,19 @@ impl Authorizer for Rbac {
                 all => Decision::NoOpinion(format!("RBAC: [{}]", all.join(", "))),
             },
         }
+    }
+
+    /// The rules that count for a sender in a namespace, and what could not be found of them.
+    fn rules_of(&self, identity: &Identity, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        let (mut rules, mut errors) = (Vec::new(), Vec::new());
+        self.index().index.visit(identity, namespace, |_, found| {
+            match found {
+                Ok(found) => rules.extend_from_slice(found),
+                Err(error) => errors.push(error),
+            }
+            false
+        });
+        (rules, errors)
     }
 }
 
