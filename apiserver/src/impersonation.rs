@@ -110,7 +110,10 @@ impl Wanted {
             let pairs: Vec<String> = self.extra.iter().map(|(k, v)| format!("{k:?}:{}", list(v))).collect();
             format!("map[string][]string{{{}}}", pairs.join(", "))
         };
-        format!("&user.DefaultInfo{{Name:{:?}, UID:{:?}, Groups:{groups}, Extra:{extra}}}", self.name, self.uid)
+        format!(
+            "&user.DefaultInfo{{Name:{:?}, UID:{:?}, Groups:{groups}, Extra:{extra}}}",
+            self.name, self.uid
+        )
     }
 
     fn only_name(&self) -> bool {

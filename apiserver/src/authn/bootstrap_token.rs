@@ -18,11 +18,7 @@ pub struct BootstrapTokens {
 
 #[async_trait]
 impl Authenticator for BootstrapTokens {
-    async fn authenticate(
-        &self,
-        token: &str,
-        audiences: &[String],
-    ) -> Result<Option<Authenticated>, String> {
+    async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
         let Some((id, secret)) = parse(token) else { return Ok(None) };
         let found = self.lookup.get::<Secret>("kube-system", &format!("bootstrap-token-{id}")).await;
         let Some(object) = found.map_err(|e| e.to_string())?.filter(|object| !object.head.deleting) else {
@@ -42,7 +38,8 @@ fn groups(secret: &Secret) -> Option<Vec<&str>> {
     let mut all = vec![GROUP];
     for group in text(secret, "auth-extra-groups").split(',').map(str::trim).filter(|g| !g.is_empty()) {
         let name = group.strip_prefix("system:bootstrappers:")?;
-        let inside = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b':' || b == b'-');
+        let inside =
+            name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b':' || b == b'-');
         let ends = name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.ends_with(|c: char| c.is_ascii_alphanumeric());
         if !inside || !ends {

@@ -88,8 +88,7 @@ pub struct Authenticated {
 /// Ok(None): the token is none of this authenticator's. Err: it is, and is no good; why is told to TokenReviews only.
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {
-    async fn authenticate(&self, token: &str, audiences: &[String])
-    -> Result<Option<Authenticated>, String>;
+    async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String>;
 }
 
 /// The authenticators in order.

@@ -147,11 +147,7 @@ fn deleted_before(object: &Object, second: i64) -> bool {
 
 #[async_trait]
 impl Authenticator for ServiceAccountTokens {
-    async fn authenticate(
-        &self,
-        token: &str,
-        audiences: &[String],
-    ) -> Result<Option<Authenticated>, String> {
+    async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
         if token.matches('.').count() != 2 {
             return Ok(None);
         }

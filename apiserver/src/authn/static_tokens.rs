@@ -15,7 +15,9 @@ pub struct StaticTokens(HashMap<[u8; 32], Identity>);
 pub enum FileError {
     #[error("{path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}, line {line}: there must be a token, a user name and a user uid, with commas between them")]
+    #[error(
+        "{path}, line {line}: there must be a token, a user name and a user uid, with commas between them"
+    )]
     Columns { path: PathBuf, line: usize },
 }
 
@@ -34,7 +36,8 @@ impl StaticTokens {
             if token.is_empty() {
                 continue;
             }
-            let groups: Vec<&str> = rest.first().map(|groups| groups.split(',').collect()).unwrap_or_default();
+            let groups: Vec<&str> =
+                rest.first().map(|groups| groups.split(',').collect()).unwrap_or_default();
             let mut identity = Identity::new(name, &groups);
             identity.uid = Some(uid.clone()).filter(|uid| !uid.is_empty());
             tokens.insert(Sha256::digest(token).into(), identity);
@@ -67,11 +70,7 @@ fn push(columns: &mut [String], character: char) {
 
 #[async_trait]
 impl Authenticator for StaticTokens {
-    async fn authenticate(
-        &self,
-        token: &str,
-        audiences: &[String],
-    ) -> Result<Option<Authenticated>, String> {
+    async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         Ok(self.0.get(&digest).and_then(|identity| for_the_api(identity.clone(), audiences)))
     }

@@ -84,7 +84,11 @@ pub async fn local(review: &Review<'_>) -> Result<Answer, ApiError> {
         && resource.namespace.as_deref().unwrap_or_default() != namespace
     {
         let field = "spec.resourceAttributes.namespace";
-        errors.invalid(field, resource.namespace.as_deref().unwrap_or_default(), "must match metadata.namespace");
+        errors.invalid(
+            field,
+            resource.namespace.as_deref().unwrap_or_default(),
+            "must match metadata.namespace",
+        );
     }
     if let Some(other) = &document.spec.non_resource_attributes {
         errors.invalid("spec.nonResourceAttributes", shown(other), "disallowed on this kind of request");
@@ -149,7 +153,11 @@ fn validate_selector(
 ) {
     match (given(raw), requirements.is_empty()) {
         (Some(raw), false) => {
-            errors.invalid(at.child("rawSelector"), raw, "may not specified at the same time as requirements");
+            errors.invalid(
+                at.child("rawSelector"),
+                raw,
+                "may not specified at the same time as requirements",
+            );
         }
         (None, true) => errors.required(
             at.child("requirements"),

@@ -17,8 +17,6 @@ pub fn answer(review: &Review<'_>) -> Result<Answer, ApiError> {
     let mut document: SelfSubjectReview = review.document("authentication.k8s.io/v1", DEF.kind)?;
     let identity = &review.identity;
     document.metadata.creation_timestamp = Some(metadata::now());
-    document.status = Some(SelfSubjectReviewStatus {
-        user_info: Some(token_review::user_info(identity)),
-    });
+    document.status = Some(SelfSubjectReviewStatus { user_info: Some(token_review::user_info(identity)) });
     Answer::document(201, &document)
 }
