@@ -20,7 +20,7 @@ use coracle_apiserver::pki::{Pair, Pki, Subject};
 use coracle_apiserver::storage::Store;
 use coracle_apiserver::storage::embedded::{self, Embedded};
 use coracle_apiserver::storage::etcd::{self, Etcd};
-use coracle_apiserver::{routes, server};
+use coracle_apiserver::{routes, server, upkeep};
 use coracle_client::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -97,7 +97,9 @@ impl ControlPlane {
         .with_context(|| format!("starting the API on the store in {}", data.path().display()))?;
         deferred.provide(Direct::new(api.clone(), Identity::new("system:apiserver", &[MASTERS_GROUP])));
 
+        upkeep::ensure(&api, &own, &service_cidr.to_string()).await.context("the server's own objects")?;
         bootstrap::ensure(&own, service_address, address).await?;
+        tokio::spawn(upkeep::run(api.clone(), own.clone(), listening.clone()));
 
         let app = Chain::new(authenticators, authorizers).around(routes::router(api.clone()));
         let certificates =

@@ -65,6 +65,8 @@ const KIND_PLACES: &[&str] = &[
     "apiserver/src/authn/",
     // A table by type name: list-map keys, patch strategies, defaults that k8s-openapi lacks.
     "apiserver/src/schema/",
+    // The objects that every cluster has, and what the server keeps books of.
+    "apiserver/src/upkeep/",
 ];
 
 const COMPONENTS: &[&str] = &["apiserver", "scheduler", "controllers", "wasmlet", "proxy"];

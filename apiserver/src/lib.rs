@@ -48,5 +48,6 @@ pub mod metrics;
 // Ways to and from others in the cluster.
 pub mod direct;
 pub mod deferred;
+pub mod upkeep;
 pub mod node_connection;
 pub mod pki;

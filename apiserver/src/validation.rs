@@ -5,12 +5,17 @@ use std::net::IpAddr;
 
 use coracle_client::quantity::Quantity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 
 use crate::field_error::{Errors, Path};
 
 /// As upstream's `TotalAnnotationSizeLimitB`.
 const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
+
+const CONDITION_STATUSES: &[&str] = &["False", "True", "Unknown"];
+const REASON_MAX_BYTES: usize = 1024;
+const MESSAGE_MAX_BYTES: usize = 32 * 1024;
+const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
 
 /// What upstream says of a name that is no DNS-1123 subdomain.
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -238,6 +243,50 @@ pub fn quantity(wire: &Wire, field: &Path<'_>, errors: &mut Errors) -> Option<Qu
             Some(quantity)
         }
     }
+}
+
+/// Conditions of the shape that all kinds share: one of each type, each whole.
+pub fn conditions(conditions: &[Condition], path: &Path<'_>, errors: &mut Errors) {
+    for (i, condition) in conditions.iter().enumerate() {
+        let at = path.index(i);
+        if conditions.iter().take(i).any(|c| c.type_ == condition.type_) {
+            errors.duplicate(at.child("type"), &condition.type_);
+        }
+        errors.check(at.child("type"), &condition.type_, qualified_name);
+        if !CONDITION_STATUSES.contains(&condition.status.as_str()) {
+            errors.not_supported(at.child("status"), &condition.status, CONDITION_STATUSES);
+        }
+        if let Some(generation) = condition.observed_generation.filter(|g| *g < 0) {
+            errors.invalid(
+                at.child("observedGeneration"),
+                generation,
+                "must be greater than or equal to zero",
+            );
+        }
+        // What is not given is decoded as the beginning of time.
+        if condition.last_transition_time.0 == jiff::Timestamp::UNIX_EPOCH {
+            errors.required(at.child("lastTransitionTime"), "");
+        }
+        let reason = condition.reason.as_str();
+        if reason.is_empty() {
+            errors.required(at.child("reason"), "");
+        } else if !is_reason(reason) {
+            errors.invalid(at.child("reason"), reason, REASON);
+        }
+        if reason.len() > REASON_MAX_BYTES {
+            errors.too_long(at.child("reason"), REASON_MAX_BYTES);
+        }
+        if condition.message.len() > MESSAGE_MAX_BYTES {
+            errors.too_long(at.child("message"), MESSAGE_MAX_BYTES);
+        }
+    }
+}
+
+/// A letter, and then letters, digits, `_`, `,` and `:`, of which the last two do not come last.
+fn is_reason(reason: &str) -> bool {
+    reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !reason.ends_with([',', ':'])
+        && reason.bytes().all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(&b))
 }
 
 /// The text, unless it is missing or empty (which upstream does not tell apart).

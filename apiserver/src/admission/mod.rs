@@ -65,7 +65,7 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// Takes for the object, which is valid by now, what exists only once (addresses, ports), and writes it in. What
     /// the write does not confirm is given back when the reservation is dropped.
-    fn reserve(
+    async fn reserve(
         &self,
         _attributes: &Attributes<'_>,
         _object: &mut dyn ApiObject,
@@ -74,7 +74,7 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// The object is gone from the store.
-    fn removed(&self, _object: &dyn ApiObject) {}
+    async fn removed(&self, _attributes: &Attributes<'_>, _object: &dyn ApiObject) {}
 
     /// Runs when nothing changes the object any more.
     async fn validate(
@@ -102,7 +102,7 @@ impl Reservations {
     }
 }
 
-pub fn reserve(
+pub async fn reserve(
     call: &Call,
     operation: Operation,
     object: &mut dyn ApiObject,
@@ -111,14 +111,15 @@ pub fn reserve(
     let attributes = Attributes { call, operation, old };
     let mut taken = Reservations::default();
     for plugin in &call.api.admission {
-        taken.0.extend(plugin.reserve(&attributes, object)?);
+        taken.0.extend(plugin.reserve(&attributes, object).await?);
     }
     Ok(taken)
 }
 
-pub fn removed(call: &Call, object: &dyn ApiObject) {
+pub async fn removed(call: &Call, object: &dyn ApiObject) {
+    let attributes = Attributes { call, operation: Operation::Delete, old: None };
     for plugin in &call.api.admission {
-        plugin.removed(object);
+        plugin.removed(&attributes, object).await;
     }
 }
 

@@ -1,23 +1,38 @@
 //! ServiceAddresses: a service gets its cluster address and node ports, each of which one service has.
 //!
-//! The books are kept in memory, made from the stored services at the first use and followed write by write.
-//! NOTE: several apiservers over one store keep books of their own; two may hand out the same address.
+//! An address is a service's once an IPAddress object says so. That object is made before the service is written, so
+//! several servers over one store cannot hand out an address twice; [`crate::upkeep`] mends what a crash left between.
+//! NOTE: node ports are kept in memory, made from the stored services at the first use and followed write by write:
+//! several servers over one store may hand out one port twice.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use coracle_client::Resource;
+use coracle_client::{ApiError, Client, DeleteOptions, Resource};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference, ServiceCIDR};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
+use tracing::warn;
 
 use super::{Attributes, Operation, Plugin, Reserved};
 use crate::api::Api;
+use crate::authn::{Identity, MASTERS_GROUP};
+use crate::direct::Direct;
 use crate::field_error::Errors;
-use crate::kinds::{Reservation, ServiceAllocator};
+use crate::kinds::{self, AddressRange, Reservation, ServiceAllocator, Surroundings};
 use crate::object::ApiObject;
 
 /// Where nothing else is said; as kubeadm's.
 pub const DEFAULT_CIDR: &str = "10.96.0.0/12";
+/// Says that this server made an IPAddress for a service.
+pub const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by", "ipallocator.k8s.io");
+const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
+const READY: &str = "Ready";
+/// How often another address is tried when other servers are faster.
+const TRIES_MAX: usize = 64;
 
 pub struct ServiceAddresses {
     books: Arc<Mutex<Books>>,
@@ -25,20 +40,36 @@ pub struct ServiceAddresses {
 
 struct Books {
     allocator: ServiceAllocator,
-    /// The stored services are in.
+    /// The stored services' ports are in.
     complete: bool,
 }
 
 struct Taken {
     books: Arc<Mutex<Books>>,
     reservation: Option<Reservation>,
+    /// None where nothing was claimed (a dry run).
+    client: Option<Client>,
     new: Service,
     old: Option<Service>,
+}
+
+/// What became of the claim of an address.
+enum Claim {
+    Ours,
+    SomebodyElses,
 }
 
 impl ServiceAddresses {
     pub fn new(allocator: ServiceAllocator) -> Self {
         Self { books: Arc::new(Mutex::new(Books { allocator, complete: false })) }
+    }
+
+    fn allocate(&self, api: &Api, service: &mut Service) -> Result<Reservation, Errors> {
+        let ranges = further_ranges(api);
+        let holder = |ip: IpAddr| holder(api, ip);
+        let mut books = self.books.lock();
+        books.complete(api);
+        books.allocator.allocate(service, &Surroundings { holder: &holder, ranges: &ranges })
     }
 }
 
@@ -54,20 +85,116 @@ impl Books {
     }
 }
 
+/// The service that an address belongs to by its IPAddress, or what else does.
+fn holder(api: &Api, ip: IpAddr) -> Option<String> {
+    let kind = api.kind(&Resource::of::<IPAddress>()).ok()?;
+    let object = kind.cache.get(&ip.to_string())?;
+    Some(object.decode::<IPAddress>().map_or_else(|_| String::new(), |address| parent_of(&address)))
+}
+
+fn parent_of(address: &IPAddress) -> String {
+    let parent = &address.spec.parent_ref;
+    format!("{}/{}", parent.namespace.as_deref().unwrap_or_default(), parent.name)
+}
+
+/// The ranges that users added and that are ready.
+fn further_ranges(api: &Api) -> Vec<AddressRange> {
+    let Ok(kind) = api.kind(&Resource::of::<ServiceCIDR>()) else { return Vec::new() };
+    let page = kind.cache.list(&Default::default(), None, None, None, 0).unwrap_or_default();
+    let ready = |range: &ServiceCIDR| {
+        let mut conditions = range.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        range.metadata.deletion_timestamp.is_none()
+            && conditions.any(|c| c.type_ == READY && c.status == "True")
+    };
+    let ranges = page.objects.iter().filter_map(|o| o.decode::<ServiceCIDR>().ok()).filter(ready);
+    ranges
+        .flat_map(|range| kinds::service_cidrs(&range).to_vec())
+        .filter_map(|cidr| AddressRange::parse(&cidr).ok())
+        .collect()
+}
+
+/// Reaches the API as the server itself.
+fn own_client(api: &Arc<Api>) -> Client {
+    let identity = Identity::new("system:apiserver", &[MASTERS_GROUP]);
+    Client::new(Direct::new(api.clone(), identity), "kube-apiserver")
+}
+
+/// The object that makes an address a service's.
+pub fn address_object(ip: IpAddr, namespace: &str, name: &str) -> IPAddress {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let labels = [(FAMILY, family), MANAGED_BY].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    IPAddress {
+        metadata: ObjectMeta {
+            name: Some(ip.to_string()),
+            labels: Some(BTreeMap::from(labels)),
+            ..ObjectMeta::default()
+        },
+        spec: IPAddressSpec {
+            parent_ref: ParentReference {
+                group: None,
+                resource: "services".into(),
+                namespace: Some(namespace.to_owned()),
+                name: name.to_owned(),
+            },
+        },
+    }
+}
+
+async fn claim(client: &Client, ip: IpAddr, service: &Service) -> Result<Claim, ApiError> {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let (namespace, name) = (text(&service.metadata.namespace), text(&service.metadata.name));
+    let object = address_object(ip, &namespace, &name);
+    match client.create(&object).await {
+        Ok(_) => Ok(Claim::Ours),
+        Err(error) if error.is_already_exists() => {
+            // What an earlier try of the same service left counts as its own.
+            let found = client.find::<IPAddress>("", &ip.to_string()).await?;
+            let ours = found.is_some_and(|address| parent_of(&address) == format!("{namespace}/{name}"));
+            Ok(if ours { Claim::Ours } else { Claim::SomebodyElses })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn give_back(client: &Client, addresses: &[IpAddr]) {
+    for ip in addresses {
+        match client.delete::<IPAddress>("", &ip.to_string(), DeleteOptions::default()).await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => warn!(%ip, %error, "giving an address back"),
+        }
+    }
+}
+
 impl Reserved for Taken {
     fn confirm(mut self: Box<Self>) {
-        self.reservation = None;
-        if let Some(old) = &self.old {
-            self.books.lock().allocator.settle(old, &self.new);
+        let Some(reservation) = self.reservation.take() else { return };
+        let mut books = self.books.lock();
+        books.allocator.stored(&reservation);
+        let Some(old) = &self.old else { return };
+        books.allocator.settle(old, &self.new);
+        drop(books);
+        let kept = kinds::service_addresses(&self.new);
+        let mut dropped = kinds::service_addresses(old);
+        dropped.retain(|ip| !kept.contains(ip));
+        if let Some(client) = self.client.take().filter(|_| !dropped.is_empty()) {
+            tokio::spawn(async move { give_back(&client, &dropped).await });
         }
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(reservation) = &self.reservation {
-            self.books.lock().allocator.undo(reservation);
-        }
+        let Some(reservation) = self.reservation.take() else { return };
+        let Some(client) = self.client.take().filter(|_| !reservation.addresses().is_empty()) else {
+            return self.books.lock().allocator.undo(&reservation);
+        };
+        // Until the claim is withdrawn, nobody else is given the address.
+        let books = self.books.clone();
+        tokio::spawn(async move {
+            give_back(&client, reservation.addresses()).await;
+            books.lock().allocator.undo(&reservation);
+        });
     }
 }
 
@@ -77,28 +204,71 @@ impl Plugin for ServiceAddresses {
         "ServiceAddresses"
     }
 
-    fn reserve(
+    async fn reserve(
         &self,
         attributes: &Attributes<'_>,
         object: &mut dyn ApiObject,
     ) -> Result<Option<Box<dyn Reserved>>, Errors> {
-        if attributes.operation == Operation::Delete || attributes.call.subresource.is_some() {
+        let call = attributes.call;
+        if attributes.operation == Operation::Delete || call.subresource.is_some() {
             return Ok(None);
         }
         let Some(service) = object.as_any_mut().downcast_mut::<Service>() else { return Ok(None) };
         let old = attributes.old.and_then(|old| old.as_any().downcast_ref::<Service>()).cloned();
-        let reservation = {
-            let mut books = self.books.lock();
-            books.complete(&attributes.call.api);
-            books.allocator.allocate(service)?
-        };
-        let books = self.books.clone();
-        Ok(Some(Box::new(Taken { books, reservation: Some(reservation), new: service.clone(), old })))
+        let asked = service.spec.clone();
+        for _ in 0..TRIES_MAX {
+            service.spec.clone_from(&asked);
+            let reservation = self.allocate(&call.api, service)?;
+            let claimed: Vec<IpAddr> = reservation.addresses().to_vec();
+            let mut taken = Box::new(Taken {
+                books: self.books.clone(),
+                reservation: Some(reservation),
+                client: None,
+                new: service.clone(),
+                old: old.clone(),
+            });
+            if call.options.dry_run {
+                return Ok(Some(taken));
+            }
+            let client = own_client(&call.api);
+            let mut lost = false;
+            for ip in claimed {
+                match claim(&client, ip, service).await {
+                    Ok(Claim::Ours) => {}
+                    // By now the store says so, and the next try passes it by, or refuses it by name.
+                    Ok(Claim::SomebodyElses) => lost = true,
+                    Err(error) => {
+                        let mut errors = Errors::default();
+                        let detail = format!("failed to allocate IP {ip}: {error}");
+                        errors.invalid("spec.clusterIPs", [ip.to_string()], detail);
+                        return Err(errors);
+                    }
+                }
+            }
+            if !lost {
+                taken.client = Some(client);
+                return Ok(Some(taken));
+            }
+        }
+        let mut errors = Errors::default();
+        let none: [&str; 0] = [];
+        errors.invalid("spec.clusterIPs", none, "failed to allocate a serviceIP: other servers took them");
+        Err(errors)
     }
 
-    fn removed(&self, object: &dyn ApiObject) {
-        if let Some(service) = object.as_any().downcast_ref::<Service>() {
-            self.books.lock().allocator.release(service);
+    async fn removed(&self, attributes: &Attributes<'_>, object: &dyn ApiObject) {
+        let Some(service) = object.as_any().downcast_ref::<Service>() else { return };
+        self.books.lock().allocator.release(service);
+        let addresses = kinds::service_addresses(service);
+        if addresses.is_empty() {
+            return;
         }
+        let owner = kinds::service_owner(service);
+        let api = &attributes.call.api;
+        let own: Vec<IpAddr> = addresses
+            .into_iter()
+            .filter(|ip| holder(api, *ip).is_some_and(|holder| holder == owner))
+            .collect();
+        give_back(&own_client(api), &own).await;
     }
 }

@@ -1,6 +1,8 @@
 //! The list of built-in kinds. A kind is one file here that implements [`BuiltIn`] and one line in [`all`].
 
 mod address_formats;
+mod admission_policy;
+pub mod api_service;
 mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
@@ -17,12 +19,17 @@ mod endpoint_slice;
 mod endpoints;
 mod event;
 mod event_v1;
+pub mod flow_control_objects;
+mod flow_schema;
 mod ingress;
 mod ingress_class;
 mod ip_address;
 mod job;
 mod lease;
 mod limit_range;
+mod mutating_admission_policy;
+mod mutating_admission_policy_binding;
+mod mutating_webhook_configuration;
 mod namespace;
 mod network_policy;
 mod node;
@@ -32,6 +39,7 @@ mod pod;
 mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
+mod priority_level_configuration;
 mod rbac;
 mod replica_set;
 mod replication_controller;
@@ -48,13 +56,21 @@ mod stateful_set;
 mod storage_class;
 #[cfg(test)]
 mod testing;
+mod validating_admission_policy;
+mod validating_admission_policy_binding;
+mod validating_webhook_configuration;
 mod volume_attachment;
 mod volume_attributes_class;
+mod webhook;
 mod workload;
 
 pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use definition::{Decoded, KindDef, Operations};
-pub use service::{RangeError, Reservation, ServiceAllocator};
+pub use service::{
+    AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses as service_addresses,
+    owner as service_owner,
+};
+pub use service_cidr::cidrs as service_cidrs;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -70,9 +86,10 @@ use crate::object::ApiObject;
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
     use k8s_openapi::api::{
-        apps, certificates, coordination, core, discovery, events, networking, node, rbac, scheduling,
-        storage,
+        admissionregistration, apps, certificates, coordination, core, discovery, events, flowcontrol,
+        networking, node, rbac, scheduling, storage,
     };
+    use k8s_openapi::kube_aggregator::pkg::apis::apiregistration as kube_aggregator;
     vec![
         KindDef::of::<core::v1::ConfigMap>(),
         KindDef::of::<core::v1::Endpoints>(),
@@ -91,6 +108,12 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<core::v1::ServiceAccount>(),
         KindDef::of::<apps::v1::ControllerRevision>(),
         KindDef::of::<apps::v1::DaemonSet>(),
+        KindDef::of::<admissionregistration::v1::MutatingAdmissionPolicy>(),
+        KindDef::of::<admissionregistration::v1::MutatingAdmissionPolicyBinding>(),
+        KindDef::of::<admissionregistration::v1::MutatingWebhookConfiguration>(),
+        KindDef::of::<admissionregistration::v1::ValidatingAdmissionPolicy>(),
+        KindDef::of::<admissionregistration::v1::ValidatingAdmissionPolicyBinding>(),
+        KindDef::of::<admissionregistration::v1::ValidatingWebhookConfiguration>(),
         KindDef::of::<apps::v1::Deployment>(),
         KindDef::of::<apps::v1::ReplicaSet>(),
         KindDef::of::<apps::v1::StatefulSet>(),
@@ -101,6 +124,8 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<coordination::v1::Lease>(),
         KindDef::of::<discovery::v1::EndpointSlice>(),
         KindDef::of::<events::v1::Event>(),
+        KindDef::of::<flowcontrol::v1::FlowSchema>(),
+        KindDef::of::<flowcontrol::v1::PriorityLevelConfiguration>(),
         KindDef::of::<networking::v1::Ingress>(),
         KindDef::of::<networking::v1::IngressClass>(),
         KindDef::of::<networking::v1::IPAddress>(),
@@ -112,6 +137,7 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<rbac::v1::Role>(),
         KindDef::of::<rbac::v1::RoleBinding>(),
         KindDef::of::<scheduling::v1::PriorityClass>(),
+        KindDef::of::<kube_aggregator::v1::APIService>(),
         KindDef::of::<storage::v1::CSIDriver>(),
         KindDef::of::<storage::v1::CSINode>(),
         KindDef::of::<storage::v1::CSIStorageCapacity>(),

@@ -91,7 +91,8 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
         return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));
     }
     let invalid = |errors: Errors| ApiError::invalid(call.kind.resource(), &name, errors.into_causes());
-    let reservations = admission::reserve(call, Operation::Create, &mut *object, None).map_err(invalid)?;
+    let reservations =
+        admission::reserve(call, Operation::Create, &mut *object, None).await.map_err(invalid)?;
     admission::validate(call, Operation::Create, Some(&*object), None).await?;
     let key = key_of(call.namespace.as_deref(), &name);
     let warnings = def.ops.warnings(&*object, None);

@@ -158,7 +158,7 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
         Fate::Marked => call.put(&key, Expected::Revision(revision), encoded).await?,
         _ => match call.write(&key, Expected::Revision(revision), storage::Operation::Delete).await? {
             Ok(revision) => {
-                admission::removed(call, &*typed);
+                admission::removed(call, &*typed).await;
                 Committed::Written(with_revision(&encoded, revision))
             }
             Err(_) => Committed::Conflict,

@@ -141,7 +141,7 @@ async fn attempt(
     if !errors.is_empty() {
         return Err(invalid(errors));
     }
-    let taken = admission::reserve(call, Operation::Update, &mut *new, Some(old)).map_err(invalid)?;
+    let taken = admission::reserve(call, Operation::Update, &mut *new, Some(old)).await.map_err(invalid)?;
     admission::validate(call, Operation::Update, Some(&*new), Some(old)).await?;
     let warnings = if part == Part::Main { def.ops.warnings(&*new, Some(old)) } else { Vec::new() };
     let answer = write(call, current, new, revision, pinned, taken).await?;
@@ -165,7 +165,7 @@ async fn write(
     let committed = if deletes {
         match call.write(&key, expected, storage::Operation::Delete).await? {
             Ok(revision) => {
-                admission::removed(call, &*current.typed);
+                admission::removed(call, &*current.typed).await;
                 Committed::Written(with_revision(&encoded, revision))
             }
             Err(_) => Committed::Conflict,

@@ -1,6 +1,7 @@
 //! The API through its router, over an embedded store: what upstream's clients rely on.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod addresses;
 mod apply;
 mod deletion;
 mod encodings;

@@ -1,9 +1,10 @@
 //! Hands out cluster addresses and node ports, each to one service.
 //!
 //! Pure bookkeeping: who calls it holds a lock around it, writes the service, and then says what became of the write:
-//! [`ServiceAllocator::undo`] where it failed, [`ServiceAllocator::settle`] where an update went through,
-//! [`ServiceAllocator::release`] where the service is gone. [`ServiceAllocator::rebuild`] starts over from the stored
-//! services, at start and whenever in doubt.
+//! [`ServiceAllocator::undo`] where it failed, [`ServiceAllocator::stored`] where it went through,
+//! [`ServiceAllocator::settle`] where it was an update, [`ServiceAllocator::release`] where the service is gone.
+//! Which addresses are taken stands in the store; only those under way are kept here. Ports are all kept here:
+//! [`ServiceAllocator::rebuild`] starts over from the stored services.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,10 +24,11 @@ const NODE_PORTS_KEPT: u16 = 86;
 /// Who has what, by namespace and name of the service.
 pub struct ServiceAllocator {
     range: AddressRange,
+    /// Handed out to services whose writes are under way.
     addresses: HashMap<IpAddr, String>,
     ports: HashMap<u16, String>,
-    /// Where the last search ended: a freed address is not handed out again at once.
-    next_address: u128,
+    /// Where the last search in a range ended: a freed address is not handed out again at once.
+    next_address: HashMap<String, u128>,
     next_port: u16,
 }
 
@@ -37,18 +39,34 @@ pub struct Reservation {
     ports: Vec<u16>,
 }
 
+/// What the store says of addresses.
+pub struct Surroundings<'a> {
+    /// Whose an address is, by namespace and name of the service.
+    pub holder: &'a dyn Fn(IpAddr) -> Option<String>,
+    /// The ranges beside the server's own.
+    pub ranges: &'a [AddressRange],
+}
+
+impl Reservation {
+    /// The addresses that the service did not have before.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the service range {0:?} is not a CIDR with room for at least one address")]
 pub struct RangeError(String);
 
-struct AddressRange {
+#[derive(Clone, Debug)]
+pub struct AddressRange {
     text: String,
     first: IpAddr,
     size: u128,
 }
 
 impl AddressRange {
-    fn parse(cidr: &str) -> Result<Self, RangeError> {
+    pub fn parse(cidr: &str) -> Result<Self, RangeError> {
         let error = || RangeError(cidr.to_owned());
         let (address, bits) = cidr.split_once('/').ok_or_else(error)?;
         let address: IpAddr = address.parse().map_err(|_| error())?;
@@ -61,11 +79,13 @@ impl AddressRange {
         // More than 2^20 addresses are more than anyone hands out; upstream has the same bound.
         let size = 1u128 << host_bits.min(20);
         let mask = if host_bits == 128 { 0 } else { u128::MAX << host_bits };
-        Ok(Self {
-            text: cidr.to_owned(),
-            first: number_to_ip(number(address) & mask, address.is_ipv4()),
-            size,
-        })
+        let first = number_to_ip(number(address) & mask, address.is_ipv4());
+        Ok(Self { text: format!("{first}/{bits}"), first, size })
+    }
+
+    /// With the first address of the network.
+    pub fn cidr(&self) -> &str {
+        &self.text
     }
 
     /// Without the network's own address and the last one, which is IPv4's broadcast address.
@@ -97,26 +117,20 @@ fn number_to_ip(number: u128, v4: bool) -> IpAddr {
 
 impl ServiceAllocator {
     pub fn new(service_cidr: &str) -> Result<Self, RangeError> {
-        let range = AddressRange::parse(service_cidr)?;
-        let next_address = range.kept();
         Ok(Self {
-            range,
+            range: AddressRange::parse(service_cidr)?,
             addresses: HashMap::new(),
             ports: HashMap::new(),
-            next_address,
+            next_address: HashMap::new(),
             next_port: NODE_PORTS.start() + NODE_PORTS_KEPT,
         })
     }
 
-    /// Forgets everything and takes what these stored services have.
+    /// Forgets the ports and takes those that these stored services have.
     pub fn rebuild<'a>(&mut self, services: impl IntoIterator<Item = &'a Service>) {
-        self.addresses.clear();
         self.ports.clear();
         for service in services {
             let owner = owner(service);
-            for ip in addresses(service) {
-                self.addresses.entry(ip).or_insert_with(|| owner.clone());
-            }
             for port in ports(service) {
                 self.ports.entry(port).or_insert_with(|| owner.clone());
             }
@@ -125,7 +139,11 @@ impl ServiceAllocator {
 
     /// Gives a service that is about to be written the address and ports it asks for or lacks. What it has already is
     /// left as it is. On an error nothing is taken.
-    pub fn allocate(&mut self, service: &mut Service) -> Result<Reservation, Errors> {
+    pub fn allocate(
+        &mut self,
+        service: &mut Service,
+        around: &Surroundings<'_>,
+    ) -> Result<Reservation, Errors> {
         let owner = owner(service);
         let mut errors = Errors::default();
         let mut taken = Reservation::default();
@@ -133,7 +151,7 @@ impl ServiceAllocator {
         if type_of(spec) != "ExternalName" {
             self.families(spec, &mut errors);
             if !is_headless(spec) {
-                self.allocate_address(spec, &owner, &mut taken, &mut errors);
+                self.allocate_address(spec, &owner, around, &mut taken, &mut errors);
             }
         }
         if is_external(spec) && spec.allocate_load_balancer_node_ports != Some(false) || has_node_ports(spec)
@@ -163,13 +181,17 @@ impl ServiceAllocator {
         }
     }
 
+    /// The write went through: from now on the store says whose the addresses are.
+    pub fn stored(&mut self, reservation: &Reservation) {
+        for ip in &reservation.addresses {
+            self.addresses.remove(ip);
+        }
+    }
+
     /// An update went through: gives back what only the old form had.
     pub fn settle(&mut self, old: &Service, new: &Service) {
         let owner = owner(old);
-        let (kept_ips, kept_ports) = (addresses(new), ports(new));
-        for ip in addresses(old).into_iter().filter(|ip| !kept_ips.contains(ip)) {
-            give_back(&mut self.addresses, &ip, &owner);
-        }
+        let kept_ports = ports(new);
         for port in ports(old).into_iter().filter(|p| !kept_ports.contains(p)) {
             give_back(&mut self.ports, &port, &owner);
         }
@@ -178,9 +200,6 @@ impl ServiceAllocator {
     /// The service is gone.
     pub fn release(&mut self, service: &Service) {
         let owner = owner(service);
-        for ip in addresses(service) {
-            give_back(&mut self.addresses, &ip, &owner);
-        }
         for port in ports(service) {
             give_back(&mut self.ports, &port, &owner);
         }
@@ -213,6 +232,7 @@ impl ServiceAllocator {
         &mut self,
         spec: &mut ServiceSpec,
         owner: &str,
+        around: &Surroundings<'_>,
         taken: &mut Reservation,
         errors: &mut Errors,
     ) {
@@ -224,22 +244,21 @@ impl ServiceAllocator {
         let ip = match wanted.map(|w| (w.to_owned(), w.parse::<IpAddr>())) {
             // No address at all: validation has its say.
             Some((_, Err(_))) => return,
-            Some((text, Ok(ip))) => match self.addresses.get(&ip) {
+            Some((text, Ok(ip))) => match self.addresses.get(&ip).cloned().or_else(|| (around.holder)(ip)) {
                 Some(other) if other != owner => {
                     let detail = format!("failed to allocate IP {ip}: provided IP is already allocated");
                     return errors.invalid("spec.clusterIPs", [text], detail);
                 }
                 Some(_) => ip,
-                None if !self.range.contains(ip) => {
+                None if !std::iter::once(&self.range).chain(around.ranges).any(|r| r.contains(ip)) => {
                     let detail = format!(
-                        "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
-                        self.range.text
+                        "failed to allocate IP {ip}: the provided network does not match the current range"
                     );
                     return errors.invalid("spec.clusterIPs", [text], detail);
                 }
                 None => self.take_address(ip, owner, taken),
             },
-            None => match self.free_address() {
+            None => match self.free_address(around) {
                 Some(ip) => self.take_address(ip, owner, taken),
                 None => {
                     let none: [&str; 0] = [];
@@ -263,12 +282,24 @@ impl ServiceAllocator {
         ip
     }
 
-    fn free_address(&mut self) -> Option<IpAddr> {
-        let (kept, end) = (self.range.kept(), self.range.size - 1);
-        let upper = (self.next_address..end).chain(kept..self.next_address);
-        let offset = upper.chain(1..kept).find(|o| !self.addresses.contains_key(&self.range.at(*o)))?;
-        self.next_address = if offset >= kept && offset + 1 < end { offset + 1 } else { kept };
-        Some(self.range.at(offset))
+    /// Of the server's own range, and when that is full of the others of its family.
+    fn free_address(&mut self, around: &Surroundings<'_>) -> Option<IpAddr> {
+        let own = self.range.first.is_ipv4();
+        let ranges = around.ranges.iter().filter(|range| range.first.is_ipv4() == own);
+        for range in std::iter::once(&self.range).chain(ranges) {
+            let (kept, end) = (range.kept(), range.size - 1);
+            let next = self.next_address.get(&range.text).copied().unwrap_or(kept);
+            let free = |offset: &u128| {
+                let ip = range.at(*offset);
+                !self.addresses.contains_key(&ip) && (around.holder)(ip).is_none()
+            };
+            if let Some(offset) = (next..end).chain(kept..next).chain(1..kept).find(free) {
+                let next = if offset >= kept && offset + 1 < end { offset + 1 } else { kept };
+                self.next_address.insert(range.text.clone(), next);
+                return Some(range.at(offset));
+            }
+        }
+        None
     }
 
     fn allocate_ports(
@@ -352,12 +383,14 @@ fn give_back<K: std::hash::Hash + Eq>(map: &mut HashMap<K, String>, key: &K, own
     }
 }
 
-fn owner(service: &Service) -> String {
+/// How a service is called as a holder.
+pub fn owner(service: &Service) -> String {
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
     format!("{}/{}", text(&service.metadata.namespace), text(&service.metadata.name))
 }
 
-fn addresses(service: &Service) -> Vec<IpAddr> {
+/// The cluster addresses that a service has.
+pub fn addresses(service: &Service) -> Vec<IpAddr> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let one = spec.cluster_ip.iter();
     let mut ips: Vec<IpAddr> = one

@@ -10,18 +10,21 @@ fn allocator() -> ServiceAllocator {
     ServiceAllocator::new("10.96.0.0/24").unwrap()
 }
 
+/// Nothing is taken but what the allocator itself handed out.
+const ALONE: Surroundings<'static> = Surroundings { holder: &|_| None, ranges: &[] };
+
 fn service(name: &str, spec: Value) -> Service {
     defaulted(json!({"metadata": {"namespace": "a", "name": name}, "spec": spec}))
 }
 
 fn allocated(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> Value {
     let mut service = service(name, spec);
-    allocator.allocate(&mut service).unwrap();
+    allocator.allocate(&mut service, &ALONE).unwrap();
     serde_json::to_value(service.spec).unwrap()
 }
 
 fn refused(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> (String, String) {
-    let causes = allocator.allocate(&mut service(name, spec)).unwrap_err().into_causes();
+    let causes = allocator.allocate(&mut service(name, spec), &ALONE).unwrap_err().into_causes();
     assert_eq!(causes.len(), 1);
     (causes[0].field.clone(), causes[0].message.clone())
 }
@@ -52,7 +55,7 @@ fn wishes_are_granted_once() {
     let spec = allocated(&mut allocator, "s", wish.clone());
     assert_eq!((&spec["clusterIP"], &spec["ports"][0]["nodePort"]), (&json!("10.96.0.1"), &json!(30080)));
     // The same service again: an update.
-    assert_eq!(allocator.allocate(&mut service("s", wish.clone())).unwrap(), Reservation::default());
+    assert_eq!(allocator.allocate(&mut service("s", wish.clone()), &ALONE).unwrap(), Reservation::default());
     assert_eq!(
         refused(&mut allocator, "t", json!({"clusterIP": "10.96.0.1"})),
         (
@@ -73,10 +76,10 @@ fn wishes_are_granted_once() {
     );
     let (field, message) = refused(&mut allocator, "t", json!({"clusterIP": "10.97.0.1"}));
     assert_eq!(field, "spec.clusterIPs");
-    assert!(
-        message.contains("is not in the valid range. The range of valid IPs is 10.96.0.0/24"),
-        "{message}"
-    );
+    assert!(message.ends_with("the provided network does not match the current range"), "{message}");
+    // Once it is stored, the store says whose the address is.
+    let reservation = Reservation { addresses: vec!["10.96.0.1".parse().unwrap()], ports: Vec::new() };
+    allocator.stored(&reservation);
     allocator.release(&service("s", wish.clone()));
     allocated(&mut allocator, "t", wish);
 }
@@ -87,7 +90,7 @@ fn failures_take_nothing() {
     refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}));
     assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
     let mut other = service("s", json!({"type": "NodePort", "ports": [{"port": 1}]}));
-    let taken = allocator.allocate(&mut other).unwrap();
+    let taken = allocator.allocate(&mut other, &ALONE).unwrap();
     allocator.undo(&taken);
     assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
 }
@@ -96,13 +99,12 @@ fn failures_take_nothing() {
 fn an_update_gives_back_what_it_drops() {
     let mut allocator = allocator();
     let mut old = service("s", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]}));
-    allocator.allocate(&mut old).unwrap();
+    allocator.allocate(&mut old, &ALONE).unwrap();
     let mut new = old.clone();
     new.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(30002);
-    allocator.allocate(&mut new).unwrap();
+    allocator.allocate(&mut new, &ALONE).unwrap();
     allocator.settle(&old, &new);
     assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30002]);
-    assert_eq!(allocator.addresses.len(), 1);
     allocator.rebuild([&old]);
     assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30001]);
 }
@@ -128,4 +130,24 @@ fn ranges_are_checked() {
     let mut six = ServiceAllocator::new("fd00::/108").unwrap();
     assert_eq!(allocated(&mut six, "s", json!({}))["clusterIP"], "fd00::100");
     assert_eq!(allocated(&mut six, "t", json!({}))["ipFamilies"], json!(["IPv6"]));
+}
+
+#[test]
+fn what_the_store_says_is_respected() {
+    let taken = |ip: IpAddr| (ip.to_string() == "10.96.0.16").then(|| "b/other".to_owned());
+    let more = [AddressRange::parse("10.97.0.0/28").unwrap()];
+    let around = Surroundings { holder: &taken, ranges: &more };
+    let mut allocator = allocator();
+    let mut free = service("s", json!({}));
+    allocator.allocate(&mut free, &around).unwrap();
+    assert_eq!(free.spec.unwrap().cluster_ip.as_deref(), Some("10.96.0.17"));
+    let mut wish = service("s", json!({"clusterIP": "10.96.0.16"}));
+    assert!(allocator.allocate(&mut wish, &around).is_err());
+    let mut wish = service("s", json!({"clusterIP": "10.97.0.3"}));
+    assert_eq!(allocator.allocate(&mut wish, &around).unwrap().addresses().len(), 1);
+    // Where the own range is full, the next has room.
+    let full = |ip: IpAddr| ip.to_string().starts_with("10.96.").then(|| "b/other".to_owned());
+    let mut free = service("t", json!({}));
+    allocator.allocate(&mut free, &Surroundings { holder: &full, ranges: &more }).unwrap();
+    assert_eq!(free.spec.unwrap().cluster_ip.as_deref(), Some("10.97.0.8"));
 }

@@ -3,7 +3,7 @@
 mod allocate;
 mod validate;
 
-pub use allocate::{RangeError, Reservation, ServiceAllocator};
+pub use allocate::{AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses, owner};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
