@@ -78,7 +78,7 @@ impl RequestInfo {
             ref other if !matches!(*other, Method::GET | Method::HEAD) => lower_case(other),
             _ if watch_prefix => "watch",
             _ if info.name.is_empty() => {
-                if query.first("watch").is_some_and(is_true) {
+                if query.flag("watch") {
                     "watch"
                 } else {
                     "list"
@@ -87,6 +87,14 @@ impl RequestInfo {
             _ => "get",
         };
         info
+    }
+
+    /// `v1`, `apps/v1`
+    pub fn api_version(&self) -> String {
+        match self.group.as_str() {
+            "" => self.version.clone(),
+            group => format!("{group}/{}", self.version),
+        }
     }
 
     pub fn is_resource(&self) -> bool {

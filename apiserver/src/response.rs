@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
 use crate::api::Served;
+use crate::metrics::{self, Watching};
 use crate::negotiation::{Accepted, Encoding, Form, Shape};
 use crate::shape::View;
 use crate::verbs::Answer;
@@ -44,7 +45,9 @@ pub fn json(code: u16, body: impl Into<Bytes>) -> Response {
 }
 
 pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
-    build(code, TEXT, Body::from(body.into()))
+    let mut response = build(code, TEXT, Body::from(body.into()));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// The pieces of one document, which are sent without being copied together.
@@ -54,6 +57,11 @@ fn pieces<const N: usize>(pieces: [Bytes; N], encoding: Encoding) -> Response {
     let mut response = build(200, media_type(encoding), Body::from_stream(futures::stream::iter(pieces)));
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     response
+}
+
+/// What is scraped.
+pub fn metrics(body: Bytes) -> Response {
+    build(200, HeaderValue::from_static(metrics::MEDIA_TYPE), Body::from(body))
 }
 
 fn media_type(encoding: Encoding) -> HeaderValue {
@@ -171,6 +179,7 @@ pub fn watch(
     signals: impl Stream<Item = Signal> + Send + 'static,
     kind: Arc<Served>,
     view: View,
+    watching: Watching,
 ) -> Response {
     let mut frames = Frames { kind, view, headed: true };
     let chunks = signals.ready_chunks(CHUNK_EVENTS).map(move |signals| {
@@ -179,11 +188,16 @@ pub fn watch(
         for signal in signals {
             match frames.of(&signal) {
                 Ok(Frame::Shared(frame)) if frame.len() > CHUNK_BYTES => {
+                    watching.sent(frame.len());
                     pieces.push(whole.split().freeze());
                     pieces.push(frame);
                 }
-                Ok(Frame::Shared(frame)) => whole.put_slice(&frame),
+                Ok(Frame::Shared(frame)) => {
+                    watching.sent(frame.len());
+                    whole.put_slice(&frame);
+                }
                 Ok(Frame::Line(start, object)) => {
+                    watching.sent(start.len() + object.len() + FRAME_END.len());
                     for part in [start, &object, FRAME_END] {
                         whole.put_slice(part);
                     }

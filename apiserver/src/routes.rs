@@ -41,12 +41,17 @@ async fn handle(State(api): State<Arc<Api>>, mut request: Request) -> Response {
         .remove::<RequestInfo>()
         .unwrap_or_else(|| RequestInfo::parse(request.method(), request.uri().path(), request.uri().query()));
     let _in_flight = api.metrics.in_flight(&info);
+    let dry_run = request.uri().query().is_some_and(|query| query.contains("dryRun=All"));
+    let counted = api.metrics.counted(&info, request.method(), dry_run);
     let form = Form::of(request.headers(), request.uri().query().unwrap_or_default());
     let response = match serve(&api, &info, request, form).await {
         Ok(response) => response,
         Err(error) => response::error(&error, form),
     };
-    api.metrics.answered(&info, response.status().as_u16(), started.elapsed());
+    let bytes = http_body::Body::size_hint(response.body()).exact();
+    let served = api.kind_at(&info.api_version(), &info.resource).is_some()
+        || subresources::is_review(&info.group, &info.resource);
+    api.metrics.answered(counted, response.status().as_u16(), started.elapsed(), bytes, served);
     response
 }
 
@@ -63,10 +68,7 @@ async fn serve(
     if !info.is_resource() {
         return other(api, info, &request.into_parts().0, form).await;
     }
-    let api_version = match info.group.as_str() {
-        "" => info.version.clone(),
-        group => format!("{group}/{}", info.version),
-    };
+    let api_version = info.api_version();
     let (mut parts, body) = request.into_parts();
     if !METHODS.contains(&parts.method) {
         return Err(ApiError::wrong_method());
@@ -148,12 +150,8 @@ async fn resource(
                 }
                 opened => opened?,
             };
-            let watching = call.api.metrics.watching(kind.resource());
-            let signals = futures::StreamExt::map(signals, move |signal| {
-                let _held = &watching;
-                signal
-            });
-            return Ok(response::watch(signals, kind, *view));
+            let watching = call.api.metrics.watching(kind.resource(), info);
+            return Ok(response::watch(signals, kind, *view, watching));
         }
         "list" if call.subresource.is_none() => {
             if query.contains("sendInitialEvents") {
@@ -307,7 +305,7 @@ async fn other(
         return Ok(answer);
     }
     if path == "/metrics" {
-        return Ok(response::text(200, api.metrics.encode(api)?));
+        return Ok(response::metrics(api.metrics.encode(api)?));
     }
     let query = request.uri.query().unwrap_or_default();
     let table = api.table();
@@ -322,5 +320,7 @@ async fn other(
     if group.is_some_and(|group| table.serves_group(group)) && !table.discovery().knows(path) {
         return Err(ApiError::unknown_resource());
     }
-    table.discovery().answer(path, &request.headers, form).await
+    let host = request.uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| request.headers.get(header::HOST).and_then(|v| v.to_str().ok()));
+    table.discovery().answer(path, host.unwrap_or_default(), &request.headers, form).await
 }

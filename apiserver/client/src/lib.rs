@@ -15,6 +15,7 @@ pub mod queue;
 pub mod reflector;
 pub mod request;
 pub mod resource;
+mod label_query;
 pub mod selector;
 pub mod status;
 pub mod tolerations;

@@ -184,12 +184,24 @@ fn read_fields(json: &[u8], paths: &'static [&'static str]) -> Result<FieldValue
                     };
                     sections.insert(section, parsed);
                 }
+                // Jobs count under another name than they are selected by.
+                let rest = if rest == "successful" { "succeeded" } else { rest };
                 sections.get(section).and_then(|s| s.get(rest)).copied()
             }
         };
-        fields.push((*path, raw.map(scalar).unwrap_or_default()));
+        let value = raw.map(scalar).unwrap_or_default();
+        fields.push((*path, if value.is_empty() { absent(path).into() } else { value }));
     }
     Ok(fields.into())
+}
+
+/// What Go's zero of a field reads as.
+fn absent(path: &str) -> &'static str {
+    match path {
+        "spec.hostNetwork" | "spec.unschedulable" => "false",
+        "status.replicas" | "status.successful" => "0",
+        _ => "",
+    }
 }
 
 /// A string as it is, a bool or number as JSON writes it; null and structures are empty, except that

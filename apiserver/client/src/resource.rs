@@ -124,6 +124,7 @@ const SELECTABLE_FIELDS: &[(&str, &str, &[&str])] = &[
             "spec.hostNetwork",
             "status.phase",
             "status.podIP",
+            "status.podIPs",
             "status.nominatedNodeName",
         ],
     ),

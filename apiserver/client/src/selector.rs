@@ -5,6 +5,7 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::label_query;
 use crate::object::Head;
 
 /// A conjunction of label requirements. The default matches everything.
@@ -34,6 +35,12 @@ pub enum Operator {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SelectorError(String);
+
+impl SelectorError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
 
 /// Looks up labels whatever holds them.
 pub trait Labels {
@@ -130,107 +137,8 @@ impl Selector {
 
     /// Parses the query form: `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            let part = part.trim();
-            if part.is_empty() {
-                if text.trim().is_empty() {
-                    continue;
-                }
-                return Err(SelectorError("found ',', expected: identifier after ','".into()));
-            }
-            requirements.push(parse_requirement(part)?);
-        }
-        Ok(Self::new(requirements))
+        label_query::parse(text).map(Self::new)
     }
-}
-
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn parse_requirement(part: &str) -> Result<Requirement, SelectorError> {
-    if let Some(key) = part.strip_prefix('!') {
-        return Ok(Requirement { key: label_key(key.trim())?, operator: Operator::DoesNotExist });
-    }
-    for (sign, negated) in [("!=", true), ("==", false), ("=", false)] {
-        if let Some((key, value)) = part.split_once(sign) {
-            let values = vec![label_value(value.trim())?];
-            let operator = if negated { Operator::NotIn(values) } else { Operator::In(values) };
-            return Ok(Requirement { key: label_key(key.trim())?, operator });
-        }
-    }
-    for (sign, greater) in [('>', true), ('<', false)] {
-        if let Some((key, bound)) = part.split_once(sign) {
-            let bound = bound.trim().parse().map_err(|_| {
-                SelectorError(format!(
-                    "for 'Gt', 'Lt' operators, the value must be an integer: {:?}",
-                    bound.trim()
-                ))
-            })?;
-            let operator = if greater { Operator::GreaterThan(bound) } else { Operator::LessThan(bound) };
-            return Ok(Requirement { key: label_key(key.trim())?, operator });
-        }
-    }
-    let Some((key, _)) = part.split_once(|c: char| c.is_whitespace() || c == '(') else {
-        return Ok(Requirement { key: label_key(part)?, operator: Operator::Exists });
-    };
-    let rest = part[key.len()..].trim();
-    let (word, list) = rest.split_once('(').map_or((rest, None), |(word, list)| (word.trim(), Some(list)));
-    let unexpected = || {
-        SelectorError(format!(
-            "unable to parse requirement: found '{word}', expected: in, notin, =, ==, !=, gt, lt"
-        ))
-    };
-    let negated = match word {
-        "in" => false,
-        "notin" => true,
-        _ => return Err(unexpected()),
-    };
-    let list = list
-        .and_then(|list| list.trim_end().strip_suffix(')'))
-        .ok_or_else(|| SelectorError("unable to parse requirement: expected: '(' … ')'".into()))?;
-    let values = list.split(',').map(|value| label_value(value.trim())).collect::<Result<Vec<_>, _>>()?;
-    let operator = if negated { Operator::NotIn(values) } else { Operator::In(values) };
-    Ok(Requirement { key: label_key(key)?, operator })
-}
-
-fn label_key(key: &str) -> Result<String, SelectorError> {
-    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let fine = is_name_part(name)
-        && prefix.is_none_or(|p| {
-            !p.is_empty()
-                && p.len() <= 253
-                && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-        });
-    if fine {
-        return Ok(key.to_owned());
-    }
-    Err(SelectorError(format!(
-        "key: Invalid value: \"{key}\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-    )))
-}
-
-fn label_value(value: &str) -> Result<String, SelectorError> {
-    if value.is_empty() || is_name_part(value) {
-        return Ok(value.to_owned());
-    }
-    Err(SelectorError(format!(
-        "values[0]: Invalid value: \"{value}\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-    )))
 }
 
 /// A qualified name's part: at most 63 of `[-A-Za-z0-9_.]`, alphanumeric at both ends.
@@ -381,7 +289,7 @@ mod tests {
         for bad in ["app=web,,b", "app in web", "=x", "app=we b", "a b", "-a", "tier>x"] {
             assert!(Selector::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(Selector::parse("a in (x,y),b,!c,d!=e").unwrap().to_string(), "a in (x,y),b,!c,d!=e");
+        assert_eq!(Selector::parse("!c,a in (y,x),b,d!=e").unwrap().to_string(), "a in (x,y),b,!c,d!=e");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Entry, Groups, group_kind};
 
 /// `core`: the document under `/api`; otherwise the one under `/apis`.
-pub fn document(groups: &Groups, version: &str, core: bool) -> Value {
+pub fn document(groups: &Groups, core: bool) -> Value {
     let items: Vec<Value> = groups
         .iter()
         .filter(|(name, _)| name.is_empty() == core)
@@ -13,7 +13,8 @@ pub fn document(groups: &Groups, version: &str, core: bool) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|(version, entries)| {
-                    json!({ "version": version, "resources": resources(entries), "freshness": "Current" })
+                    let resources = resources(entries, name, version);
+                    json!({ "version": version, "resources": resources, "freshness": "Current" })
                 })
                 .collect();
             let metadata = if core { json!({}) } else { json!({ "name": name }) };
@@ -22,20 +23,20 @@ pub fn document(groups: &Groups, version: &str, core: bool) -> Value {
         .collect();
     json!({
         "kind": "APIGroupDiscoveryList",
-        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {},
         "items": items,
     })
 }
 
-fn resources(entries: &[Entry]) -> Vec<Value> {
+fn resources(entries: &[Entry], group: &str, version: &str) -> Vec<Value> {
     entries
         .iter()
         .filter(|entry| !entry.name.contains('/'))
         .map(|entry| {
             let mut resource = Map::new();
             resource.insert("resource".into(), json!(entry.name));
-            resource.insert("responseKind".into(), group_kind(entry));
+            resource.insert("responseKind".into(), group_kind(entry, group, version));
             resource.insert("scope".into(), json!(if entry.namespaced { "Namespaced" } else { "Cluster" }));
             resource.insert("singularResource".into(), json!(entry.singular));
             resource.insert("verbs".into(), json!(entry.verbs));
@@ -49,7 +50,7 @@ fn resources(entries: &[Entry]) -> Vec<Value> {
                 .filter_map(|sub| {
                     let (parent, name) = sub.name.split_once('/')?;
                     (parent == entry.name).then(|| {
-                        json!({ "subresource": name, "responseKind": group_kind(sub), "verbs": sub.verbs })
+                        json!({ "subresource": name, "responseKind": group_kind(sub, group, version), "verbs": sub.verbs })
                     })
                 })
                 .collect();

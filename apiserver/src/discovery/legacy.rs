@@ -6,6 +6,22 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{Entry, Groups};
+use crate::health;
+
+/// What is served beside resources and their descriptions.
+const OTHERS: &[&str] = &[
+    "/.well-known/openid-configuration",
+    "/apis/",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openapi/v3/",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
+];
 
 /// By path.
 pub fn documents(groups: &Groups) -> BTreeMap<String, Bytes> {
@@ -42,21 +58,37 @@ pub fn documents(groups: &Groups) -> BTreeMap<String, Bytes> {
     );
     documents.insert("/apis".into(), json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": list }));
     let mut paths: Vec<&str> = documents.keys().map(String::as_str).collect();
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"]);
+    paths.extend(OTHERS);
+    let checks: Vec<String> = ["healthz", "livez", "readyz"]
+        .into_iter()
+        .flat_map(|endpoint| health::checks(endpoint).map(move |check| format!("/{endpoint}/{check}")))
+        .collect();
+    paths.extend(checks.iter().map(String::as_str));
+    paths.retain(|path| *path != "/");
     paths.sort_unstable();
     let root = json!({ "paths": paths });
     documents.insert("/".into(), root);
     documents.into_iter().map(|(path, document)| (path, document.to_string().into())).collect()
 }
 
-fn about(group: &str, versions: &BTreeMap<String, Vec<Entry>>) -> Map<String, Value> {
+/// `/api`, which also says where clients reach the server.
+pub fn versions(document: &[u8], host: &str) -> Result<Bytes, serde_json::Error> {
+    let mut document: Value = serde_json::from_slice(document)?;
+    if !host.is_empty() {
+        document["serverAddressByClientCIDRs"] =
+            json!([{ "clientCIDR": "0.0.0.0/0", "serverAddress": host }]);
+    }
+    Ok(document.to_string().into())
+}
+
+fn about(group: &str, versions: &[(String, Vec<Entry>)]) -> Map<String, Value> {
     let versions: Vec<Value> = versions
-        .keys()
-        .map(|version| json!({ "groupVersion": format!("{group}/{version}"), "version": version }))
+        .iter()
+        .map(|(version, _)| json!({ "groupVersion": format!("{group}/{version}"), "version": version }))
         .collect();
     let mut about = Map::new();
     about.insert("name".into(), json!(group));
-    about.insert("preferredVersion".into(), versions.last().cloned().unwrap_or_default());
+    about.insert("preferredVersion".into(), versions.first().cloned().unwrap_or_default());
     about.insert("versions".into(), Value::Array(versions));
     about
 }

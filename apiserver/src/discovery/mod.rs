@@ -3,6 +3,7 @@
 
 mod aggregated;
 mod legacy;
+pub(crate) mod order;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -17,14 +18,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::kinds::KindDef;
-use crate::negotiation::{Form, Offer, clauses, negotiate};
+use crate::negotiation::{Clause, Encoding, Form, JSON, PROTOBUF, YAML, clauses, not_acceptable};
 use crate::response;
 use crate::subresources::{self, REVIEWS};
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const ONE_BY_ONE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
-/// The groups after the core group come in this order, as upstream's priorities have them; then the others.
-const ORDER: &[&str] = &["apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io"];
 
 /// A resource or subresource as discovery shows it.
 struct Entry {
@@ -41,8 +40,8 @@ struct Entry {
     storage_hash: Option<String>,
 }
 
-/// Group, then version, then what is in it.
-type Groups = Vec<(String, BTreeMap<String, Vec<Entry>>)>;
+/// Group, then version, the preferred one first, then what is in it.
+type Groups = Vec<(String, Vec<(String, Vec<Entry>)>)>;
 
 struct Document {
     body: Bytes,
@@ -68,86 +67,95 @@ struct Aggregated {
 pub struct Discovery {
     /// By path.
     legacy: BTreeMap<String, Bytes>,
-    v2: Aggregated,
-    v2beta1: Aggregated,
+    aggregated: Aggregated,
 }
 
 impl Discovery {
     pub fn new(kinds: &[impl Borrow<KindDef>]) -> Self {
         let groups = groups(kinds);
-        let aggregated = |version: &str| Aggregated {
-            core: Document::new(&aggregated::document(&groups, version, true)),
-            others: Document::new(&aggregated::document(&groups, version, false)),
+        let aggregated = Aggregated {
+            core: Document::new(&aggregated::document(&groups, true)),
+            others: Document::new(&aggregated::document(&groups, false)),
         };
-        Self { legacy: legacy::documents(&groups), v2: aggregated("v2"), v2beta1: aggregated("v2beta1") }
+        Self { legacy: legacy::documents(&groups), aggregated }
     }
 
     pub fn knows(&self, path: &str) -> bool {
         self.legacy.contains_key(path)
     }
 
-    /// The answer to a GET of a discovery path; the 404 page for what is none.
-    pub async fn answer(&self, path: &str, headers: &HeaderMap, form: Form) -> Result<Response, ApiError> {
+    /// The answer to a GET of a discovery path; the 404 page for what is none. `host`: how the client reached the server.
+    pub async fn answer(
+        &self,
+        path: &str,
+        host: &str,
+        headers: &HeaderMap,
+        form: Form,
+    ) -> Result<Response, ApiError> {
+        let Some(body) = self.legacy.get(path) else { return Ok(response::page_not_found()) };
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if matches!(path, "/api" | "/apis")
-            && let Some((version, documents)) = self.wanted(accept)
-        {
-            let document = if path == "/api" { &documents.core } else { &documents.others };
-            return Ok(conditional(document, version, headers));
-        }
-        match self.legacy.get(path) {
-            Some(body) => {
-                negotiate(Some(accept), Offer::default())?;
-                response::document(200, body.clone(), form).await
+        let whole = matches!(path, "/api" | "/apis");
+        match clauses(accept).iter().find_map(|clause| acceptable(clause, whole)) {
+            Some(true) => {
+                let documents = &self.aggregated;
+                let document = if path == "/api" { &documents.core } else { &documents.others };
+                conditional(document, headers, form).await
             }
-            None => Ok(response::page_not_found()),
-        }
-    }
-
-    /// The aggregated form, where the client prefers it.
-    fn wanted(&self, accept: &str) -> Option<(&'static str, &Aggregated)> {
-        for clause in clauses(accept) {
-            match clause.parameter("as") {
-                Some("APIGroupDiscoveryList") if clause.parameter("g") == Some("apidiscovery.k8s.io") => {
-                    match clause.parameter("v") {
-                        Some("v2") => return Some(("v2", &self.v2)),
-                        Some("v2beta1") => return Some(("v2beta1", &self.v2beta1)),
-                        _ => {}
-                    }
-                }
-                None if matches!(clause.media_type, "application/json" | "*/*") => return None,
-                _ => {}
+            Some(false) if path == "/api" => {
+                response::document(200, legacy::versions(body, host)?, form).await
             }
+            Some(false) => response::document(200, body.clone(), form).await,
+            None if accept.trim().is_empty() => response::document(200, body.clone(), form).await,
+            None => Err(not_acceptable(&format!("{JSON}, {YAML}, {PROTOBUF}"))),
         }
-        None
     }
 }
 
-fn conditional(document: &Document, version: &str, headers: &HeaderMap) -> Response {
-    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|etag| *etag == document.etag);
-    let mut response =
-        if known { response::json(304, Bytes::new()) } else { response::json(200, document.body.clone()) };
-    let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
-    let out = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&content_type) {
-        out.insert(header::CONTENT_TYPE, value);
+/// Whether a clause asks for the aggregated form, which `whole` documents have; None: for what there is not.
+fn acceptable(clause: &Clause<'_>, whole: bool) -> Option<bool> {
+    let known = matches!(clause.media_type, JSON | YAML | PROTOBUF | "*/*" | "application/*");
+    match clause.parameter("as") {
+        None => known.then_some(false),
+        Some("APIGroupDiscoveryList") => {
+            let asked = (clause.parameter("g"), clause.parameter("v"));
+            (whole && clause.media_type == JSON && asked == (Some("apidiscovery.k8s.io"), Some("v2")))
+                .then_some(true)
+        }
+        Some(_) => None,
     }
+}
+
+async fn conditional(document: &Document, headers: &HeaderMap, form: Form) -> Result<Response, ApiError> {
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|etag| *etag == document.etag);
+    let mut response = if known {
+        response::json(304, Bytes::new())
+    } else {
+        let form = Form { encoding: Encoding::Json, ..form };
+        response::document(200, document.body.clone(), form).await?
+    };
+    let out = response.headers_mut();
+    out.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+    );
     out.insert(header::ETAG, document.etag.clone());
-    out.insert(header::VARY, HeaderValue::from_static("Accept"));
+    out.append(header::VARY, HeaderValue::from_static("Accept"));
     // Caches must ask whether it is still true.
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
-    response
+    Ok(response)
 }
 
 fn groups(kinds: &[impl Borrow<KindDef>]) -> Groups {
     let mut groups: Groups = Vec::new();
     let mut add = |group: &str, version: &str, entry: Entry| {
         let at = groups.iter().position(|(name, _)| name == group).unwrap_or_else(|| {
-            groups.push((group.to_owned(), BTreeMap::new()));
+            groups.push((group.to_owned(), Vec::new()));
             groups.len() - 1
         });
-        if let Some((_, versions)) = groups.get_mut(at) {
-            versions.entry(version.to_owned()).or_default().push(entry);
+        let Some((_, versions)) = groups.get_mut(at) else { return };
+        match versions.iter_mut().find(|(name, _)| name == version) {
+            Some((_, entries)) => entries.push(entry),
+            None => versions.push((version.to_owned(), vec![entry])),
         }
     };
     for def in kinds {
@@ -173,15 +181,12 @@ fn groups(kinds: &[impl Borrow<KindDef>]) -> Groups {
         add(review.group, review.version, entry);
     }
     for (_, versions) in &mut groups {
-        for entries in versions.values_mut() {
+        versions.sort_by(|(a, _), (b, _)| order::versions(a, b));
+        for (_, entries) in versions {
             entries.sort_by(|a, b| a.name.cmp(&b.name));
         }
     }
-    let rank = |name: &str| match name {
-        "" => 0,
-        name => ORDER.iter().position(|n| *n == name).map_or(ORDER.len() + 1, |at| at + 1),
-    };
-    groups.sort_by(|(a, _), (b, _)| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
+    groups.sort_by(|(a, _), (b, _)| order::groups(a, b));
     groups
 }
 
@@ -225,7 +230,11 @@ fn storage_hash(resource: &Resource) -> String {
     STANDARD.encode(Sha256::digest(text).get(..8).unwrap_or_default())
 }
 
-fn group_kind(entry: &Entry) -> Value {
+/// Group and version are said where they are not those around it.
+fn group_kind(entry: &Entry, group: &str, version: &str) -> Value {
+    if entry.group == group && entry.version == version {
+        return json!({ "group": "", "version": "", "kind": entry.kind });
+    }
     json!({ "group": entry.group, "version": entry.version, "kind": entry.kind })
 }
 

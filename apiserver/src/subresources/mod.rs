@@ -86,6 +86,10 @@ pub const REVIEWS: &[ReviewDef] = &[
     access_review::SUBJECT,
 ];
 
+pub fn is_review(group: &str, plural: &str) -> bool {
+    REVIEWS.iter().any(|def| def.group == group && def.plural == plural)
+}
+
 /// None: no such resource.
 pub async fn review(api_version: &str, review: Review<'_>) -> Option<Result<Answer, ApiError>> {
     let def = REVIEWS.iter().find(|def| {

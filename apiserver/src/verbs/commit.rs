@@ -1,5 +1,7 @@
 //! The last step of every write: encode once, compare and write, and be seen by the next read.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use coracle_client::ApiError;
 
@@ -43,8 +45,16 @@ impl Call {
         expected: Expected,
         operation: Operation,
     ) -> Result<Result<u64, Option<Entry>>, ApiError> {
+        let doing = match (&expected, &operation) {
+            (_, Operation::Delete) => "delete",
+            (Expected::Absent, _) => "create",
+            _ => "update",
+        };
+        let started = Instant::now();
         let write = Write { key: store_key(self.kind.cache.resource(), key), expected, operation };
-        match self.api.store.write(write).await.map_err(store_error)? {
+        let outcome = self.api.store.write(write).await.map_err(store_error)?;
+        self.api.metrics.stored(self.kind.resource(), doing, started.elapsed());
+        match outcome {
             Outcome::Written { revision } => {
                 self.api.cache.wait_for(revision).await?;
                 Ok(Ok(revision))

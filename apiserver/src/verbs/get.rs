@@ -9,7 +9,7 @@ use super::Call;
 /// `version`: what the query asked for. Unset: the newest state; "0": what is at hand; N: not older than N.
 pub async fn get(call: &Call, version: Option<&str>) -> Result<Arc<Object>, ApiError> {
     let api = &call.api;
-    match super::list::parse_version(version)? {
+    match super::list::version_of_one(version)? {
         None => api.cache.catch_up(&*api.store).await?,
         Some(0) => {}
         Some(revision) => api.cache.wait_for(revision).await?,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options;
 use crate::api::{Api, Served};
+use crate::decode::json_fault;
 use crate::field_error::Errors;
 use crate::negotiation::{Encoding, Form};
 use crate::protobuf::{self, Message};
@@ -40,6 +41,7 @@ pub async fn list(
     namespace: Option<&str>,
     options: ListOptions,
 ) -> Result<Listed, ApiError> {
+    check(&options)?;
     let filter =
         filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
     let token = options.continue_token.as_deref().filter(|t| !t.is_empty()).map(Token::parse).transpose()?;
@@ -66,14 +68,16 @@ pub async fn list(
         }
     };
     let start = token.as_ref().map(|t| t.start.as_str());
-    let limit = options.limit.filter(|l| *l > 0).map(|l| usize::try_from(l).unwrap_or(usize::MAX));
+    // What is at hand comes whole, as upstream's cache has it.
+    let limit = options
+        .limit
+        .filter(|_| wanted != Wanted::AtHand)
+        .filter(|l| *l > 0)
+        .map(|l| usize::try_from(l).unwrap_or(usize::MAX));
     let page = kind.cache.list(&filter, start, limit, at, api.cache.revision());
-    let page = page.map_err(|TooOld { oldest }| match (&token, at) {
-        (Some(token), _) => token.expired(),
-        (None, at) => ApiError::expired(format!(
-            "The resourceVersion for the provided list is too old: {} ({oldest})",
-            at.unwrap_or(0)
-        )),
+    let page = page.map_err(|TooOld { .. }| match &token {
+        Some(token) => token.expired(),
+        None => ApiError::expired("The resourceVersion for the provided list is too old."),
     })?;
     let Page { objects, revision, last_key, remaining, .. } = page;
     let continue_token = last_key.map(|key| Token::new(revision, &key).encode());
@@ -114,6 +118,7 @@ pub async fn whole(
     if !whole {
         return Ok(None);
     }
+    check(options)?;
     match wanted(options)? {
         Wanted::Newest => api.cache.catch_up(&*api.store).await?,
         Wanted::AtHand => {}
@@ -172,9 +177,7 @@ pub fn filter(
 ) -> Result<Filter, ApiError> {
     let unreadable =
         |error: coracle_client::selector::SelectorError| ApiError::bad_request(error.to_string());
-    let labels = Selector::parse(labels.unwrap_or_default()).map_err(|e| {
-        ApiError::bad_request(format!("unable to parse requirement: {}", bare(&e.to_string())))
-    })?;
+    let labels = Selector::parse(labels.unwrap_or_default()).map_err(unreadable)?;
     let resource = kind.resource();
     let mut fields = FieldSelector::parse(fields.unwrap_or_default()).map_err(unreadable)?;
     for term in &mut fields.terms {
@@ -201,44 +204,60 @@ pub fn filter(
     Ok(Filter { namespace: namespace.map(str::to_owned), labels, fields })
 }
 
-fn bare(message: &str) -> &str {
-    message.strip_prefix("unable to parse requirement: ").unwrap_or(message)
-}
-
-/// A resourceVersion of a query; None where it is unset.
-pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, ApiError> {
+/// A resourceVersion of a query, or what is wrong with it; None where it is unset.
+pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, String> {
     match text.unwrap_or_default() {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!(
+            format!(
                 "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-            ))
+            )
         }),
     }
 }
 
-fn wanted(options: &ListOptions) -> Result<Wanted, ApiError> {
-    let version = parse_version(options.resource_version.as_deref())?;
-    let rule = options.resource_version_match.as_deref().unwrap_or_default();
+/// Of a get or a watch; upstream has no better code for it.
+pub fn version_of_one(text: Option<&str>) -> Result<Option<u64>, ApiError> {
+    parse_version(text).map_err(|why| ApiError::new(500, "", why))
+}
+
+/// What is wrong with a list's options as upstream checks them before anything else.
+fn check(options: &ListOptions) -> Result<(), ApiError> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (version, rule) = (text(&options.resource_version), text(&options.resource_version_match));
+    if rule.is_empty() {
+        return Ok(());
+    }
     let mut errors = Errors::default();
-    if !rule.is_empty() && version.is_none() {
+    if version.is_empty() {
         errors.forbidden(
             "resourceVersionMatch",
             "resourceVersionMatch is forbidden unless resourceVersion is provided",
         );
     }
-    if !matches!(rule, "" | "Exact" | "NotOlderThan") {
-        errors.not_supported("resourceVersionMatch", rule, &["Exact", "NotOlderThan", ""]);
+    if !text(&options.continue_token).is_empty() {
+        errors
+            .forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
     }
-    if rule == "Exact" && version == Some(0) {
+    if !matches!(rule.as_str(), "Exact" | "NotOlderThan") {
+        errors.not_supported("resourceVersionMatch", &rule, &["Exact", "NotOlderThan", ""]);
+    }
+    if rule == "Exact" && version == "0" {
         errors.forbidden(
             "resourceVersionMatch",
             "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
         );
     }
-    if !errors.is_empty() {
-        return Err(options::invalid("ListOptions", errors.into_causes()));
+    if errors.is_empty() {
+        return Ok(());
     }
+    Err(options::invalid("ListOptions", errors.into_causes()))
+}
+
+fn wanted(options: &ListOptions) -> Result<Wanted, ApiError> {
+    let version = parse_version(options.resource_version.as_deref())
+        .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
+    let rule = options.resource_version_match.as_deref().unwrap_or_default();
     Ok(match (version, rule) {
         (None, _) => Wanted::Newest,
         (Some(0), _) => Wanted::AtHand,
@@ -250,12 +269,6 @@ fn wanted(options: &ListOptions) -> Result<Wanted, ApiError> {
 }
 
 fn forbid_with_continue(options: &ListOptions) -> Result<(), ApiError> {
-    if options.resource_version_match.as_deref().is_some_and(|m| !m.is_empty()) {
-        let mut errors = Errors::default();
-        errors
-            .forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
-        return Err(options::invalid("ListOptions", errors.into_causes()));
-    }
     if !matches!(options.resource_version.as_deref().unwrap_or_default(), "" | "0") {
         return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
     }
@@ -263,7 +276,8 @@ fn forbid_with_continue(options: &ListOptions) -> Result<(), ApiError> {
 }
 
 /// What a continue token says. Opaque to clients, and in upstream's form.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Token {
     v: String,
     /// -1: the rest of the newest state, whatever that is.
@@ -284,15 +298,25 @@ impl Token {
     }
 
     fn parse(text: &str) -> Result<Self, ApiError> {
-        let invalid = |why: String| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let invalid = |why: String| {
+            ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
         let json =
             URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(error.to_string()))?;
+        if let Some(fault) = json_fault(&json) {
+            return Err(invalid(fault));
+        }
         let token: Self = serde_json::from_slice(&json).map_err(|error| invalid(error.to_string()))?;
         if token.v != TOKEN_VERSION {
-            return Err(invalid(format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(invalid(format!("server does not recognize this encoded version {}", token.v)));
         }
-        if token.rv == 0 || token.start.is_empty() {
-            return Err(invalid("incorrect encoded start resourceVersion".into()));
+        if token.rv == 0 {
+            return Err(invalid(format!(
+                "incorrect encoded start resourceVersion (version {TOKEN_VERSION})"
+            )));
+        }
+        if token.start.is_empty() {
+            return Err(invalid(format!("empty start key (version {TOKEN_VERSION})")));
         }
         Ok(token)
     }
@@ -346,12 +370,14 @@ mod tests {
     #[test]
     fn the_state_a_list_shows() {
         let ask = |version: &str, rule: &str, limit: Option<u64>| {
-            wanted(&ListOptions {
+            let options = ListOptions {
                 resource_version: Some(version.into()),
                 resource_version_match: Some(rule.into()),
                 limit,
                 ..ListOptions::default()
-            })
+            };
+            check(&options)?;
+            wanted(&options)
         };
         for (version, rule, limit, want) in [
             ("", "", None, Wanted::Newest),

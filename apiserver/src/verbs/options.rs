@@ -47,7 +47,7 @@ impl Query {
     }
 
     pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError> {
-        self.get(key)
+        self.first(key)
             .map(|text| {
                 text.parse().map_err(|_| {
                     ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
@@ -68,7 +68,7 @@ impl Query {
         text
     }
 
-    fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
@@ -99,6 +99,7 @@ impl Query {
 
     pub fn list_options(&self) -> Result<ListOptions, ApiError> {
         let text = |key| self.get(key).map(str::to_owned);
+        self.number::<i64>("timeoutSeconds")?;
         Ok(ListOptions {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),

@@ -9,7 +9,7 @@ use futures::Stream;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::list::{filter, parse_version};
+use super::list::{filter, version_of_one};
 use super::options::{self, Query};
 use crate::api::{Api, Served};
 use crate::field_error::Errors;
@@ -39,11 +39,20 @@ pub fn options(query: &Query) -> Result<WatchOptions, ApiError> {
             "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
         );
     }
-    if !initial && !rule.is_empty() {
-        errors.forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        );
+    if !rule.is_empty() {
+        if !initial {
+            errors.forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
+        if rule != "NotOlderThan" {
+            errors.not_supported("resourceVersionMatch", rule, &["NotOlderThan"]);
+        }
+    }
+    if query.get("continue").is_some() {
+        errors
+            .forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
     }
     if !errors.is_empty() {
         return Err(options::invalid("ListOptions", errors.into_causes()));
@@ -69,7 +78,7 @@ pub async fn watch(
 ) -> Result<impl Stream<Item = Signal> + Send + use<>, ApiError> {
     let filter =
         filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
-    let version = parse_version(options.resource_version.as_deref())?;
+    let version = version_of_one(options.resource_version.as_deref())?;
     let from = match version {
         None => {
             api.cache.catch_up(&*api.store).await?;
