@@ -146,6 +146,10 @@ impl Network {
         self.pods.lock().networks.values().find(|network| network.ip() == ip).cloned()
     }
 
+    pub fn of_pod(&self, pod_uid: &str) -> Option<Arc<PodNetwork>> {
+        self.pods.lock().networks.get(pod_uid).cloned()
+    }
+
     /// Closes the pod's network and frees its address. Call when its last container has ended.
     pub fn release(&self, pod_uid: &str) {
         let mut pods = self.pods.lock();

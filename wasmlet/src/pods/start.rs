@@ -26,7 +26,8 @@ use crate::images::LocalImage;
 use crate::logs::{LogWriter, pod_directory};
 use crate::network::PodNetwork;
 use crate::probes::{self, ProbeSpec};
-use crate::runtime::{Container, ContainerSpec, Mount, Port, Protocol, Runtime};
+use crate::runtime::stdio::Stdin;
+use crate::runtime::{Container, ContainerSpec, Limits, Mount, Port, Protocol, Runtime};
 use crate::volumes::{PodVolumes, mounts_of};
 
 /// A postStart hook that never ends must not hold its pod for ever.
@@ -290,8 +291,6 @@ async fn container_spec(
         list.iter().flatten().map(|text| expand(text, lookup)).collect()
     };
     let (command, args) = (expanded(&view.command), expanded(&view.args));
-    let limits = view.resources.as_ref().and_then(|r| r.limits.as_ref());
-    let limit = |name: &str| limits.and_then(|l| l.get(name)).and_then(|wire| Quantity::of(wire).ok());
     Ok(ContainerSpec {
         pod_namespace: head.namespace.to_string(),
         pod_name: head.name.to_string(),
@@ -304,13 +303,27 @@ async fn container_spec(
         working_dir: view.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,
         ports: view.ports.iter().flatten().filter_map(port).collect(),
-        memory_limit_bytes: limit("memory").map(|q| q.value().unsigned_abs()),
-        cpu_limit_millis: limit("cpu").map(|q| q.milli_value().unsigned_abs()),
+        limits: limits_of(view),
+        stdin: match (view.stdin.unwrap_or(false), view.stdin_once.unwrap_or(false)) {
+            (false, _) => Stdin::None,
+            (true, false) => Stdin::Open,
+            (true, true) => Stdin::Once,
+        },
+        terminal: view.tty.unwrap_or(false),
         network: order.network.clone(),
         log: Arc::new(crate::runtime::DiscardLogs),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         env,
     })
+}
+
+pub fn limits_of(view: &ContainerView) -> Limits {
+    let limits = view.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let limit = |name: &str| limits.and_then(|l| l.get(name)).and_then(|wire| Quantity::of(wire).ok());
+    Limits {
+        memory_bytes: limit("memory").map(|q| q.value().unsigned_abs()),
+        cpu_millis: limit("cpu").map(|q| q.milli_value().unsigned_abs()),
+    }
 }
 
 /// Services of the pod's namespace (unless it declines), and the API's own wherever the pod is.

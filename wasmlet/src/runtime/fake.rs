@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::stdio::{AttachError, Attached, Attachments, Stdin, Stdio};
 use super::{
-    Container, ContainerSpec, EXIT_KILLED, EXIT_TERMINATED, Exit, ExitReason, PrepareError, Runtime,
-    StartError, Stats, Stream,
+    Container, ContainerSpec, EXIT_KILLED, EXIT_TERMINATED, ExecError, Exit, ExitReason, Limits,
+    PrepareError, Runtime, StartError, Stats, Stream,
 };
 use crate::images::LocalImage;
 
@@ -70,6 +71,7 @@ impl Runtime for FakeRuntime {
             started_at: Timestamp::now(),
             stop_after: millis(annotations, ANNOTATION_STOP_MS).unwrap_or_default(),
             memory_bytes: 64 << 10,
+            attachments: Arc::new(Attachments::new(spec.stdin, spec.terminal).0),
         });
         if let Some(lifetime) = millis(annotations, ANNOTATION_LIFETIME_MS) {
             let code = annotations.get(ANNOTATION_EXIT_CODE).and_then(|c| c.parse().ok()).unwrap_or(0);
@@ -91,6 +93,7 @@ struct FakeContainer {
     started_at: Timestamp,
     stop_after: Duration,
     memory_bytes: u64,
+    attachments: Arc<Attachments>,
 }
 
 impl FakeContainer {
@@ -110,6 +113,7 @@ impl FakeContainer {
             });
             true
         });
+        self.attachments.close();
     }
 }
 
@@ -143,6 +147,63 @@ impl Container for FakeContainer {
     fn kill(&self) {
         self.finish(EXIT_KILLED, 0);
     }
+
+    /// `echo WORDS`, `cat`, `exit CODE`, `sleep` (for ever): enough to test those who ask.
+    async fn exec(&self, command: Vec<String>, stdio: Stdio) -> Result<Arc<dyn Container>, ExecError> {
+        if self.end.borrow().is_some() {
+            return Err(ExecError::NotRunning);
+        }
+        let (end, _) = watch::channel(None);
+        let child = Arc::new(FakeContainer {
+            end,
+            started_at: Timestamp::now(),
+            stop_after: Duration::ZERO,
+            memory_bytes: 0,
+            attachments: Arc::new(Attachments::new(Stdin::None, false).0),
+        });
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let Stdio { stdin, stdout, stderr, .. } = stdio;
+        match words.as_slice() {
+            ["echo", words @ ..] => {
+                let text = format!("{}\n", words.join(" "));
+                if let Some(stdout) = stdout {
+                    let _ = stdout.send(text.into()).await;
+                }
+                child.finish(0, 0);
+            }
+            ["exit", code] => {
+                if let Some(stderr) = stderr {
+                    let _ = stderr.send("leaving\n".into()).await;
+                }
+                child.finish(code.parse().unwrap_or(1), 0);
+            }
+            ["cat"] => {
+                let child = child.clone();
+                tokio::spawn(async move {
+                    if let (Some(mut stdin), Some(stdout)) = (stdin, stdout) {
+                        while let Some(bytes) = stdin.recv().await {
+                            if stdout.send(bytes).await.is_err() {
+                                break;
+                            }
+                        }
+                    }
+                    child.finish(0, 0);
+                });
+            }
+            ["sleep"] => {}
+            _ => return Err(ExecError::NotInPath(command.into_iter().next().unwrap_or_default())),
+        }
+        Ok(child)
+    }
+
+    fn attach(&self, stdin: bool) -> Result<Attached, AttachError> {
+        if self.end.borrow().is_some() {
+            return Err(AttachError::Ended);
+        }
+        self.attachments.attach(stdin)
+    }
+
+    fn resize(&self, _limits: Limits) {}
 
     fn stats(&self) -> Stats {
         let live = self.end.borrow().is_none();
@@ -197,8 +258,9 @@ mod tests {
             working_dir: None,
             mounts: Vec::new(),
             ports: Vec::new(),
-            memory_limit_bytes: None,
-            cpu_limit_millis: None,
+            limits: Limits::default(),
+            stdin: Stdin::None,
+            terminal: false,
             network: network.create("uid", None, SearchList::default()).unwrap(),
             log,
             annotations,

@@ -1,6 +1,7 @@
 //! What a pod worker may ask of something that runs containers, and nothing about how it is done.
 
 pub mod fake;
+pub mod stdio;
 pub mod wasm;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 
 use crate::images::LocalImage;
 use crate::network::PodNetwork;
+use stdio::{AttachError, Attached, Stdin, Stdio};
 
 /// A way to run containers; its name is the RuntimeClass handler that selects it.
 #[async_trait]
@@ -43,8 +45,25 @@ pub trait Container: Send + Sync {
     /// Ends the container at once, exit code 137. Returns before it has ended; see `wait`.
     fn kill(&self);
 
+    /// Runs a program in the container's sandbox: its mounts, environment, network and limits. It ends with the
+    /// container at the latest.
+    async fn exec(&self, command: Vec<String>, stdio: Stdio) -> Result<Arc<dyn Container>, ExecError>;
+
+    /// Listens to the container's own output from now on, and writes to its stdin.
+    fn attach(&self, stdin: bool) -> Result<Attached, AttachError>;
+
+    /// New limits for the container as it runs.
+    fn resize(&self, limits: Limits);
+
     /// What it used so far; valid also after the end.
     fn stats(&self) -> Stats;
+}
+
+/// What a container may use; None: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub memory_bytes: Option<u64>,
+    pub cpu_millis: Option<u64>,
 }
 
 /// Everything a runtime needs to start one container.
@@ -65,8 +84,10 @@ pub struct ContainerSpec {
     pub working_dir: Option<String>,
     pub mounts: Vec<Mount>,
     pub ports: Vec<Port>,
-    pub memory_limit_bytes: Option<u64>,
-    pub cpu_limit_millis: Option<u64>,
+    pub limits: Limits,
+    pub stdin: Stdin,
+    /// The guest is told that its streams are a terminal.
+    pub terminal: bool,
     pub network: Arc<PodNetwork>,
     pub log: Arc<dyn LogSink>,
     /// The pod's annotations; each runtime names those it reads as constants.
@@ -231,6 +252,33 @@ pub enum StartError {
     NodeFull(String),
     #[error("runtime is shutting down")]
     ShuttingDown,
+}
+
+/// Why a program could not be run in a container; the texts are those of OCI runtimes, which users know.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error("container not running")]
+    NotRunning,
+    /// A name without a slash that is in no directory of the path.
+    #[error("exec: \"{0}\": executable file not found in $PATH")]
+    NotInPath(String),
+    #[error("exec: \"{0}\": stat {0}: no such file or directory")]
+    NoSuchFile(String),
+    #[error("exec: \"{program}\": {reason}")]
+    NotExecutable { program: String, reason: String },
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl ExecError {
+    /// The exit code that shells give to it.
+    pub fn code(&self) -> i32 {
+        match self {
+            ExecError::NotInPath(_) | ExecError::NoSuchFile(_) => 127,
+            ExecError::NotExecutable { .. } => 126,
+            ExecError::NotRunning | ExecError::Start(_) => EXIT_CANNOT_RUN,
+        }
+    }
 }
 
 impl StartError {

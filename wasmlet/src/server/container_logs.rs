@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::sync::{mpsc, watch};
 
 use super::Site;
+use super::query::Query as Pairs;
 use crate::logs::{LogOptions, Progress, pod_directory, reader};
 use crate::runtime::Stream;
 
@@ -62,32 +63,32 @@ impl Query {
         let bad = |name: &str, value: &str| {
             (StatusCode::BAD_REQUEST, format!("invalid value {value:?} for parameter {name}"))
         };
-        for (name, value) in form(query) {
-            let number = || value.parse::<u64>().map_err(|_| bad(&name, &value));
-            let flag = || match value.as_str() {
+        for (name, value) in Pairs::parse(query).iter() {
+            let number = || value.parse::<u64>().map_err(|_| bad(name, value));
+            let flag = || match value {
                 "" | "1" | "true" | "True" | "TRUE" | "t" => Ok(true),
                 "0" | "false" | "False" | "FALSE" | "f" => Ok(false),
-                _ => Err(bad(&name, &value)),
+                _ => Err(bad(name, value)),
             };
             let options = &mut parsed.options;
-            match name.as_str() {
+            match name {
                 "follow" => options.follow = flag()?,
                 "previous" => parsed.previous = flag()?,
                 "timestamps" => options.timestamps = flag()?,
                 "tailLines" => options.tail_lines = Some(number()?),
                 "limitBytes" => options.limit_bytes = Some(number()?),
                 "sinceSeconds" => {
-                    let back = i64::try_from(number()?).map_err(|_| bad(&name, &value))?;
+                    let back = i64::try_from(number()?).map_err(|_| bad(name, value))?;
                     let since = now.checked_sub(SignedDuration::from_secs(back)).unwrap_or(Timestamp::MIN);
                     options.since = Some(since);
                 }
-                "sinceTime" => options.since = Some(value.parse().map_err(|_| bad(&name, &value))?),
+                "sinceTime" => options.since = Some(value.parse().map_err(|_| bad(name, value))?),
                 "stream" => {
-                    options.stream = match value.as_str() {
+                    options.stream = match value {
                         "Stdout" => Some(Stream::Stdout),
                         "Stderr" => Some(Stream::Stderr),
                         "All" | "" => None,
-                        _ => return Err(bad(&name, &value)),
+                        _ => return Err(bad(name, value)),
                     }
                 }
                 _ => {}
@@ -95,33 +96,6 @@ impl Query {
         }
         Ok(parsed)
     }
-}
-
-/// The parameters of a query string, percent-decoded.
-fn form(query: &str) -> impl Iterator<Item = (String, String)> {
-    query.split('&').filter(|part| !part.is_empty()).map(|part| {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        (decode(name), decode(value))
-    })
-}
-
-fn decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        let hex = || u8::from_str_radix(text.get(at + 1..at + 3)?, 16).ok();
-        match (byte, hex()) {
-            (b'%', Some(value)) => {
-                out.push(value);
-                at += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            (other, _) => out.push(*other),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 type Found = (PathBuf, Option<watch::Receiver<Progress>>);

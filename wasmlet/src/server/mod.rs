@@ -1,7 +1,10 @@
-//! The node's HTTPS server: container logs, statistics, pods, health; for the apiserver and administrators only.
+//! The node's HTTPS server: container logs, exec and its like, statistics, pods, health; for the apiserver and
+//! administrators only.
 
 mod container_logs;
+mod query;
 mod stats;
+pub mod streaming;
 mod tls;
 
 use std::convert::Infallible;
@@ -12,7 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use coracle_client::informer::Informer;
 use http::{Request, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -46,6 +49,7 @@ pub struct Site {
     pub context: Arc<Context>,
     pub pods: Informer,
     pub rates: stats::Rates,
+    pub streams: streaming::Streams,
 }
 
 /// Listens on the preferred port; on another when that is taken (several nodes on one machine).
@@ -129,7 +133,7 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
     let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADER_TIMEOUT);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "connection");
     }
 }
@@ -152,19 +156,9 @@ fn router(site: Arc<Site>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs::serve))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(stats::metrics))
-        .route("/exec/{*rest}", any(|| streaming("exec")))
-        .route("/attach/{*rest}", any(|| streaming("attach")))
-        .route("/run/{*rest}", any(|| streaming("run")))
-        .route("/portForward/{*rest}", any(|| streaming("port-forward")))
+        .merge(streaming::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found") })
         .with_state(site)
-}
-
-async fn streaming(what: &'static str) -> Response {
-    let text = format!(
-        "{what} is not supported by this node: its containers are Wasm guests without processes or terminals"
-    );
-    (StatusCode::NOT_IMPLEMENTED, text).into_response()
 }
 
 /// The node's pods as it knows them.

@@ -83,6 +83,7 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
         context: node.pods.context().clone(),
         pods: node.informer.clone(),
         rates: Default::default(),
+        streams: Default::default(),
     });
     let listener = listen([127, 0, 0, 1].into(), 0).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -117,7 +118,10 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
         ),
         ("/containerLogs/ns/p/nope", 400, "container nope is not valid for pod p"),
         ("/containerLogs/ns/nope/c", 404, "pod \"nope\" not found"),
-        ("/exec/ns/p/c", 501, "exec is not supported"),
+        ("/exec/ns/p/c", 400, "you must specify at least 1 of stdin, stdout, stderr"),
+        ("/exec/ns/p/c?output=1", 400, "Upgrade request required"),
+        ("/exec/ns/p/nope?output=1", 500, "container not found (\"nope\")"),
+        ("/exec/ns/nope/c?output=1", 404, "pod does not exist"),
         ("/nowhere", 404, "404 page not found"),
     ] {
         let answer = get(&apiserver, address, path).await.unwrap();

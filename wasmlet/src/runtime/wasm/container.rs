@@ -12,12 +12,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime::PoolConcurrencyLimitError;
 
+use super::Inner;
 use super::cpu::CpuAccount;
+use super::guest::GuestSetup;
 use super::memory::{MemoryAccount, OomKilled};
+use super::modules::Prepared;
 use super::sockets::ContainerNetwork;
+use crate::runtime::stdio::{AttachError, Attached, Attachments, Stdio};
 use crate::runtime::{
-    Container, EXIT_CANNOT_RUN, EXIT_KILLED, EXIT_TERMINATED, EXIT_TRAPPED, Exit, ExitReason, LogSink,
-    StartError, Stats, Stream,
+    Container, EXIT_CANNOT_RUN, EXIT_KILLED, EXIT_TERMINATED, EXIT_TRAPPED, ExecError, Exit, ExitReason,
+    Limits, LogSink, StartError, Stats, Stream,
 };
 
 /// How the work of a container came to its end.
@@ -47,6 +51,7 @@ pub(super) struct Control {
     by_default_action: AtomicBool,
     started_at: Timestamp,
     log: Arc<dyn LogSink>,
+    attachments: Option<Arc<Attachments>>,
 }
 
 pub(super) struct WasmContainer {
@@ -56,10 +61,20 @@ pub(super) struct WasmContainer {
     pub net: Arc<ContainerNetwork>,
     /// An http container is told through its server; a command only through its listeners.
     pub serves_http: bool,
+    /// For programs to be run beside it; such a program has none of its own.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// What it takes to run another program in the container's place.
+pub(super) struct Sandbox {
+    pub runtime: Arc<Inner>,
+    pub setup: Arc<GuestSetup>,
+    pub prepared: Arc<Prepared>,
+    pub attachments: Arc<Attachments>,
 }
 
 impl Control {
-    pub fn new(log: Arc<dyn LogSink>) -> Self {
+    pub fn new(log: Arc<dyn LogSink>, attachments: Option<Arc<Attachments>>) -> Self {
         Control {
             exit: watch::channel(None).0,
             kill: CancellationToken::new(),
@@ -68,7 +83,18 @@ impl Control {
             by_default_action: AtomicBool::new(false),
             started_at: Timestamp::now(),
             log,
+            attachments,
         }
+    }
+
+    pub async fn ended(&self) {
+        let mut exit = self.exit.subscribe();
+        // The sender is ours: this cannot fail while we are here.
+        let _ = exit.wait_for(Option::is_some).await;
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
     }
 
     /// How long the container has from when it was asked to end.
@@ -107,7 +133,14 @@ impl Control {
         if let Outcome::Failed(_) | Outcome::OutOfMemory(_) | Outcome::Panicked = outcome
             && let Some(message) = &exit.message
         {
-            self.log.write(Stream::Stderr, format!("{}\n", message.trim_end()).as_bytes());
+            let line = format!("{}\n", message.trim_end());
+            self.log.write(Stream::Stderr, line.as_bytes());
+            if let Some(attachments) = &self.attachments {
+                attachments.write(Stream::Stderr, line.as_bytes());
+            }
+        }
+        if let Some(attachments) = &self.attachments {
+            attachments.close();
         }
         self.exit.send_if_modified(|slot| {
             let first = slot.is_none();
@@ -219,6 +252,22 @@ impl Container for WasmContainer {
 
     fn kill(&self) {
         self.control.kill.cancel();
+    }
+
+    async fn exec(&self, command: Vec<String>, stdio: Stdio) -> Result<Arc<dyn Container>, ExecError> {
+        super::exec::exec(self, command, stdio).await
+    }
+
+    fn attach(&self, stdin: bool) -> Result<Attached, AttachError> {
+        match &self.sandbox {
+            Some(sandbox) if !self.control.has_ended() => sandbox.attachments.attach(stdin),
+            _ => Err(AttachError::Ended),
+        }
+    }
+
+    fn resize(&self, limits: Limits) {
+        self.memory.set_limit(limits.memory_bytes.filter(|limit| *limit > 0));
+        self.cpu.set_limit(limits.cpu_millis.filter(|limit| *limit > 0));
     }
 
     fn stats(&self) -> Stats {

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 /// The CPU account of one container, shared by all its guests.
 pub(super) struct CpuAccount {
-    bucket: Option<Mutex<Bucket>>,
+    bucket: Mutex<Option<Bucket>>,
+    /// Spares guests without a limit the lock.
+    limited: AtomicBool,
     used_nanos: AtomicU64,
     throttled: AtomicU64,
 }
@@ -23,10 +25,18 @@ pub(super) struct CpuAccount {
 impl CpuAccount {
     pub fn new(limit_millis: Option<u64>) -> Self {
         CpuAccount {
-            bucket: limit_millis.map(|millis| Mutex::new(Bucket::new(millis, Instant::now()))),
+            bucket: Mutex::new(limit_millis.map(|millis| Bucket::new(millis, Instant::now()))),
+            limited: AtomicBool::new(limit_millis.is_some()),
             used_nanos: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
         }
+    }
+
+    /// Counts from now on; debt is forgiven.
+    pub fn set_limit(&self, limit_millis: Option<u64>) {
+        let mut bucket = self.bucket.lock();
+        self.limited.store(limit_millis.is_some(), Ordering::Relaxed);
+        *bucket = limit_millis.map(|millis| Bucket::new(millis, Instant::now()));
     }
 
     pub fn used_nanos(&self) -> u64 {
@@ -40,7 +50,10 @@ impl CpuAccount {
     /// How long the container has to stay off the CPU from now on.
     fn charge(&self, nanos: u64) -> Option<Duration> {
         self.used_nanos.fetch_add(nanos, Ordering::Relaxed);
-        self.bucket.as_ref()?.lock().charge(nanos, Instant::now())
+        if !self.limited.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.bucket.lock().as_mut()?.charge(nanos, Instant::now())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -13,18 +15,28 @@ use super::logs::LogStream;
 use super::memory::{MemoryAccount, StoreMemory};
 use super::mounts::Mounts;
 use super::outgoing::PodHttp;
+use super::pipes::{PipeInput, PipeOutput};
 use super::sockets::ContainerNetwork;
+use crate::runtime::stdio::{Attachments, Stdio};
 use crate::runtime::{ContainerSpec, LogSink, StartError, Stream};
 
 /// A container's configuration, ready to make any number of stores from.
 pub(super) struct GuestSetup {
     args: Vec<String>,
-    env: Vec<(String, String)>,
-    working_dir: Option<String>,
-    mounts: Mounts,
-    pub log: Arc<dyn LogSink>,
+    env: Arc<[(String, String)]>,
+    pub working_dir: Option<String>,
+    pub mounts: Arc<Mounts>,
+    streams: Streams,
     pub memory: Arc<MemoryAccount>,
     pub net: Arc<ContainerNetwork>,
+}
+
+/// Where a guest's standard streams lead.
+enum Streams {
+    /// A container's: the log, and who is attached.
+    Log { log: Arc<dyn LogSink>, attached: Arc<Attachments>, stdin: PipeInput },
+    /// Those of a program that was exec'd: its client.
+    Client { stdin: PipeInput, stdout: Option<PipeOutput>, stderr: Option<PipeOutput> },
 }
 
 /// State of a core module's store.
@@ -60,16 +72,72 @@ impl WasiHttpView for ComponentState {
 }
 
 impl GuestSetup {
-    pub fn new(spec: &ContainerSpec, memory: Arc<MemoryAccount>, scratch: &Path) -> Result<Self, StartError> {
+    pub fn new(
+        spec: &ContainerSpec,
+        memory: Arc<MemoryAccount>,
+        attached: Arc<Attachments>,
+        stdin: Option<mpsc::Receiver<Bytes>>,
+        scratch: &Path,
+    ) -> Result<Self, StartError> {
+        let stdin = PipeInput::new(stdin, attached.terminal);
         let setup = GuestSetup {
             args: arguments(spec),
-            env: environment(spec),
+            env: environment(spec).into(),
             working_dir: spec.working_dir.clone().or_else(|| spec.image.config.working_dir.clone()),
-            mounts: Mounts::prepare(spec, scratch)?,
-            log: spec.log.clone(),
+            mounts: Arc::new(Mounts::prepare(spec, scratch)?),
+            streams: Streams::Log { log: spec.log.clone(), attached, stdin },
             memory,
             net: Arc::new(ContainerNetwork::new(spec.network.clone())),
         };
+        setup.check()?;
+        Ok(setup)
+    }
+
+    /// Another program in the same sandbox.
+    pub fn beside(&self, args: Vec<String>, stdio: Stdio) -> Result<Self, StartError> {
+        let output = |sender: Option<mpsc::Sender<Bytes>>| {
+            sender.map(|sender| PipeOutput::new(sender, stdio.terminal))
+        };
+        let mut env: Vec<_> = self.env.to_vec();
+        if let Some(dir) = self.working_dir.as_ref().filter(|_| !env.iter().any(|(name, _)| name == "PWD")) {
+            env.push(("PWD".to_owned(), dir.clone()));
+        }
+        let setup = GuestSetup {
+            args,
+            env: env.into(),
+            working_dir: self.working_dir.clone(),
+            mounts: self.mounts.clone(),
+            streams: Streams::Client {
+                stdin: PipeInput::new(stdio.stdin, stdio.terminal),
+                stdout: output(stdio.stdout),
+                stderr: output(stdio.stderr),
+            },
+            memory: Arc::new(MemoryAccount::within(self.memory.clone())),
+            net: Arc::new(ContainerNetwork::new(self.net.pod.clone())),
+        };
+        setup.check()?;
+        Ok(setup)
+    }
+
+    /// A line of the host about the guest, where its stderr goes.
+    pub fn complain(&self, line: &str) {
+        if let Streams::Log { log, attached, .. } = &self.streams {
+            log.write(Stream::Stderr, line.as_bytes());
+            attached.write(Stream::Stderr, line.as_bytes());
+        }
+    }
+
+    /// What the program of the container is called.
+    pub fn program(&self) -> &str {
+        self.args.first().map_or("", String::as_str)
+    }
+
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let setup = self;
         for text in setup.args.iter().chain(setup.env.iter().flat_map(|(name, value)| [name, value])) {
             if text.contains('\0') {
                 return Err(StartError::Config(format!("NUL in an argument or variable: {text:?}")));
@@ -77,19 +145,35 @@ impl GuestSetup {
         }
         // Found out here, once, and not by every instance; a mount that is wrong is a start error, not an exit.
         setup.context()?;
-        Ok(setup)
+        Ok(())
     }
 
     fn context(&self) -> Result<WasiCtxBuilder, StartError> {
         let mut builder = WasiCtx::builder();
         builder
             .args(&self.args)
-            .envs(&self.env)
-            .stdout(LogStream::new(self.log.clone(), Stream::Stdout))
-            .stderr(LogStream::new(self.log.clone(), Stream::Stderr))
+            .envs(&self.env[..])
             .allow_tcp(true)
             .allow_udp(true)
             .allow_ip_name_lookup(true);
+        match &self.streams {
+            Streams::Log { log, attached, stdin } => {
+                let stream = |which| LogStream::new(log.clone(), attached.clone(), which);
+                builder
+                    .stdin(stdin.clone())
+                    .stdout(stream(Stream::Stdout))
+                    .stderr(stream(Stream::Stderr));
+            }
+            Streams::Client { stdin, stdout, stderr } => {
+                builder.stdin(stdin.clone());
+                if let Some(stdout) = stdout {
+                    builder.stdout(stdout.clone());
+                }
+                if let Some(stderr) = stderr {
+                    builder.stderr(stderr.clone());
+                }
+            }
+        }
         if let Some(dir) = &self.working_dir {
             builder.initial_cwd(dir);
         }

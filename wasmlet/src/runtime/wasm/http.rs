@@ -31,7 +31,6 @@ use super::http_body::{AbortOnDrop, ResponseBody};
 use super::http_limits::HttpLimits;
 use super::memory::OomKilled;
 use super::ticker::Ticker;
-use crate::runtime::Stream;
 
 /// While an endpoint is being withdrawn its clients still come: after being asked to end, the listeners stay open
 /// until nobody came for this long,
@@ -291,7 +290,7 @@ impl HttpServer {
 
     fn log(&self, (method, uri): &(http::Method, http::Uri), text: &str) {
         let line = format!("{method} {}: {text}\n", uri.path());
-        self.setup.log.write(Stream::Stderr, line.as_bytes());
+        self.setup.complain(&line);
     }
 }
 

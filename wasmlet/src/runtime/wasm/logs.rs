@@ -1,4 +1,4 @@
-//! A guest's stdout and stderr as wasi streams that write into its container's log.
+//! A guest's stdout and stderr as wasi streams that write into its container's log, and to who is attached.
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use crate::runtime::stdio::Attachments;
 use crate::runtime::{LogSink, Stream};
 
 /// The most a guest may hand over in one write.
@@ -18,18 +19,24 @@ const WRITE_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct LogStream {
     sink: Arc<dyn LogSink>,
+    attached: Arc<Attachments>,
     stream: Stream,
 }
 
 impl LogStream {
-    pub fn new(sink: Arc<dyn LogSink>, stream: Stream) -> Self {
-        LogStream { sink, stream }
+    pub fn new(sink: Arc<dyn LogSink>, attached: Arc<Attachments>, stream: Stream) -> Self {
+        LogStream { sink, attached, stream }
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        self.sink.write(self.stream, bytes);
+        self.attached.write(self.stream, bytes);
     }
 }
 
 impl IsTerminal for LogStream {
     fn is_terminal(&self) -> bool {
-        false
+        self.attached.terminal
     }
 }
 
@@ -45,12 +52,14 @@ impl StdoutStream for LogStream {
 
 #[async_trait::async_trait]
 impl Pollable for LogStream {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        self.attached.room().await;
+    }
 }
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.sink.write(self.stream, &bytes);
+        self.put(&bytes);
         Ok(())
     }
 
@@ -59,14 +68,14 @@ impl OutputStream for LogStream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(WRITE_MAX)
+        Ok(if self.attached.has_room() { WRITE_MAX } else { 0 })
     }
 }
 
 impl AsyncWrite for LogStream {
     fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let bytes = &bytes[..bytes.len().min(WRITE_MAX)];
-        self.sink.write(self.stream, bytes);
+        self.put(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

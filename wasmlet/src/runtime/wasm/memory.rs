@@ -8,7 +8,10 @@ use wasmtime::ResourceLimiter;
 
 /// The memory account of one container, shared by all its guests.
 pub(super) struct MemoryAccount {
-    limit: Option<u64>,
+    /// `u64::MAX`: none.
+    limit: AtomicU64,
+    /// The container's account, of a program that was exec'd into it: what it holds counts there too.
+    parent: Option<Arc<MemoryAccount>>,
     used: AtomicU64,
     peak: AtomicU64,
     /// The most that one store held.
@@ -34,12 +37,18 @@ impl std::error::Error for OomKilled {}
 impl MemoryAccount {
     pub fn new(limit: Option<u64>) -> Self {
         MemoryAccount {
-            limit,
+            limit: AtomicU64::new(limit.unwrap_or(u64::MAX)),
+            parent: None,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             store_peak: AtomicU64::new(0),
             exceeded: AtomicBool::new(false),
         }
+    }
+
+    /// An account within `parent`'s limit whose excesses are its own.
+    pub fn within(parent: Arc<MemoryAccount>) -> Self {
+        MemoryAccount { parent: Some(parent), ..Self::new(None) }
     }
 
     pub fn used(&self) -> u64 {
@@ -51,7 +60,15 @@ impl MemoryAccount {
     }
 
     pub fn limit(&self) -> Option<u64> {
-        self.limit
+        match self.limit.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            limit => Some(limit),
+        }
+    }
+
+    /// Counts for growth from now on; what is held already stays.
+    pub fn set_limit(&self, limit: Option<u64>) {
+        self.limit.store(limit.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub fn store_peak(&self) -> u64 {
@@ -65,17 +82,24 @@ impl MemoryAccount {
 
     /// What to report when the refusal itself was lost on the way.
     pub fn oom(&self) -> OomKilled {
-        let limit = self.limit.unwrap_or(u64::MAX);
+        let outer = || self.parent.as_ref().and_then(|parent| parent.limit());
+        let limit = self.limit().or_else(outer).unwrap_or(u64::MAX);
         OomKilled { limit, wanted: limit.saturating_add(1) }
     }
 
     fn charge(&self, bytes: u64) -> Result<(), OomKilled> {
+        self.take(bytes).inspect_err(|_| self.exceeded.store(true, Ordering::Relaxed))
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), OomKilled> {
+        if let Some(parent) = &self.parent {
+            parent.take(bytes)?;
+        }
         let wanted = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        if let Some(limit) = self.limit
+        if let Some(limit) = self.limit()
             && wanted > limit
         {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-            self.exceeded.store(true, Ordering::Relaxed);
+            self.refund(bytes);
             return Err(OomKilled { limit, wanted });
         }
         self.peak.fetch_max(wanted, Ordering::Relaxed);
@@ -84,6 +108,9 @@ impl MemoryAccount {
 
     fn refund(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.refund(bytes);
+        }
     }
 }
 

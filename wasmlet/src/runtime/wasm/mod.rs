@@ -4,6 +4,7 @@ mod command;
 mod container;
 mod cpu;
 mod engine;
+mod exec;
 mod guest;
 mod http;
 mod http_admission;
@@ -14,6 +15,8 @@ mod memory;
 mod modules;
 mod mounts;
 mod outgoing;
+mod pipes;
+mod programs;
 mod sockets;
 mod ticker;
 
@@ -24,8 +27,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
 
 pub use engine::{Allocation, Capacity, Demand, EngineError, Machine};
 pub use http_limits::{
@@ -33,10 +38,11 @@ pub use http_limits::{
     HTTP_PORT_DEFAULT,
 };
 
+use super::stdio::Attachments;
 use super::{Container, ContainerSpec, PrepareError, Protocol, Runtime, StartError};
 use crate::images::LocalImage;
 use crate::images::compiled::CompiledCache;
-use container::{Control, WasmContainer};
+use container::{Control, Sandbox, WasmContainer};
 use cpu::{CpuAccount, Metered};
 use guest::GuestSetup;
 use http::{HttpServer, ServerState};
@@ -59,6 +65,12 @@ pub struct Options {
 
 /// RuntimeClass handler `wasmtime`. Must not be dropped on one of its own guests' threads (nobody else has them).
 pub struct WasmRuntime {
+    inner: Arc<Inner>,
+    _threads: GuestThreads,
+}
+
+/// What containers hold on to, to run programs beside them.
+struct Inner {
     engine: wasmtime::Engine,
     capacity: Capacity,
     ticker: Arc<Ticker>,
@@ -67,7 +79,7 @@ pub struct WasmRuntime {
     instances: Arc<Semaphore>,
     /// One permit per http request in progress.
     requests: Arc<Semaphore>,
-    threads: GuestThreads,
+    guests: Handle,
     scratch_dir: PathBuf,
 }
 
@@ -98,36 +110,44 @@ impl WasmRuntime {
             tracing::warn!(instances = capacity.instances_max, requests = capacity.requests_max, %bound,
                 "this machine holds fewer Wasm instances than asked for");
         }
-        Ok(WasmRuntime {
+        let inner = Inner {
             ticker,
             modules: Arc::new(modules),
             instances: permits(capacity.instances_max),
             requests: permits(capacity.requests_max),
             engine,
             capacity,
-            threads,
+            guests: threads.handle().clone(),
             scratch_dir,
-        })
+        };
+        Ok(WasmRuntime { inner: Arc::new(inner), _threads: threads })
     }
 
     /// How much this node can hold, from what was probed: the node's pod capacity must not exceed `instances_max`.
     pub fn capacity(&self) -> &Capacity {
-        &self.capacity
+        &self.inner.capacity
     }
 
     /// Forgets an image that was removed from the store. Containers that run it keep it.
     pub fn forget(&self, wasm_digest: &str) {
-        self.modules.forget(wasm_digest);
+        self.inner.modules.forget(wasm_digest);
     }
+}
 
-    async fn prepared(&self, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
+impl Inner {
+    /// `bytes`: see [`Modules::prepare`].
+    async fn prepared(
+        &self,
+        image: &LocalImage,
+        bytes: Option<Bytes>,
+    ) -> Result<Arc<Prepared>, PrepareError> {
         if let Some(prepared) = self.modules.get(&image.wasm_digest) {
             return Ok(prepared);
         }
         let (modules, image) = (self.modules.clone(), image.clone());
         let reference = image.reference.clone();
         // In a task of its own: a caller that goes away must not undo the work for those who come after it.
-        let work = self.threads.handle().spawn(async move { modules.prepare(&image).await });
+        let work = self.guests.spawn(async move { modules.prepare(&image, bytes).await });
         work.await.unwrap_or_else(|error| {
             Err(PrepareError::Compile { reference, reason: format!("the compiler failed: {error}") })
         })
@@ -138,19 +158,23 @@ impl WasmRuntime {
         &self,
         spec: &ContainerSpec,
         memory: Arc<MemoryAccount>,
-    ) -> Result<GuestSetup, StartError> {
+        attachments: Arc<Attachments>,
+        stdin: Option<mpsc::Receiver<Bytes>>,
+    ) -> Result<Arc<GuestSetup>, StartError> {
         if spec.mounts.is_empty() {
-            return GuestSetup::new(spec, memory, &self.scratch_dir);
+            return GuestSetup::new(spec, memory, attachments, stdin, &self.scratch_dir).map(Arc::new);
         }
         let (spec, scratch) = (spec.clone(), self.scratch_dir.clone());
-        let work = self.threads.handle().spawn_blocking(move || GuestSetup::new(&spec, memory, &scratch));
-        work.await.unwrap_or(Err(StartError::ShuttingDown))
+        let work = self
+            .guests
+            .spawn_blocking(move || GuestSetup::new(&spec, memory, attachments, stdin, &scratch));
+        work.await.unwrap_or(Err(StartError::ShuttingDown)).map(Arc::new)
     }
 
     fn start_command(
         &self,
         prepared: &Prepared,
-        setup: GuestSetup,
+        setup: Arc<GuestSetup>,
         container: &WasmContainer,
     ) -> Result<(), StartError> {
         let permit = self.instances.clone().try_acquire_owned().map_err(|_| {
@@ -172,7 +196,7 @@ impl WasmRuntime {
             Prepared::Http(_) => return Err(StartError::Config("an http component is not a command".into())),
         };
         let run = Metered::new(run, cpu, ticker);
-        self.threads.handle().spawn(async move {
+        self.guests.spawn(async move {
             let cleanup = async {
                 net.forget_sockets();
                 drop(permit);
@@ -185,7 +209,7 @@ impl WasmRuntime {
     fn start_http(
         &self,
         pre: &modules::HttpPre,
-        setup: GuestSetup,
+        setup: Arc<GuestSetup>,
         spec: &ContainerSpec,
         container: &WasmContainer,
     ) -> Result<(), StartError> {
@@ -194,7 +218,7 @@ impl WasmRuntime {
         for address in http_limits::addresses(spec)? {
             let failed = |source| StartError::Listen { address, source };
             let listener = http::listen(address).map_err(failed)?;
-            let _guests = self.threads.handle().enter();
+            let _guests = self.guests.enter();
             bound.push((address, TcpListener::from_std(listener).map_err(failed)?));
         }
         let (addresses, listeners): (Vec<_>, Vec<_>) = bound.into_iter().unzip();
@@ -206,7 +230,7 @@ impl WasmRuntime {
         let server = Arc::new(HttpServer {
             engine: self.engine.clone(),
             pre: pre.clone(),
-            setup: Arc::new(setup),
+            setup,
             control: control.clone(),
             cpu: container.cpu.clone(),
             ticker: self.ticker.clone(),
@@ -214,7 +238,7 @@ impl WasmRuntime {
             admission: Admission::new(limits, self.requests.clone(), container.memory.clone()),
             state: ServerState::new(),
         });
-        self.threads.handle().spawn(async move {
+        self.guests.spawn(async move {
             let serving = server.clone().serve(listeners);
             let cleanup = async {
                 for address in addresses {
@@ -235,23 +259,32 @@ impl Runtime for WasmRuntime {
     }
 
     async fn prepare(&self, image: &LocalImage) -> Result<(), PrepareError> {
-        self.prepared(image).await.map(|_| ())
+        self.inner.prepared(image, None).await.map(|_| ())
     }
 
     async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, StartError> {
-        let prepared = self.prepared(&spec.image).await?;
-        let memory = Arc::new(MemoryAccount::new(spec.memory_limit_bytes.filter(|limit| *limit > 0)));
-        let setup = self.setup(&spec, memory.clone()).await?;
+        let inner = &self.inner;
+        let prepared = inner.prepared(&spec.image, None).await?;
+        let memory = Arc::new(MemoryAccount::new(spec.limits.memory_bytes.filter(|limit| *limit > 0)));
+        let (attachments, stdin) = Attachments::new(spec.stdin, spec.terminal);
+        let attachments = Arc::new(attachments);
+        let setup = inner.setup(&spec, memory.clone(), attachments.clone(), stdin).await?;
         let container = Arc::new(WasmContainer {
-            control: Arc::new(Control::new(spec.log.clone())),
-            cpu: Arc::new(CpuAccount::new(spec.cpu_limit_millis.filter(|limit| *limit > 0))),
+            control: Arc::new(Control::new(spec.log.clone(), Some(attachments.clone()))),
+            cpu: Arc::new(CpuAccount::new(spec.limits.cpu_millis.filter(|limit| *limit > 0))),
             memory,
             net: setup.net.clone(),
             serves_http: matches!(*prepared, Prepared::Http(_)),
+            sandbox: Some(Sandbox {
+                runtime: inner.clone(),
+                setup: setup.clone(),
+                prepared: prepared.clone(),
+                attachments,
+            }),
         });
         match &*prepared {
-            Prepared::Http(pre) => self.start_http(pre, setup, &spec, &container)?,
-            command => self.start_command(command, setup, &container)?,
+            Prepared::Http(pre) => inner.start_http(pre, setup, &spec, &container)?,
+            command => inner.start_command(command, setup, &container)?,
         }
         Ok(container)
     }

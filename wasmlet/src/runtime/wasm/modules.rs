@@ -6,6 +6,7 @@ use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::component::{Component, Linker as ComponentLinker};
@@ -128,7 +129,12 @@ impl Modules {
         self.known.lock().cells.remove(wasm_digest);
     }
 
-    pub async fn prepare(self: Arc<Self>, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
+    /// `bytes`: the file, where it is not the one at the image's path.
+    pub async fn prepare(
+        self: Arc<Self>,
+        image: &LocalImage,
+        bytes: Option<Bytes>,
+    ) -> Result<Arc<Prepared>, PrepareError> {
         let cell = self.known.lock().cell(&image.wasm_digest);
         let prepared = cell
             .get_or_try_init(|| async {
@@ -141,7 +147,10 @@ impl Modules {
                     self.compiling.acquire().await.map_err(|error| io("compile", error.to_string()))?;
                 let (modules, image) = (self.clone(), image.clone());
                 let reference = image.reference.clone();
-                let work = tokio::task::spawn_blocking(move || modules.prepare_blocking(&image));
+                let work = tokio::task::spawn_blocking(move || match bytes {
+                    Some(bytes) => modules.prepare_bytes(&image, &bytes),
+                    None => modules.prepare_file(&image),
+                });
                 work.await.unwrap_or_else(|error| {
                     Err(PrepareError::Compile { reference, reason: format!("the compiler failed: {error}") })
                 })
@@ -150,7 +159,7 @@ impl Modules {
         Ok(prepared.clone())
     }
 
-    fn prepare_blocking(&self, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
+    fn prepare_file(&self, image: &LocalImage) -> Result<Arc<Prepared>, PrepareError> {
         let reference = || image.reference.clone();
         let bytes = std::fs::read(&image.wasm_path).map_err(|error| PrepareError::Io {
             reference: reference(),
@@ -167,12 +176,17 @@ impl Modules {
                 reason: format!("expected {}, found {found}", image.wasm_digest),
             });
         }
-        let inspection = inspect(&bytes)
+        self.prepare_bytes(image, &bytes)
+    }
+
+    fn prepare_bytes(&self, image: &LocalImage, bytes: &[u8]) -> Result<Arc<Prepared>, PrepareError> {
+        let reference = || image.reference.clone();
+        let inspection = inspect(bytes)
             .map_err(|error| PrepareError::Invalid { reference: reference(), reason: error.to_string() })?;
         if let Kind::Unsupported(reason) = inspection.kind {
             return Err(PrepareError::UnsupportedWorld { reference: reference(), reason });
         }
-        let code = self.machine_code(image, &bytes, &inspection.kind)?;
+        let code = self.machine_code(image, bytes, &inspection.kind)?;
         self.link(image, &code, &inspection.kind).map(Arc::new)
     }
 

@@ -97,7 +97,7 @@ async fn a_trap_fails_its_request_and_nothing_else() {
 async fn past_the_memory_limit_the_container_ends() {
     let node = Node::new().await;
     let (mut spec, _) = node.spec(node.sample("hello-http"));
-    spec.memory_limit_bytes = Some(100_000);
+    spec.limits.memory_bytes = Some(100_000);
     let address = at(&spec, 8080);
     let container = node.start(spec).await;
     assert_eq!(get(address, "/").await.0, 500);
@@ -110,7 +110,7 @@ async fn a_burst_waits_for_memory_instead_of_being_killed() {
     let node = Node::new().await;
     let (mut spec, _) = node.spec(node.sample("hello-http"));
     // Two instances or so.
-    spec.memory_limit_bytes = Some(3 << 20);
+    spec.limits.memory_bytes = Some(3 << 20);
     let address = at(&spec, 8080);
     let container = node.start(spec).await;
     let burst = (0..40).map(|_| tokio::spawn(get(address, "/healthz")));
@@ -174,7 +174,7 @@ async fn stop_drains_what_is_in_progress() {
     let node = Node::new().await;
     let (mut spec, _) = node.spec(node.sample("hello-http"));
     // So little CPU that one answer takes a good while.
-    spec.cpu_limit_millis = Some(1);
+    spec.limits.cpu_millis = Some(1);
     let address = at(&spec, 8080);
     let container = node.start(spec).await;
     let request = tokio::spawn(get(address, "/"));

@@ -10,7 +10,7 @@ async fn past_its_memory_limit_a_guest_is_oom_killed() {
     let node = Node::new().await;
     let (mut spec, written) = node.spec(node.sample("hog"));
     spec.args = vec!["memory".into()];
-    spec.memory_limit_bytes = Some(16 << 20);
+    spec.limits.memory_bytes = Some(16 << 20);
     let container = node.start(spec).await;
     let exit = container.wait().await;
     assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled));
@@ -20,11 +20,11 @@ async fn past_its_memory_limit_a_guest_is_oom_killed() {
 
     let grow = "(drop (memory.grow (i32.const 1000))) (call $exit (i32.const 9))";
     let (mut spec, _) = node.spec(node.wat(&p1(grow)));
-    spec.memory_limit_bytes = Some(1 << 20);
+    spec.limits.memory_bytes = Some(1 << 20);
     assert_eq!(node.start(spec).await.wait().await.reason, ExitReason::OomKilled);
 
     let (mut spec, _) = node.spec(node.wat(&p1("")));
-    spec.memory_limit_bytes = Some(1000);
+    spec.limits.memory_bytes = Some(1000);
     let exit = node.start(spec).await.wait().await;
     assert_eq!(exit.reason, ExitReason::OomKilled, "already the first page is too much");
 }
@@ -62,7 +62,7 @@ async fn a_spinner_dies_within_20_ms_and_delays_nobody() {
 async fn a_cpu_limit_holds_within_ten_percent() {
     let node = Node::new().await;
     let (mut spec, _) = node.spec(node.wat(&p1("(call $spin)")));
-    spec.cpu_limit_millis = Some(100);
+    spec.limits.cpu_millis = Some(100);
     let container = node.start(spec).await;
     // The first period's burst is free.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -80,7 +80,7 @@ async fn a_cpu_limit_holds_within_ten_percent() {
 async fn a_cpu_limit_covers_all_requests_of_a_container() {
     let node = Node::new().await;
     let (mut spec, _) = node.spec(node.wat(&http_guest("(loop $l (br $l))")));
-    spec.cpu_limit_millis = Some(100);
+    spec.limits.cpu_millis = Some(100);
     let address = std::net::SocketAddr::new(spec.network.ip().into(), 8080);
     let container = node.start(spec).await;
     let clients: Vec<_> = (0..4).map(|_| tokio::spawn(super::get(address, "/"))).collect();

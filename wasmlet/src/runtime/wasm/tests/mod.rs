@@ -21,7 +21,8 @@ use super::{Demand, Options, WasmRuntime};
 use crate::images::compiled::CompiledCache;
 use crate::images::{ImageConfig, LocalImage, digest};
 use crate::network::{self, Mode, Network, ResolveError, Resolver, SearchList};
-use crate::runtime::{Container, ContainerSpec, DiscardLogs, LogSink, Runtime, Stream};
+use crate::runtime::stdio::Stdin;
+use crate::runtime::{Container, ContainerSpec, DiscardLogs, Limits, LogSink, Runtime, Stream};
 
 pub(super) struct Node {
     pub runtime: WasmRuntime,
@@ -170,8 +171,9 @@ impl Node {
             working_dir: None,
             mounts: Vec::new(),
             ports: Vec::new(),
-            memory_limit_bytes: None,
-            cpu_limit_millis: None,
+            limits: Limits::default(),
+            stdin: Stdin::None,
+            terminal: false,
             network: self.network.create(&pod_uid, None, SearchList::default()).unwrap(),
             log: written.clone(),
             annotations: BTreeMap::new(),

@@ -1,0 +1,1 @@
+//! Streams over real TLS against a node whose runtime is the fake one.
