@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
+use axum::response::Response;
 use coracle_client::ApiError;
 use futures::{StreamExt, TryStreamExt};
 use http::Request;
-use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -56,17 +56,28 @@ impl NodeProxy for NodeConnection {
         port: u16,
         path_and_query: &str,
     ) -> Result<(http::response::Parts, BodyStream), ApiError> {
+        let request = Request::new(Body::empty());
+        let (parts, body) = self.send(node_address, port, path_and_query, request).await?.into_parts();
+        Ok((parts, body.into_data_stream().map_err(std::io::Error::other).boxed()))
+    }
+
+    async fn send(
+        &self,
+        node_address: &str,
+        port: u16,
+        path_and_query: &str,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
         let host =
             if node_address.contains(':') { format!("[{node_address}]") } else { node_address.to_owned() };
-        let request = Request::get(format!("https://{host}:{port}{path_and_query}"))
-            .body(Body::empty())
-            .map_err(ApiError::internal)?;
+        *request.uri_mut() =
+            format!("https://{host}:{port}{path_and_query}").parse().map_err(ApiError::internal)?;
+        *request.version_mut() = http::Version::HTTP_11;
         let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(request)).await;
         let response = answered
             .map_err(|_| unreachable_node(&host, port, "no answer in time"))?
             .map_err(|error| unreachable_node(&host, port, with_causes(&error)))?;
-        let (parts, body) = response.into_parts();
-        Ok((parts, body.into_data_stream().map_err(std::io::Error::other).boxed()))
+        Ok(response.map(Body::new))
     }
 }
 

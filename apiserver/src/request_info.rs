@@ -97,6 +97,23 @@ impl RequestInfo {
         }
     }
 
+    /// The path without what a proxied backend makes of the rest.
+    pub fn own_path(&self) -> &str {
+        if self.subresource == "proxy" { self.split_path().0 } else { &self.path }
+    }
+
+    /// Byte for byte what follows `…/NAME/proxy`, with its slash; empty where nothing does.
+    pub fn proxied_path(&self) -> &str {
+        self.split_path().1
+    }
+
+    fn split_path(&self) -> (&str, &str) {
+        let in_namespace = !self.namespace.is_empty() && !self.is_namespace();
+        let parts = if in_namespace { 7 } else { 5 } + usize::from(!self.group.is_empty());
+        let end = self.path.match_indices('/').nth(parts).map_or(self.path.len(), |(at, _)| at);
+        self.path.split_at(end)
+    }
+
     pub fn is_resource(&self) -> bool {
         !self.resource.is_empty()
     }
@@ -240,5 +257,23 @@ mod tests {
             Some("watch=1&fieldSelector=metadata.name%3Ds"),
         );
         assert_eq!((i.name.as_str(), i.attributes().name.as_str()), ("", "s"));
+    }
+
+    #[test]
+    fn what_is_proxied_stays_as_it_is() {
+        for (path, own, rest) in [
+            ("/api/v1/nodes/n/proxy", "/api/v1/nodes/n/proxy", ""),
+            ("/api/v1/nodes/n/proxy/", "/api/v1/nodes/n/proxy", "/"),
+            (
+                "/api/v1/namespaces/ns/pods/p:80/proxy/a%2Fb//c/",
+                "/api/v1/namespaces/ns/pods/p:80/proxy",
+                "/a%2Fb//c/",
+            ),
+        ] {
+            let i = RequestInfo::parse(&Method::GET, path, None);
+            assert_eq!((i.own_path(), i.proxied_path()), (own, rest));
+        }
+        let i = RequestInfo::parse(&Method::GET, "/api/v1//nodes/n/proxy/x", None);
+        assert!(i.own_path().contains("//"));
     }
 }

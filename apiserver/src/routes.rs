@@ -62,13 +62,21 @@ async fn serve(
     form: Form,
 ) -> Result<Response, ApiError> {
     // Upstream does not clean paths up, and neither does what decides who may go where.
-    if info.path.contains("//") {
+    if info.own_path().contains("//") {
         return Ok(response::page_not_found());
     }
     if !info.is_resource() {
         return other(api, info, &request.into_parts().0, form).await;
     }
     let api_version = info.api_version();
+    if let Some(kind) = api.kind_at(&api_version, &info.resource)
+        && placed(&kind, info)
+        && subresources::connect::concerns(&kind, info)
+    {
+        let mut request = request;
+        let identity = request.extensions_mut().remove::<Identity>().unwrap_or_else(Identity::anonymous);
+        return subresources::connect::answer(api, &kind, info, identity, request).await;
+    }
     let (mut parts, body) = request.into_parts();
     if !METHODS.contains(&parts.method) {
         return Err(ApiError::wrong_method());
@@ -110,7 +118,7 @@ async fn serve(
         watch: info.verb == "watch",
     };
     let view = View::new(negotiate(accept, offer)?, form, &query, Timestamp::now())?;
-    resource(call, info, &parts.method, &query, &view).await
+    resource(call, info, &query, &view).await
 }
 
 /// Whether the path has the resource where it lives: in a namespace or not.
@@ -126,7 +134,6 @@ fn placed(kind: &Served, info: &RequestInfo) -> bool {
 async fn resource(
     call: Call,
     info: &RequestInfo,
-    method: &Method,
     query: &Query,
     view: &View,
 ) -> Result<Response, ApiError> {
@@ -190,7 +197,7 @@ async fn resource(
         "deletecollection" => Verb::DeleteCollection,
         _ => return Err(ApiError::wrong_method()),
     };
-    if let Some(stream) = subresources::stream(&call, verb, info, query, method).await {
+    if let Some(stream) = subresources::stream(&call, verb, query).await {
         return stream;
     }
     let selection = query.list_options()?;

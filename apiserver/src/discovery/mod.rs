@@ -206,7 +206,7 @@ fn entries(def: &KindDef) -> Vec<Entry> {
         storage_hash: Some(storage_hash(def.alias.as_ref().map_or(resource, |alias| &alias.stored))),
     }];
     for name in def.all_subresources() {
-        let (verbs, own) = subresources::describe(name);
+        let (verbs, own) = subresources::describe(resource.kind(), name);
         let (group, version, kind) = own.unwrap_or((resource.group(), resource.version(), resource.kind()));
         all.push(Entry {
             name: format!("{}/{name}", resource.plural()),

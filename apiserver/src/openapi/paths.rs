@@ -253,7 +253,7 @@ impl Writer<'_> {
         parent: &Subject<'_>,
         mut common: Vec<Value>,
     ) {
-        let (verbs, own) = subresources::describe(name);
+        let (verbs, own) = subresources::describe(parent.kind, name);
         let (group, version, kind) = own.unwrap_or((parent.group, parent.version, parent.kind));
         let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         let document = own.and_then(|_| self.components.documents.get(&(api_version, kind.to_owned())));
@@ -261,15 +261,30 @@ impl Writer<'_> {
         let subject = Subject { group, version, kind, schema };
         let what = format!("{what}{}", capitalised(name));
         let of = |doing: &str| format!("{doing} {name} of the specified {}", parent.kind);
-        if matches!(name, "log" | "proxy") {
-            let (verb, action) = if name == "log" { ("read", "get") } else { ("connect", "connect") };
-            let what = if name == "log" { what } else { format!("Get{what}") };
-            let mut operation = self.operation(verb, &what, action, of("read"), &subject);
-            operation.insert("responses".to_owned(), answers(json!({ "type": "string" }), &["*/*"], &[OK]));
-            if name == "log" {
-                common.extend(parameters::log());
-            }
+        let text = || answers(json!({ "type": "string" }), &["*/*"], &[OK]);
+        if name == "log" {
+            let mut operation = self.operation("read", &what, "get", of("read"), &subject);
+            operation.insert("responses".to_owned(), text());
+            common.extend(parameters::log());
             self.put(path, common, vec![("get", operation)]);
+            return;
+        }
+        let methods: &[&'static str] = match name {
+            "attach" | "exec" | "portforward" => &["get", "post"],
+            "proxy" => &["delete", "get", "head", "options", "patch", "post", "put"],
+            _ => &[],
+        };
+        if !methods.is_empty() {
+            let mut operations = Vec::new();
+            for method in methods {
+                let doing = format!("connect {} requests to", method.to_uppercase());
+                let what = format!("{}{what}", capitalised(method));
+                let description = format!("{doing} {name} of {}", parent.kind);
+                let mut operation = self.operation("connect", &what, "connect", description, &subject);
+                operation.insert("responses".to_owned(), text());
+                operations.push((*method, operation));
+            }
+            self.put(path, common, operations);
             return;
         }
         let mut operations = Vec::new();

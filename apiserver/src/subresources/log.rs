@@ -5,7 +5,7 @@ use coracle_client::ApiError;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::proxy;
+use super::node;
 use crate::field_error::Errors;
 use crate::verbs::Call;
 use crate::verbs::options::{self, Query};
@@ -20,8 +20,8 @@ pub async fn open(call: &Call, query: &Query) -> Result<Response, ApiError> {
     call.api.cache.catch_up(&*call.api.store).await?;
     let pod: Pod = call.current().await?.decode()?;
     let container = container(&pod, query.get("container"))?;
-    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
-    if node.is_empty() {
+    let node_name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    if node_name.is_empty() {
         return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", call.name())));
     }
     let path = format!(
@@ -30,7 +30,7 @@ pub async fn open(call: &Call, query: &Query) -> Result<Response, ApiError> {
         call.name(),
         query.encode(|name| PASSED_ON.contains(&name))
     );
-    proxy::through(call, node, &path).await
+    node::through(call, node_name, &path).await
 }
 
 fn validate(query: &Query) -> Result<(), ApiError> {
@@ -52,7 +52,7 @@ fn validate(query: &Query) -> Result<(), ApiError> {
 }
 
 /// The container asked for, or the only one there is.
-fn container<'a>(pod: &'a Pod, asked: Option<&'a str>) -> Result<&'a str, ApiError> {
+pub fn container<'a>(pod: &'a Pod, asked: Option<&'a str>) -> Result<&'a str, ApiError> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let spec = pod.spec.as_ref();
     let containers: Vec<&str> = spec.iter().flat_map(|s| &s.containers).map(|c| c.name.as_str()).collect();

@@ -4,6 +4,7 @@
 mod access_review;
 mod approval;
 mod binding;
+pub mod connect;
 mod eviction;
 mod finalize;
 mod log;
@@ -12,17 +13,18 @@ mod proxy;
 mod rules_review;
 mod scale;
 mod self_review;
+mod streams;
 mod token;
 mod token_review;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use coracle_client::{ApiError, Verb};
 use futures::stream::BoxStream;
-use http::Method;
 use serde::de::DeserializeOwned;
 
 use crate::api::Api;
@@ -45,6 +47,15 @@ pub trait NodeProxy: Send + Sync + 'static {
         port: u16,
         path_and_query: &str,
     ) -> Result<(http::response::Parts, BodyStream), ApiError>;
+
+    /// Any request, upgrades included; what the node answers, as it comes.
+    async fn send(
+        &self,
+        node_address: &str,
+        port: u16,
+        path_and_query: &str,
+        request: http::Request<Body>,
+    ) -> Result<Response<Body>, ApiError>;
 }
 
 /// Signs service account tokens.
@@ -132,22 +143,24 @@ pub async fn perform(call: &Call, name: &str, verb: Verb) -> Result<Answer, ApiE
 pub async fn stream(
     call: &Call,
     verb: Verb,
-    info: &RequestInfo,
     query: &Query,
-    method: &Method,
 ) -> Option<Result<Response, ApiError>> {
     let name = call.subresource.as_deref().filter(|name| call.form.def.has_subresource(name))?;
     match (name, verb) {
         ("log", Verb::Get) => Some(log::open(call, query).await),
-        ("proxy", _) if *method == Method::GET => Some(proxy::open(call, info, query).await),
-        ("log" | "proxy", _) => Some(Err(ApiError::wrong_method())),
+        ("log", _) => Some(Err(ApiError::wrong_method())),
         _ => None,
     }
 }
 
-/// The verbs of a subresource, its group, version and kind where they are not its parent's, as discovery lists them.
-pub fn describe(name: &str) -> (&'static [&'static str], Option<(&'static str, &'static str, &'static str)>) {
+/// The group, version and kind of what a subresource takes and answers.
+pub type Document = (&'static str, &'static str, &'static str);
+
+/// The verbs of a subresource, and its document where that is not its parent's, as discovery lists them.
+pub fn describe(parent: &str, name: &str) -> (&'static [&'static str], Option<Document>) {
     const READ_AND_CHANGE: &[&str] = &["get", "patch", "update"];
+    const CONNECT: &[&str] = &["create", "get"];
+    const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
     match name {
         "scale" => (READ_AND_CHANGE, Some(("autoscaling", "v1", "Scale"))),
         "binding" => (&["create"], Some(("", "v1", "Binding"))),
@@ -155,7 +168,14 @@ pub fn describe(name: &str) -> (&'static [&'static str], Option<(&'static str, &
         "token" => (&["create"], Some(("authentication.k8s.io", "v1", "TokenRequest"))),
         "finalize" => (&["update"], None),
         "log" => (&["get"], None),
-        "proxy" => (&["get"], Some(("", "v1", "NodeProxyOptions"))),
+        "exec" => (CONNECT, Some(("", "v1", "PodExecOptions"))),
+        "attach" => (CONNECT, Some(("", "v1", "PodAttachOptions"))),
+        "portforward" => (CONNECT, Some(("", "v1", "PodPortForwardOptions"))),
+        "proxy" => match parent {
+            "Pod" => (PROXY, Some(("", "v1", "PodProxyOptions"))),
+            "Service" => (PROXY, Some(("", "v1", "ServiceProxyOptions"))),
+            _ => (PROXY, Some(("", "v1", "NodeProxyOptions"))),
+        },
         _ => (READ_AND_CHANGE, None),
     }
 }

@@ -1,9 +1,17 @@
-//! Where a node's server listens, from the node's status.
+//! Where a node's server listens, from the node's status; and what it answers, passed on.
 
+use axum::body::Body;
+use axum::response::Response;
 use coracle_client::{ApiError, Resource};
+use futures::TryStreamExt;
+use http::header;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::api::Api;
+use crate::verbs::Call;
+
+/// Longest error text that is taken over from a node.
+const ERROR_BYTES_MAX: usize = 16 * 1024;
 
 /// Addresses in the order upstream prefers them, beginning with what works inside the cluster.
 const PREFERRED: &[&str] = &["InternalIP", "InternalDNS", "Hostname", "ExternalIP", "ExternalDNS"];
@@ -34,4 +42,41 @@ pub fn endpoint(api: &Api, name: &str) -> Result<Endpoint, ApiError> {
             ApiError::service_unavailable(format!("node {name:?} does not say where its server listens"))
         })?;
     Ok(Endpoint { address, port })
+}
+
+/// What the node's server answers, as it comes; its refusals as Status.
+pub async fn through(call: &Call, node: &str, path_and_query: &str) -> Result<Response, ApiError> {
+    let endpoint = endpoint(&call.api, node)?;
+    let Some(proxy) = &call.api.options.node_proxy else {
+        return Err(ApiError::service_unavailable("this apiserver does not connect to nodes"));
+    };
+    let (parts, body) = proxy.open(&endpoint.address, endpoint.port, path_and_query).await?;
+    if !parts.status.is_success() {
+        let text = body
+            .try_fold(Vec::new(), |mut whole, piece| async move {
+                let room = ERROR_BYTES_MAX.saturating_sub(whole.len());
+                whole.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+                Ok(whole)
+            })
+            .await
+            .unwrap_or_default();
+        let reason = match parts.status.as_u16() {
+            400 => "BadRequest",
+            403 => "Forbidden",
+            404 => "NotFound",
+            503 => "ServiceUnavailable",
+            _ => "InternalError",
+        };
+        return Err(ApiError::new(
+            parts.status.as_u16(),
+            reason,
+            String::from_utf8_lossy(&text).trim().to_owned(),
+        ));
+    }
+    let mut response = Response::new(Body::from_stream(body));
+    *response.status_mut() = parts.status;
+    if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
+    }
+    Ok(response)
 }

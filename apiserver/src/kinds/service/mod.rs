@@ -28,6 +28,7 @@ impl BuiltIn for Service {
     const SHORT_NAMES: &'static [&'static str] = &["svc"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
+    const SUBRESOURCES: &'static [&'static str] = &["proxy"];
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();

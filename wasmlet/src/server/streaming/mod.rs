@@ -145,7 +145,10 @@ where
             let protocol = websocket::Protocol::named(&name);
             Ok(socket.on_upgrade(move |socket| async move {
                 let (session, moving) = websocket::session(socket, protocol, wanted, idle);
-                open.run(async { drop(tokio::join!(moving, serve(session))) }).await;
+                open.run(async {
+                    tokio::join!(moving, serve(session));
+                })
+                .await;
             }))
         }
         Wish::Spdy => {

@@ -177,7 +177,7 @@ async fn compiled_code_is_reused_and_never_run_when_tampered_with() {
     let cache = CompiledCache::open(&node.dir.path().join("compiled")).unwrap();
     let key = CompiledKey {
         wasm_digest: image.wasm_digest.clone(),
-        compatibility: compatibility(&node.runtime.engine),
+        compatibility: compatibility(&node.runtime.inner.engine),
     };
     let path = cache.path(&key).unwrap();
     let written_at = || std::fs::metadata(&path).unwrap().modified().unwrap();
