@@ -52,6 +52,7 @@ build() {
 build counter wasm32-wasip1 counter.wasm counter/counter.wasm "$command_args"
 build job-hello wasm32-wasip1 job-hello.wasm job-hello/job-hello.wasm "$command_args"
 build hog wasm32-wasip1 hog.wasm hog/hog.wasm "$command_args"
+build toolbox wasm32-wasip1 toolbox.wasm toolbox/toolbox.wasm "$command_args"
 build tcp-echo wasm32-wasip2 tcp-echo.wasm tcp-echo/tcp-echo.wasm "$command_args"
 build hello-http wasm32-wasip2 hello_http.wasm hello-http/hello-http.wasm "$proxy_args"
 build hello-http wasm32-wasip2 hello_http.wasm hello-http/hello-http-v2.wasm "$proxy_args" --features v2

@@ -18,9 +18,10 @@ use crate::runtime::ExecError;
 static TOOLBOX: &[u8] = include_bytes!("../../../../samples/toolbox/toolbox.wasm");
 /// What is in it, sorted.
 const TOOLS: &[&str] = &[
-    "[", "base64", "basename", "cat", "cp", "cut", "date", "dirname", "echo", "env", "false", "find", "grep",
-    "head", "hostname", "ls", "mkdir", "mv", "printenv", "printf", "pwd", "rm", "rmdir", "seq", "sh", "sha256sum",
-    "sleep", "sort", "stat", "tail", "tar", "tee", "test", "touch", "tr", "true", "uname", "uniq", "wc", "which",
+    "[", "ash", "base64", "basename", "bash", "cat", "cp", "cut", "date", "dirname", "echo", "env", "false",
+    "find", "grep", "head", "hostname", "id", "ls", "mkdir", "mv", "printenv", "printf", "pwd", "rm", "rmdir",
+    "seq", "sh", "sleep", "sort", "stat", "tail", "tar", "tee", "test", "touch", "tr", "true", "uname", "uniq",
+    "wc", "which",
 ];
 /// Where people expect them.
 const TOOL_DIRECTORIES: &[&str] = &["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin"];
