@@ -244,8 +244,9 @@ mod tests {
                 {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b"}, "conditions": {"ready": false}},
                 {"addresses": ["10.0.0.3"]}]});
         let object = Object::parse(slice.to_string().into(), &[]).unwrap();
-        assert_eq!(endpoints(&[object.clone()], "web"), [("a".to_owned(), 8080)]);
-        assert!(endpoints(&[object], "").is_empty());
+        let slices = [object];
+        assert_eq!(endpoints(&slices, "web"), [("a".to_owned(), 8080)]);
+        assert!(endpoints(&slices, "").is_empty());
     }
 
     #[test]
