@@ -131,12 +131,7 @@ fn placed(kind: &Served, info: &RequestInfo) -> bool {
     }
 }
 
-async fn resource(
-    call: Call,
-    info: &RequestInfo,
-    query: &Query,
-    view: &View,
-) -> Result<Response, ApiError> {
+async fn resource(call: Call, info: &RequestInfo, query: &Query, view: &View) -> Result<Response, ApiError> {
     let kind = call.form.clone();
     let verb = match info.verb {
         "watch" if call.subresource.is_none() => {

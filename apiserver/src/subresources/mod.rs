@@ -140,11 +140,7 @@ pub async fn perform(call: &Call, name: &str, verb: Verb) -> Result<Answer, ApiE
 }
 
 /// Answers that are streams. None: the subresource is none of these.
-pub async fn stream(
-    call: &Call,
-    verb: Verb,
-    query: &Query,
-) -> Option<Result<Response, ApiError>> {
+pub async fn stream(call: &Call, verb: Verb, query: &Query) -> Option<Result<Response, ApiError>> {
     let name = call.subresource.as_deref().filter(|name| call.form.def.has_subresource(name))?;
     match (name, verb) {
         ("log", Verb::Get) => Some(log::open(call, query).await),

@@ -40,7 +40,8 @@ pub async fn answer(mut connect: Connect<'_>) -> Result<Response, ApiError> {
     *request.method_mut() = connect.method.clone();
     for (name, value) in &connect.headers {
         if PASSED_ON.contains(&name.as_str()) {
-            let value = if *name == header::SEC_WEBSOCKET_PROTOCOL { without_token(value) } else { value.clone() };
+            let value =
+                if *name == header::SEC_WEBSOCKET_PROTOCOL { without_token(value) } else { value.clone() };
             request.headers_mut().append(name, value);
         }
     }
@@ -88,9 +89,12 @@ fn location(subresource: &str, pod: &Pod, query: &Query) -> Result<(String, Stri
         return Ok((node, path));
     }
     // Upstream's defaults: output is wanted unless it is said not to be.
-    for (ours, theirs, default) in
-        [("stdin", "input", false), ("stdout", "output", true), ("stderr", "error", true), ("tty", "tty", false)]
-    {
+    for (ours, theirs, default) in [
+        ("stdin", "input", false),
+        ("stdout", "output", true),
+        ("stderr", "error", true),
+        ("tty", "tty", false),
+    ] {
         if if query.contains(ours) { query.flag(ours) } else { default } {
             add(theirs, "1");
         }

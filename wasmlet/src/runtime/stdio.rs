@@ -92,8 +92,7 @@ impl Attachments {
     pub fn attach(self: &Arc<Self>, with_stdin: bool) -> Result<Attached, AttachError> {
         let has_stdin = with_stdin && self.stdin.lock().is_some();
         let (sender, queue) = mpsc::unbounded_channel();
-        let listener =
-            Arc::new(Listener { queue: sender, behind: AtomicUsize::new(0), room: Notify::new() });
+        let listener = Arc::new(Listener { queue: sender, behind: AtomicUsize::new(0), room: Notify::new() });
         let mut listeners = self.listeners.lock();
         if listeners.len() >= ATTACHED_MAX {
             return Err(AttachError::TooMany);

@@ -150,7 +150,11 @@ pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
     gauge("kubelet_desired_pods", "Pods bound to this node.", pods.len() as u64);
     gauge("kubelet_running_pods", "Pods with a running container.", running as u64);
     gauge("kubelet_running_containers", "Containers that run.", site.context.running.len() as u64);
-    gauge("coracle_node_open_streams", "Open exec, attach and port-forward streams.", site.streams.open() as u64);
+    gauge(
+        "coracle_node_open_streams",
+        "Open exec, attach and port-forward streams.",
+        site.streams.open() as u64,
+    );
     let resident = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(bytes) = meminfo(&resident, "VmRSS") {
         gauge("process_resident_memory_bytes", "Resident memory of the process.", bytes);

@@ -25,7 +25,8 @@ impl BuiltIn for Pod {
     const SHORT_NAMES: &'static [&'static str] = &["po"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
-    const SUBRESOURCES: &'static [&'static str] = &["attach", "binding", "eviction", "exec", "log", "portforward", "proxy"];
+    const SUBRESOURCES: &'static [&'static str] =
+        &["attach", "binding", "eviction", "exec", "log", "portforward", "proxy"];
     const HAS_GENERATION: bool = true;
 
     /// None, whatever the client asks for, where nothing has to stop: the pod is on no node, or is over.

@@ -29,8 +29,18 @@ pub enum Backend {
     /// The node's own server.
     Wasmlet(Endpoint),
     /// A port of a pod, by way of its node: pods' addresses may be known there only.
-    Pod { node: String, namespace: String, name: String, ip: IpAddr, port: u16, tls: bool },
-    Address { address: SocketAddr, tls: bool },
+    Pod {
+        node: String,
+        namespace: String,
+        name: String,
+        ip: IpAddr,
+        port: u16,
+        tls: bool,
+    },
+    Address {
+        address: SocketAddr,
+        tls: bool,
+    },
 }
 
 impl Backend {

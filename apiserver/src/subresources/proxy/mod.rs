@@ -85,8 +85,7 @@ impl<'a> Id<'a> {
 }
 
 async fn pod(connect: &Connect<'_>, text: &str) -> Result<Backend, ApiError> {
-    let id = Id::parse(text)
-        .ok_or_else(|| ApiError::bad_request(format!("invalid pod request {text:?}")))?;
+    let id = Id::parse(text).ok_or_else(|| ApiError::bad_request(format!("invalid pod request {text:?}")))?;
     let call = connect.call.on(connect.call.namespace.as_deref(), id.name);
     call.api.cache.catch_up(&*call.api.store).await?;
     let pod: Pod = call.current().await?.decode()?;
@@ -125,8 +124,8 @@ fn of_pod(pod: &Pod, port: u16, tls: bool) -> Result<Backend, ApiError> {
 
 /// A ready endpoint of the service, by chance.
 async fn service(connect: &Connect<'_>, text: &str) -> Result<Backend, ApiError> {
-    let id = Id::parse(text)
-        .ok_or_else(|| ApiError::bad_request(format!("invalid service request {text:?}")))?;
+    let id =
+        Id::parse(text).ok_or_else(|| ApiError::bad_request(format!("invalid service request {text:?}")))?;
     let call = connect.call.on(connect.call.namespace.as_deref(), id.name);
     call.api.cache.catch_up(&*call.api.store).await?;
     let service: Service = call.current().await?.decode()?;
@@ -188,8 +187,8 @@ fn endpoints(slices: &[std::sync::Arc<Object>], port: &str) -> Vec<(String, u16)
 }
 
 fn node_backend(connect: &Connect<'_>, text: &str) -> Result<Backend, ApiError> {
-    let id = Id::parse(text)
-        .ok_or_else(|| ApiError::bad_request(format!("invalid node request {text:?}")))?;
+    let id =
+        Id::parse(text).ok_or_else(|| ApiError::bad_request(format!("invalid node request {text:?}")))?;
     let endpoint = node::endpoint(&connect.call.api, id.name)?;
     if id.port.is_empty() || id.port == endpoint.port.to_string() {
         return Ok(Backend::Wasmlet(endpoint));

@@ -56,9 +56,10 @@ pub async fn response(mut response: Response, site: &Site) -> Result<Response, A
     }
     let Some(encoding) = encoding_of_page(response.headers()) else { return Ok(response) };
     let (mut parts, body) = response.into_parts();
-    let whole = Limited::new(body, PAGE_BYTES_MAX).collect().await.map_err(|error| {
-        ApiError::service_unavailable(format!("error trying to reach service: {error}"))
-    })?;
+    let whole = Limited::new(body, PAGE_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| ApiError::service_unavailable(format!("error trying to reach service: {error}")))?;
     let whole = whole.to_bytes();
     let broken = |error: std::io::Error| {
         ApiError::service_unavailable(format!("error trying to reach service: {error}"))
@@ -151,8 +152,11 @@ fn html(page: &[u8], site: &Site) -> Vec<u8> {
         }
         let end = tag_end(tag);
         let (tag, after) = tag.split_at(end);
-        let name: String =
-            tag[1..].iter().take_while(|b| b.is_ascii_alphanumeric()).map(|b| b.to_ascii_lowercase() as char).collect();
+        let name: String = tag[1..]
+            .iter()
+            .take_while(|b| b.is_ascii_alphanumeric())
+            .map(|b| b.to_ascii_lowercase() as char)
+            .collect();
         match LINKS.iter().find(|(element, _)| *element == name) {
             Some((_, attributes)) => rewrite_tag(tag, attributes, site, &mut out),
             None => out.extend_from_slice(tag),

@@ -159,10 +159,7 @@ impl GuestSetup {
         match &self.streams {
             Streams::Log { log, attached, stdin } => {
                 let stream = |which| LogStream::new(log.clone(), attached.clone(), which);
-                builder
-                    .stdin(stdin.clone())
-                    .stdout(stream(Stream::Stdout))
-                    .stderr(stream(Stream::Stderr));
+                builder.stdin(stdin.clone()).stdout(stream(Stream::Stdout)).stderr(stream(Stream::Stderr));
             }
             Streams::Client { stdin, stdout, stderr } => {
                 builder.stdin(stdin.clone());

@@ -165,9 +165,8 @@ impl Inner {
             return GuestSetup::new(spec, memory, attachments, stdin, &self.scratch_dir).map(Arc::new);
         }
         let (spec, scratch) = (spec.clone(), self.scratch_dir.clone());
-        let work = self
-            .guests
-            .spawn_blocking(move || GuestSetup::new(&spec, memory, attachments, stdin, &scratch));
+        let work =
+            self.guests.spawn_blocking(move || GuestSetup::new(&spec, memory, attachments, stdin, &scratch));
         work.await.unwrap_or(Err(StartError::ShuttingDown)).map(Arc::new)
     }
 

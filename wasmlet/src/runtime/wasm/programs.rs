@@ -19,9 +19,9 @@ static TOOLBOX: &[u8] = include_bytes!("../../../../samples/toolbox/toolbox.wasm
 /// What is in it, sorted.
 const TOOLS: &[&str] = &[
     "[", "ash", "base64", "basename", "bash", "cat", "cp", "cut", "date", "dirname", "echo", "env", "false",
-    "find", "grep", "head", "hostname", "id", "ls", "mkdir", "mv", "printenv", "printf", "pwd", "rm", "rmdir",
-    "seq", "sh", "sleep", "sort", "stat", "tail", "tar", "tee", "test", "touch", "tr", "true", "uname", "uniq",
-    "wc", "which",
+    "find", "grep", "head", "hostname", "id", "ls", "mkdir", "mv", "printenv", "printf", "pwd", "rm",
+    "rmdir", "seq", "sh", "sleep", "sort", "stat", "tail", "tar", "tee", "test", "touch", "tr", "true",
+    "uname", "uniq", "wc", "which",
 ];
 /// Where people expect them.
 const TOOL_DIRECTORIES: &[&str] = &["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin"];
@@ -140,7 +140,8 @@ fn absolute(working_dir: &str, word: &str) -> PathBuf {
 /// A regular file of the container, through the mount that holds it; None where there is none. Symlinks do not lead
 /// out of their mount.
 fn read(setup: &GuestSetup, word: &str, path: &Path) -> Result<Option<Meaning>, ExecError> {
-    let refuse = |reason: &str| ExecError::NotExecutable { program: word.to_owned(), reason: reason.to_owned() };
+    let refuse =
+        |reason: &str| ExecError::NotExecutable { program: word.to_owned(), reason: reason.to_owned() };
     let holder = setup
         .mounts
         .directories()
@@ -204,11 +205,9 @@ mod tests {
 
     #[test]
     fn paths_are_made_absolute() {
-        for (dir, word, want) in [
-            ("/", "./a", "/a"),
-            ("/work", "../bin/x", "/bin/x"),
-            ("/work", "/etc/../../y", "/y"),
-        ] {
+        for (dir, word, want) in
+            [("/", "./a", "/a"), ("/work", "../bin/x", "/bin/x"), ("/work", "/etc/../../y", "/y")]
+        {
             assert_eq!(absolute(dir, word), Path::new(want));
         }
     }

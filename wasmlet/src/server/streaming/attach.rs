@@ -30,7 +30,8 @@ pub async fn serve(
             let attached = container
                 .attach(wanted.stdin)
                 .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-            session(&site, request, wanted, move |session| connect(session, container, attached, wanted)).await
+            session(&site, request, wanted, move |session| connect(session, container, attached, wanted))
+                .await
         }
         .await,
     )

@@ -45,7 +45,8 @@ async fn run_in(session: Session, container: Arc<dyn Container>, command: Vec<St
     let mut stdio = Stdio { stdin, stdout, stderr, terminal: wanted.tty };
     let mut terminal = None;
     if wanted.tty {
-        let wrapped = Terminal::between(stdio.stdin.take(), stdio.stdout.take(), terminal::is_shell(&command));
+        let wrapped =
+            Terminal::between(stdio.stdin.take(), stdio.stdout.take(), terminal::is_shell(&command));
         stdio.stdin = Some(wrapped.stdin);
         stdio.stdout = Some(wrapped.output.clone());
         stdio.stderr = Some(wrapped.output);
@@ -86,8 +87,7 @@ async fn run_in(session: Session, container: Arc<dyn Container>, command: Vec<St
             Ended::Failed(format!("error executing command in container: {error}"))
         }
         Err(error) => {
-            let text =
-                format!("exec failed: unable to start container process: {error}: unknown\r\n");
+            let text = format!("exec failed: unable to start container process: {error}: unknown\r\n");
             if let Some(complaints) = &complaints {
                 let _ = complaints.send(text.into()).await;
             }
@@ -118,7 +118,9 @@ pub async fn run(
         Ended::Exited(0) => text.into_response(),
         Ended::Exited(code) => {
             let mut text = text;
-            text.extend_from_slice(format!("command '{}' exited with {code}\n", query.all("cmd").join(" ")).as_bytes());
+            text.extend_from_slice(
+                format!("command '{}' exited with {code}\n", query.all("cmd").join(" ")).as_bytes(),
+            );
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
         }
         Ended::Failed(text) => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
@@ -127,11 +129,7 @@ pub async fn run(
 
 /// Runs a command without a client and returns how it ended and the first `limit` bytes of what it wrote. Dropped: the
 /// program ends.
-pub async fn collect(
-    container: Arc<dyn Container>,
-    command: Vec<String>,
-    limit: usize,
-) -> (Ended, Vec<u8>) {
+pub async fn collect(container: Arc<dyn Container>, command: Vec<String>, limit: usize) -> (Ended, Vec<u8>) {
     let (output, mut pieces) = mpsc::channel(OUTPUT_QUEUE);
     let (end, ended) = oneshot::channel();
     let gone = CancellationToken::new();

@@ -143,9 +143,7 @@ async fn upgraded(
 async fn tunnelled(socket: WebSocket, ports: Ports, idle: Idle) {
     let (sink, stream) = socket.split();
     let pieces = stream
-        .take_while(|message| {
-            std::future::ready(!matches!(message, Err(_) | Ok(Message::Close(_))))
-        })
+        .take_while(|message| std::future::ready(!matches!(message, Err(_) | Ok(Message::Close(_)))))
         .filter_map(|message| {
             std::future::ready(match message {
                 Ok(Message::Binary(bytes)) => Some(Ok::<_, std::io::Error>(bytes)),

@@ -74,7 +74,9 @@ impl Ended {
         match self {
             Ended::Exited(0) => String::new(),
             Ended::Exited(code) => {
-                format!("command terminated with non-zero exit code: error executing command, exit code {code}")
+                format!(
+                    "command terminated with non-zero exit code: error executing command, exit code {code}"
+                )
             }
             Ended::Failed(message) => message.clone(),
         }

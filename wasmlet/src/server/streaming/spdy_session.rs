@@ -31,7 +31,8 @@ pub struct Protocol {
 
 impl Protocol {
     pub fn named(name: &str) -> Self {
-        let version = name.strip_prefix('v').and_then(|rest| rest.split_once('.')).map(|(version, _)| version);
+        let version =
+            name.strip_prefix('v').and_then(|rest| rest.split_once('.')).map(|(version, _)| version);
         let version: u32 = version.and_then(|version| version.parse().ok()).unwrap_or(1);
         Protocol { status: version >= 4, resizes: version >= 3 }
     }
@@ -57,7 +58,12 @@ impl Streams {
 }
 
 /// The session and the future that moves its bytes; it ends when the session has, or the client is gone.
-pub fn session<IO>(io: IO, protocol: Protocol, wanted: Wanted, idle: Idle) -> (Session, impl Future<Output = ()>)
+pub fn session<IO>(
+    io: IO,
+    protocol: Protocol,
+    wanted: Wanted,
+    idle: Idle,
+) -> (Session, impl Future<Output = ()>)
 where
     IO: AsyncRead + AsyncWrite,
 {

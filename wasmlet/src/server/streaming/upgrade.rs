@@ -92,10 +92,7 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v)))
-            .collect()
+        pairs.iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
     #[test]
@@ -120,7 +117,9 @@ mod tests {
             (&[], Ok("v1")),
             (
                 &[("x-stream-protocol-version", "v9")],
-                Err("unable to upgrade: unable to negotiate protocol: client supports [v9], server accepts [v4 v3 v1]"),
+                Err(
+                    "unable to upgrade: unable to negotiate protocol: client supports [v9], server accepts [v4 v3 v1]",
+                ),
             ),
         ] {
             let mut all = HeaderMap::new();

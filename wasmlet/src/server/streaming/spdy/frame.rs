@@ -28,17 +28,42 @@ pub const STATUS_CANCEL: u32 = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    Open { stream: u32, fin: bool, headers: Headers },
-    Reply { stream: u32, fin: bool, headers: Headers },
-    Reset { stream: u32, status: u32 },
+    Open {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    Reply {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    Reset {
+        stream: u32,
+        status: u32,
+    },
     /// The window that streams begin with, where it is among the settings.
-    Settings { initial_window: Option<u32> },
+    Settings {
+        initial_window: Option<u32>,
+    },
     Ping(u32),
-    GoAway { last: u32 },
-    Headers { stream: u32, fin: bool },
-    Window { stream: u32, delta: u32 },
+    GoAway {
+        last: u32,
+    },
+    Headers {
+        stream: u32,
+        fin: bool,
+    },
+    Window {
+        stream: u32,
+        delta: u32,
+    },
     /// A piece of data; `fin` with the last piece of a frame that carries it.
-    Data { stream: u32, fin: bool, bytes: Bytes },
+    Data {
+        stream: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
     /// To be ignored, says the specification.
     Unknown,
 }
