@@ -38,6 +38,13 @@ impl BuiltIn for Deployment {
         self.status = Some(DeploymentStatus::default());
     }
 
+    /// Annotations count as much as the spec does.
+    fn prepare_update(&mut self, old: &Self) {
+        if self.metadata.annotations.iter().flatten().ne(old.metadata.annotations.iter().flatten()) {
+            self.metadata.generation = Some(old.metadata.generation.unwrap_or(0) + 1);
+        }
+    }
+
     fn validate(&self, errors: &mut Errors) {
         let path = Path::new("spec");
         let spec = &self.spec;

@@ -11,6 +11,7 @@ use crate::{table, validation};
 
 impl BuiltIn for RuntimeClass {
     const SINGULAR: &'static str = "runtimeclass";
+    const CREATE_ON_UPDATE: bool = true;
 
     fn validate(&self, errors: &mut Errors) {
         if self.handler.is_empty() {

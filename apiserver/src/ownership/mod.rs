@@ -25,7 +25,7 @@ mod types;
 pub use check::{Fault, check};
 pub use compare::{Changes, compare};
 pub use element::{Element, same};
-pub use fill::fill;
+pub use fill::{drop_empty, fill};
 pub use managers::{Manager, Managers, ManagersError, Operation, Who, is_reset, same_but_times};
 pub use merge::merge;
 pub use owned::owned;

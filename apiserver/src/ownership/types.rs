@@ -269,7 +269,7 @@ impl Types {
                 let facts = facts::field(name, &field.name);
                 let id = types.place(shapes, first, &field.shape, facts);
                 let required = required.contains(&&*field.name);
-                let (zero, omits_empty) = zero(&field.shape, facts.default, required);
+                let (zero, omits_empty) = zero(&field.name, &field.shape, facts.default, required);
                 Field { name: field.name.clone(), type_: id, zero, omits_empty }
             });
             // Collected first: the closure adds types.
@@ -406,9 +406,27 @@ impl Types {
     }
 }
 
+/// Times that upstream's types hold as they are, and not behind a pointer: encoded even when they are not set.
+const TIMES_ALWAYS_THERE: &[&str] = &[
+    "deprecatedFirstTimestamp",
+    "deprecatedLastTimestamp",
+    "eventTime",
+    "evictionTime",
+    "finishedAt",
+    "firstTimestamp",
+    "lastHeartbeatTime",
+    "lastObservedTime",
+    "lastProbeTime",
+    "lastTimestamp",
+    "lastTransitionTime",
+    "lastUpdateTime",
+    "startedAt",
+];
+
 /// What upstream's object holds in a field that JSON leaves out, and whether it leaves out empty lists and maps.
-fn zero(shape: &Shape, default: Option<&str>, required: bool) -> (Option<Value>, bool) {
+fn zero(name: &str, shape: &Shape, default: Option<&str>, required: bool) -> (Option<Value>, bool) {
     match shape {
+        Shape::Time | Shape::MicroTime if TIMES_ALWAYS_THERE.contains(&name) => (Some(Value::Null), false),
         Shape::Object(_) if default == Some("{}") => (Some(Value::Object(Map::new())), false),
         Shape::List(_) | Shape::Map(_) if required => (Some(Value::Null), false),
         Shape::List(_) | Shape::Map(_) => (None, true),

@@ -12,7 +12,7 @@ use crate::authz::Attributes;
 use crate::decode::{self, FieldValidation};
 use crate::field_error::Errors;
 use crate::object::ApiObject;
-use crate::ownership::{ApplyError, Conflict, Managers, Operation, Schema, Set, compare, owned};
+use crate::ownership::{ApplyError, Conflict, Managers, Operation, Schema, Set, compare, drop_empty, owned};
 
 /// How often an apply starts anew when the object comes and goes meanwhile.
 const TRIES_MAX: usize = 5;
@@ -142,6 +142,7 @@ fn merged(
     }
     let applied = applied.map_err(|error| refused(call, config, error))?;
     let mut object = applied.object.unwrap_or_else(|| live.clone());
+    drop_empty(rules.schema.root(), &mut object);
     if write.who.name == KUBECTL {
         keep_last_applied(&mut object, config);
     }

@@ -37,7 +37,7 @@ pub(super) async fn store(
     let base = object.meta().generate_name.clone().unwrap_or_default();
     def.ops.set_defaults(&mut *object);
     if owners == Owners::Track {
-        call.track(Part::Main, None, &mut *object)?;
+        call.track(Part::Main, None, &mut object)?;
     }
     if !object.meta().name.as_deref().unwrap_or_default().is_empty() || base.is_empty() {
         let name = object.meta().name.clone().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_client::status::MODIFIED;
-use coracle_client::{ApiError, Object};
+use coracle_client::{ApiError, Object, Resource};
 use serde_json::Value;
 
 use super::commit::{Committed, encode};
@@ -118,7 +118,7 @@ async fn attempt(
     let mut new = confine(call, part, new, old)?;
     def.ops.set_defaults(&mut *new);
     if owners == Owners::Track {
-        call.track(part, Some(old), &mut *new)?;
+        call.track(part, Some(old), &mut new)?;
     }
     match part {
         Part::Status => def.ops.prepare_status_update(&mut *new, old),
@@ -228,7 +228,16 @@ fn required_version(call: &Call, given: Option<&str>, current: u64) -> Result<Op
     if errors.is_empty() {
         return Ok(pinned);
     }
-    Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()))
+    // Here upstream says the resource where it says the kind elsewhere.
+    let resource = call.kind.resource();
+    let named = Resource::new(
+        resource.group(),
+        resource.version(),
+        resource.plural(),
+        resource.plural(),
+        resource.namespaced(),
+    );
+    Err(ApiError::invalid(&named, call.name(), errors.into_causes()))
 }
 
 /// Takes what the request may not change from the old object.

@@ -7,7 +7,7 @@ use tracing::error;
 use super::modify::Part;
 use super::{Call, metadata};
 use crate::object::ApiObject;
-use crate::ownership::{Managers, Operation, Rules, Schema, Set, Versions, Who, Write, is_reset};
+use crate::ownership::{Managers, Operation, Rules, Schema, Set, Versions, Who, Write, drop_empty, is_reset};
 
 /// Longest name of a manager, as upstream.
 const NAME_BYTES_MAX: usize = 128;
@@ -64,7 +64,7 @@ impl Call {
         &self,
         part: Part,
         old: Option<&dyn ApiObject>,
-        new: &mut dyn ApiObject,
+        new: &mut Box<dyn ApiObject>,
     ) -> Result<(), ApiError> {
         let rules = self.ownership();
         let reset = if part == Part::Status { &rules.status } else { &rules.main };
@@ -75,7 +75,7 @@ impl Call {
         &self,
         reset: &Set,
         old: Option<&dyn ApiObject>,
-        new: &mut dyn ApiObject,
+        new: &mut Box<dyn ApiObject>,
     ) -> Result<(), ApiError> {
         let rules = self.ownership();
         let known = old.and_then(|old| old.meta().managed_fields.as_deref()).unwrap_or_default();
@@ -93,7 +93,10 @@ impl Call {
             return Ok(());
         }
         let forms = Forms { call: self, schema: &rules.schema };
-        let after = forms.shown(new)?;
+        let mut after = forms.shown(&**new)?;
+        if drop_empty(rules.schema.root(), &mut after) && self.form.def.alias.is_none() {
+            *new = self.kind.def.ops.decode_value(after.clone()).map_err(ApiError::internal)?;
+        }
         let before = old.map(|old| forms.shown(old)).transpose()?;
         let write = self.ownership_write(Operation::Update, reset, &forms);
         let tracked =

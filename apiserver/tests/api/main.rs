@@ -9,6 +9,7 @@ mod first;
 mod forms;
 mod harness;
 mod lists;
+mod sequences;
 mod subresources;
 mod watches;
 mod writes;

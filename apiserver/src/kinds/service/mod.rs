@@ -24,6 +24,7 @@ const HEADLESS: &str = "None";
 
 impl BuiltIn for Service {
     const SINGULAR: &'static str = "service";
+    const CREATE_ON_UPDATE: bool = true;
     const RETURNS_DELETED: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["svc"];
     const CATEGORIES: &'static [&'static str] = &["all"];
