@@ -16,6 +16,7 @@ mod merge;
 mod owned;
 mod remove;
 mod rules;
+mod scale;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use managers::{Manager, Managers, ManagersError, Operation, Who, is_reset, s
 pub use merge::merge;
 pub use owned::owned;
 pub use rules::Rules;
+pub use scale::{from_scale, to_scale};
 pub use set::{Place, Set};
 pub use tracking::{Applied, ApplyError, Conflict, OneVersion, Versions, Write};
 pub use types::Schema;

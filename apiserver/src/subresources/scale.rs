@@ -3,16 +3,21 @@
 use coracle_client::selector::Selector;
 use coracle_client::{ApiError, Object, PatchType, Resource};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Value, json};
 
 use super::document;
 use crate::decode;
 use crate::field_error::Errors;
 use crate::object::ApiObject;
+use crate::ownership::{
+    Element, Managers, OneVersion, Operation, Schema, Set, Who, Write, from_scale, to_scale,
+};
 use crate::patch;
-use crate::verbs::modify::{Current, Part, Versions, modify, modify_as};
-use crate::verbs::{Answer, Call};
+use crate::verbs::modify::{Current, Part, Versions, modify_owned};
+use crate::verbs::owners::Owners;
+use crate::verbs::update::check_name;
+use crate::verbs::{Answer, Call, apply, metadata};
 
 /// Where workloads keep what a Scale shows.
 const WANTED: &str = "/spec/replicas";
@@ -33,23 +38,102 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
             call.name()
         )));
     }
-    let changed = modify(call, Part::Main, |current| scaled(call, current, &scale)).await?;
+    let change = |current: &Current| updated(call, current, &scale);
+    let changed = modify_owned(call, Part::Main, Versions::Require, Owners::Given, change).await?;
     shown(changed).map(|answer| answer.warning(warnings))
 }
 
 pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
+    if patch_type == PatchType::Apply {
+        return apply(call).await;
+    }
     // A Scale has no lists that a strategic patch would merge.
     let patch_type = if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type };
-    let changed = modify_as(call, Part::Main, Versions::Inherit, |current| {
+    let changed = modify_owned(call, Part::Main, Versions::Inherit, Owners::Given, |current| {
         let before = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
         let after = patch::apply(&call.kind.def, patch_type, &before, &call.body)?;
         let text = after.to_string();
         let (scale, _) =
             decode::document::<Scale>("autoscaling/v1", "Scale", None, text.as_bytes(), call.validation())?;
-        scaled(call, current, &scale)
+        updated(call, current, &scale)
     })
     .await?;
     shown(changed)
+}
+
+async fn apply(call: &Call) -> Result<Answer, ApiError> {
+    let resource = Resource::new("autoscaling", "v1", "scales", "Scale", true);
+    let (config, issues) = apply::read(call, &resource)?;
+    let changed = modify_owned(call, Part::Main, Versions::Inherit, Owners::Given, |current| {
+        let owners = Owned::of(call, current)?;
+        let live = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
+        let empty = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {}});
+        let write = owners.write(call, Operation::Apply);
+        let applied = write
+            .apply(&live, &empty, &config, owners.of_scale.clone(), call.options.force)
+            .map_err(|error| apply::refused(&resource, &config, error))?;
+        let object = applied.object.unwrap_or(live);
+        let scale: Scale = serde_json::from_value(object).map_err(ApiError::internal)?;
+        check_name(call, scale.metadata.name.as_deref(), scale.metadata.namespace.as_deref())?;
+        let mut object = scaled(call, current, &scale)?;
+        object.meta_mut().managed_fields = owners.after(call, applied.managers);
+        Ok(object)
+    })
+    .await?;
+    let warnings = apply::strictness(call, issues)?;
+    shown(changed).map(|answer| answer.warning(warnings))
+}
+
+/// The workload with the replicas of the scale, which are the client's then.
+fn updated(call: &Call, current: &Current, scale: &Scale) -> Result<Box<dyn ApiObject>, ApiError> {
+    let owners = Owned::of(call, current)?;
+    let live = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
+    let new = serde_json::to_value(scale).map_err(ApiError::internal)?;
+    let mut object = scaled(call, current, scale)?;
+    let write = owners.write(call, Operation::Update);
+    object.meta_mut().managed_fields = match write.update(&live, &new, owners.of_scale.clone(), true) {
+        Ok(managers) => owners.after(call, managers),
+        Err(fault) => return Err(ApiError::internal(fault)),
+    };
+    Ok(object)
+}
+
+/// Who owns what of a workload, and of its Scale.
+struct Owned {
+    of_parent: Managers,
+    of_scale: Managers,
+    schema: Schema,
+    nothing: Set,
+}
+
+impl Owned {
+    fn of(call: &Call, current: &Current) -> Result<Self, ApiError> {
+        let known = current.typed.meta().managed_fields.as_deref().unwrap_or_default();
+        let of_parent = Managers::read(known).unwrap_or_default();
+        let of_scale = to_scale(&of_parent, &call.form.resource().api_version(), &replicas());
+        let schema = Schema::built_in("autoscaling/v1", "Scale").unwrap_or_else(Schema::deduced);
+        Ok(Self { of_parent, of_scale, schema, nothing: Set::default() })
+    }
+
+    fn write(&self, call: &Call, operation: Operation) -> Write<'_> {
+        let who = Who {
+            name: call.manager(),
+            operation,
+            api_version: "autoscaling/v1".to_owned(),
+            subresource: "scale".to_owned(),
+        };
+        let now = metadata::now().0;
+        Write { who, schema: &self.schema, reset: &self.nothing, versions: &OneVersion, now }
+    }
+
+    fn after(self, call: &Call, of_scale: Managers) -> Option<Vec<ManagedFieldsEntry>> {
+        from_scale(self.of_parent, of_scale, &call.form.resource().api_version(), &replicas()).write()
+    }
+}
+
+/// Where workloads keep what a Scale shows, as a field path.
+fn replicas() -> Vec<Element> {
+    WANTED.split('/').skip(1).map(Element::field).collect()
 }
 
 /// The workload with the replicas of the scale.

@@ -24,7 +24,7 @@ const KUBECTL: &str = "kubectl";
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 pub async fn apply(call: &Call, part: Part) -> Result<Answer, ApiError> {
-    let (config, issues) = read(call)?;
+    let (config, issues) = read(call, call.form.resource())?;
     for _ in 0..TRIES_MAX {
         let changed = modify_owned(call, part, Versions::Inherit, Owners::Given, |current| {
             change(call, part, current, &config)
@@ -42,8 +42,8 @@ pub async fn apply(call: &Call, part: Part) -> Result<Answer, ApiError> {
     Err(ApiError::conflict(call.kind.resource(), call.name(), coracle_client::status::MODIFIED))
 }
 
-/// The configuration, and what is wrong with its text.
-fn read(call: &Call) -> Result<(Value, Vec<String>), ApiError> {
+/// The configuration of an object of the resource, and what is wrong with its text.
+pub(crate) fn read(call: &Call, resource: &Resource) -> Result<(Value, Vec<String>), ApiError> {
     if call.options.field_manager.as_deref().unwrap_or_default().is_empty() {
         let mut errors = Errors::default();
         errors.required("fieldManager", "is required for apply patch");
@@ -67,7 +67,7 @@ fn read(call: &Call) -> Result<(Value, Vec<String>), ApiError> {
         }
     };
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (resource, given) = (call.form.resource(), group_version_kind(text("apiVersion"), text("kind")));
+    let given = group_version_kind(text("apiVersion"), text("kind"));
     if text("apiVersion") != resource.api_version() || text("kind") != resource.kind() {
         return Err(ApiError::bad_request(format!("invalid object type: {given}")));
     }
@@ -84,7 +84,7 @@ fn group_version_kind(api_version: &str, kind: &str) -> String {
 }
 
 /// Keys that stand in the text twice: warnings, or the error of a client that asked for strictness.
-fn strictness(call: &Call, issues: Vec<String>) -> Result<Vec<String>, ApiError> {
+pub(crate) fn strictness(call: &Call, issues: Vec<String>) -> Result<Vec<String>, ApiError> {
     match call.validation() {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Strict if !issues.is_empty() => Err(too_strict(&issues)),
@@ -140,7 +140,7 @@ fn merged(
         let rest: Vec<Conflict> = conflicts.iter().filter(|c| !allowed.has(&c.path)).cloned().collect();
         applied = if rest.is_empty() { attempt(true) } else { Err(ApplyError::Conflicts(rest)) };
     }
-    let applied = applied.map_err(|error| refused(call, config, error))?;
+    let applied = applied.map_err(|error| refused(call.form.resource(), config, error))?;
     let mut object = applied.object.unwrap_or_else(|| live.clone());
     drop_empty(rules.schema.root(), &mut object);
     if write.who.name == KUBECTL {
@@ -161,14 +161,14 @@ fn merged(
     Ok(object)
 }
 
-fn refused(call: &Call, config: &Value, error: ApplyError) -> ApiError {
+pub(crate) fn refused(resource: &Resource, config: &Value, error: ApplyError) -> ApiError {
     match error {
         ApplyError::Conflicts(conflicts) => conflicting(&conflicts),
         ApplyError::Config(fault) => {
             let meta = |field: &str| {
                 config.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
             };
-            let kind = group_version_kind(&call.form.resource().api_version(), call.form.resource().kind());
+            let kind = group_version_kind(&resource.api_version(), resource.kind());
             let (namespace, name) = (meta("namespace"), meta("name"));
             ApiError::new(
                 500,

@@ -1,6 +1,6 @@
 //! The generic verbs, one file each. None of them names a kind.
 
-mod apply;
+pub(crate) mod apply;
 mod commit;
 pub mod create;
 pub mod delete;
@@ -10,7 +10,7 @@ pub mod list;
 pub mod metadata;
 pub mod modify;
 pub mod options;
-mod owners;
+pub(crate) mod owners;
 pub mod patch;
 pub mod update;
 pub mod watch;

@@ -69,7 +69,7 @@ pub async fn modify_as(
 }
 
 /// As [`modify_as`], by somebody who may know who owns what then.
-pub(super) async fn modify_owned(
+pub(crate) async fn modify_owned(
     call: &Call,
     part: Part,
     versions: Versions,
@@ -120,6 +120,7 @@ async fn attempt(
     if owners == Owners::Track {
         call.track(part, Some(old), &mut new)?;
     }
+    admission::admit(call, Operation::Update, Some(&mut *new), Some(old)).await?;
     match part {
         Part::Status => def.ops.prepare_status_update(&mut *new, old),
         Part::Main | Part::Whole => def.ops.prepare_update(&mut *new, old),
@@ -127,7 +128,6 @@ async fn attempt(
     if part == Part::Main && def.has_generation && spec_differs(&*new, old)? {
         new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
     }
-    admission::admit(call, Operation::Update, Some(&mut *new), Some(old)).await?;
     let mut errors = Errors::default();
     metadata::validate(def, new.meta(), &mut errors);
     metadata::validate_update(new.meta(), old.meta(), &mut errors);

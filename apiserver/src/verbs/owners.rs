@@ -16,7 +16,7 @@ const UNKNOWN: &str = "unknown";
 
 /// Whether a write changes who owns what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owners {
+pub(crate) enum Owners {
     /// The client owns what it changes.
     Track,
     /// The new object says it already.
@@ -25,7 +25,7 @@ pub(super) enum Owners {
 
 impl Call {
     /// The name that the client goes by as a manager of fields.
-    fn manager(&self) -> String {
+    pub(crate) fn manager(&self) -> String {
         let named = self.options.field_manager.as_deref().filter(|name| !name.is_empty());
         let name = match named {
             Some(name) => name.to_owned(),
@@ -89,13 +89,13 @@ impl Call {
                 _ => Managers::read(known).unwrap_or_default(),
             },
         };
-        if managers.is_empty() && old.is_some() {
-            return Ok(());
-        }
         let forms = Forms { call: self, schema: &rules.schema };
         let mut after = forms.shown(&**new)?;
         if drop_empty(rules.schema.root(), &mut after) && self.form.def.alias.is_none() {
             *new = self.kind.def.ops.decode_value(after.clone()).map_err(ApiError::internal)?;
+        }
+        if managers.is_empty() && old.is_some() {
+            return Ok(());
         }
         let before = old.map(|old| forms.shown(old)).transpose()?;
         let write = self.ownership_write(Operation::Update, reset, &forms);

@@ -43,7 +43,7 @@ fn check_uid(call: &Call, given: &str, current: &str) -> Result<(), ApiError> {
 }
 
 /// What the body calls itself must be what the URL names.
-pub(super) fn check_name(call: &Call, name: Option<&str>, namespace: Option<&str>) -> Result<(), ApiError> {
+pub(crate) fn check_name(call: &Call, name: Option<&str>, namespace: Option<&str>) -> Result<(), ApiError> {
     let wanted = call.name();
     let name = name.unwrap_or_default();
     if name.is_empty() {

@@ -39,17 +39,15 @@ pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Errors) {
             same.affinity = None;
         }
     }
-    if only_adds(
+    same.tolerations = old.tolerations.clone();
+    if !only_adds(
         new.tolerations.as_deref().unwrap_or_default(),
         old.tolerations.as_deref().unwrap_or_default(),
     ) {
-        same.tolerations = old.tolerations.clone();
-    } else {
         errors.forbidden(
             path.child("tolerations"),
             "existing toleration can not be modified except its tolerationSeconds",
         );
-        return;
     }
     if old.termination_grace_period_seconds.is_some_and(|s| s < 0)
         && new.termination_grace_period_seconds == Some(1)

@@ -19,6 +19,29 @@ const MODE: i32 = 0o644;
 const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
+/// In the order in which upstream looks at them: what comes second is one too many.
+const SOURCES: &[&str] = &[
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+];
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
@@ -90,10 +113,10 @@ fn files(files: Option<&mut [DownwardAPIVolumeFile]>) {
 /// The names of the sources a volume sets; exactly one is right.
 pub(super) fn sources(volume: &Volume) -> Vec<String> {
     // By way of JSON: thirty optional fields, of which a list here would miss the next one.
-    match serde_json::to_value(volume) {
-        Ok(Value::Object(fields)) => fields.into_iter().map(|(k, _)| k).filter(|k| k != "name").collect(),
-        _ => Vec::new(),
-    }
+    let Ok(Value::Object(fields)) = serde_json::to_value(volume) else { return Vec::new() };
+    let mut sources: Vec<String> = fields.into_iter().map(|(k, _)| k).filter(|k| k != "name").collect();
+    sources.sort_by_key(|source| SOURCES.iter().position(|known| known == source).unwrap_or(SOURCES.len()));
+    sources
 }
 
 /// Checks the volumes; returns their names, which mounts refer to.
