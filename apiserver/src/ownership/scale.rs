@@ -17,9 +17,10 @@ fn group(api_version: &str) -> &str {
 
 /// Whoever owns the replicas at `path` of a workload of this version's group, as an owner of the Scale's.
 pub fn to_scale(parent: &Managers, api_version: &str, path: &[Element]) -> Managers {
-    let owners = parent.0.iter().filter(|manager| {
-        group(&manager.who.api_version) == group(api_version) && manager.fields.has(path)
-    });
+    let owners = parent
+        .0
+        .iter()
+        .filter(|manager| group(&manager.who.api_version) == group(api_version) && manager.fields.has(path));
     let mut fields = Set::default();
     fields.insert(&replicas_of_scale());
     let owners = owners.map(|manager| {

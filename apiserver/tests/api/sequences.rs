@@ -126,7 +126,9 @@ fn differing(path: &str, theirs: &Value, ours: &Value, lines: &mut Vec<String>) 
             names.sort();
             names.dedup();
             for name in names {
-                let of = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or(json!("(nothing)"));
+                let of = |map: &serde_json::Map<String, Value>| {
+                    map.get(name).cloned().unwrap_or(json!("(nothing)"))
+                };
                 differing(&format!("{path}.{name}"), &of(a), &of(b), lines);
             }
         }
