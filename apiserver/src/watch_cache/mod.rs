@@ -3,6 +3,7 @@
 mod event;
 mod feed;
 mod progress;
+mod queue;
 mod resource;
 mod ring;
 mod splice;

@@ -9,16 +9,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use coracle_client::{ApiError, Object, Resource, WatchEventKind};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::event::{Delivery, Event, FRAME_END, Filter, frame_start};
+use super::queue::{self, Refused};
 use super::ring::Ring;
 use super::splice;
 use super::whole::{Items, Packing, Wholes};
-
-/// What one watcher may leave unread before it is ended.
-pub const WATCHER_EVENTS_MAX: usize = 16 * 1024;
 
 /// Objects looked at under one hold of the lock, so that a long list does not hold up writers.
 const SCAN_OBJECTS_MAX: usize = 4 * 1024;
@@ -64,7 +61,7 @@ struct Watcher {
     filter: Filter,
     /// A watch from the future is told nothing about what happens until then.
     after: u64,
-    sender: mpsc::Sender<Delivery>,
+    sender: queue::Sender,
 }
 
 /// One entry of the store, its key within the resource.
@@ -88,7 +85,7 @@ pub struct Subscription {
     pub initial: Vec<Delivery>,
     /// The revision that `initial` brings the watcher to.
     pub revision: u64,
-    pub receiver: mpsc::Receiver<Delivery>,
+    pub receiver: queue::Receiver,
     cache: Arc<ResourceCache>,
     id: u64,
     pinned: Option<Box<str>>,
@@ -317,10 +314,10 @@ impl ResourceCache {
                 return true;
             }
             let Some(delivery) = event.seen_through(&watcher.filter) else { return true };
-            match watcher.sender.try_send(delivery) {
+            match watcher.sender.send(delivery) {
                 Ok(()) => true,
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
-                Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(Refused::Gone) => false,
+                Err(Refused::TooFarBehind) => {
                     warn!(%resource, "a watcher that reads too slowly is ended");
                     false
                 }
@@ -348,7 +345,7 @@ impl ResourceCache {
         from: From,
         progress: u64,
     ) -> Result<Subscription, TooOld> {
-        let (sender, receiver) = mpsc::channel(WATCHER_EVENTS_MAX);
+        let (sender, receiver) = queue::queue();
         let pinned: Option<Box<str>> =
             filter.fields.pinned(INDEXED_FIELD).filter(|v| self.indexed && !v.is_empty()).map(Into::into);
         let id = self.next_watcher.fetch_add(1, Ordering::Relaxed);

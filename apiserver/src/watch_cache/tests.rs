@@ -163,7 +163,7 @@ fn a_deleted_object_is_its_last_state_under_the_new_version() {
 fn a_watcher_that_does_not_read_is_ended() {
     let pods = Pods::new();
     let mut slow = pods.0.watch(Filter::default(), From::Now, 1).unwrap();
-    for revision in 2..resource::WATCHER_EVENTS_MAX as u64 + 4 {
+    for revision in 2..queue::EVENTS_MAX as u64 + 4 {
         pods.put(revision, "a", "", "x");
     }
     assert_eq!(pods.0.watchers(), 0);
@@ -171,7 +171,7 @@ fn a_watcher_that_does_not_read_is_ended() {
     while slow.receiver.try_recv().is_ok() {
         got += 1;
     }
-    assert_eq!(got, resource::WATCHER_EVENTS_MAX);
+    assert_eq!(got, queue::EVENTS_MAX);
     assert!(slow.receiver.is_closed());
 }
 
