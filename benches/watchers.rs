@@ -50,7 +50,11 @@ fn main() {
     let grown = after.0.resident.saturating_sub(before.0.resident);
     row(
         "memory while they watch",
-        &format!("{:.1} MiB more than before, {} KiB a watcher", grown as f64 / 1024.0, grown / LOAD.watchers as u64),
+        &format!(
+            "{:.1} MiB more than before, {} KiB a watcher",
+            grown as f64 / 1024.0,
+            grown / LOAD.watchers as u64
+        ),
         "bounded",
     );
     let spent = (after.1 - before.1).as_secs_f64();

@@ -57,8 +57,11 @@ fn a_watcher_that_does_not_read_is_cut_off_and_recovers() {
         let name = format!("large-{}", number % 20);
         let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
             "data": {"number": number.to_string(), "fill": fill}});
-        let (method, path) =
-            if number < 20 { ("POST", CONFIG_MAPS.to_owned()) } else { ("PUT", format!("{CONFIG_MAPS}/{name}")) };
+        let (method, path) = if number < 20 {
+            ("POST", CONFIG_MAPS.to_owned())
+        } else {
+            ("PUT", format!("{CONFIG_MAPS}/{name}"))
+        };
         let answer = connection.exchange(method, &path, body.to_string().as_bytes());
         assert!(matches!(answer.status, 200 | 201), "{}", answer.status);
     }

@@ -46,7 +46,9 @@ fn body(name: &str, number: u64, version: Option<&str>) -> Vec<u8> {
         metadata["resourceVersion"] = json!(version);
     }
     let data = json!({"number": number.to_string(), "stamp": now().to_string(), "fill": "x".repeat(200)});
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}).to_string().into_bytes()
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+        .to_string()
+        .into_bytes()
 }
 
 /// Runs the load in a namespace that is there and empty; panics where an event is lost, doubled or misplaced.
