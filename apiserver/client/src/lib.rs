@@ -1,6 +1,7 @@
 //! How every component talks to the Kubernetes API: typed calls over encoded objects, informers, work queues,
 //! leader election and events, over HTTPS or straight into the apiserver of the same process.
 
+pub mod amounts;
 pub mod client;
 pub mod controller;
 pub mod election;
@@ -12,6 +13,7 @@ pub mod informer;
 pub mod object;
 pub mod quantity;
 pub mod queue;
+pub mod quota;
 pub mod reflector;
 pub mod request;
 pub mod resource;

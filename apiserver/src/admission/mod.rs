@@ -3,9 +3,11 @@
 mod certificate_requester;
 mod default_tolerations;
 mod escalation;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 pub mod service_addresses;
@@ -23,6 +25,7 @@ use crate::verbs::Call;
 pub fn all() -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(default_tolerations::DefaultTolerationSeconds),
@@ -31,6 +34,8 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(certificate_requester::CertificateRequester),
         // Last: it judges what the others have left.
         Arc::new(escalation::Escalation),
+        // After all others: what is charged has passed them.
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 

@@ -170,7 +170,7 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
     }
 }
 
-fn preconditions(call: &Call, options: &Options, object: &Object) -> Result<(), ApiError> {
+pub(crate) fn preconditions(call: &Call, options: &Options, object: &Object) -> Result<(), ApiError> {
     let conflict = |why: String| ApiError::conflict(call.kind.resource(), call.name(), &why);
     let head = &object.head;
     if let Some(uid) = options.uid.as_deref().filter(|uid| **uid != *head.uid) {

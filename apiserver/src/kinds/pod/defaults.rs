@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use coracle_client::amounts::{Side, of_containers};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, Pod, PodSpec,
     PodTemplateSpec, Probe, ResourceRequirements,
@@ -164,7 +165,7 @@ fn requests_from_limits(resources: &mut ResourceRequirements) {
 /// Resources of the pod as a whole: requests come from its containers' where they name any, else from its limits.
 fn pod_level_requests(spec: &mut PodSpec) {
     let totals =
-        super::resources::pod_requests(&spec.containers, spec.init_containers.as_deref().unwrap_or_default());
+        of_containers(&spec.containers, spec.init_containers.as_deref().unwrap_or_default(), Side::Requests);
     let Some(resources) = &mut spec.resources else { return };
     let Some(limits) = &resources.limits else { return };
     let requests = resources.requests.get_or_insert_with(BTreeMap::new);

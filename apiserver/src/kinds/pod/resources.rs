@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_client::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 
 use crate::field_error::{Errors, Path};
@@ -72,50 +72,6 @@ fn amount(resource: &str, wire: &Wire, path: &Path<'_>, errors: &mut Errors) -> 
         errors.invalid(path, &wire.0, "must be an integer");
     }
     Some(quantity)
-}
-
-type Amounts = BTreeMap<String, Quantity>;
-
-fn add(to: &mut Amounts, from: &Amounts) {
-    for (name, quantity) in from {
-        *to.entry(name.clone()).or_insert(Quantity::ZERO) += *quantity;
-    }
-}
-
-fn at_least(to: &mut Amounts, from: &Amounts) {
-    for (name, quantity) in from {
-        let entry = to.entry(name.clone()).or_insert(*quantity);
-        *entry = (*entry).max(*quantity);
-    }
-}
-
-fn requests(container: &Container) -> Amounts {
-    let wire = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-    wire.into_iter().flatten().filter_map(|(n, q)| Some((n.clone(), Quantity::of(q).ok()?))).collect()
-}
-
-/// What the pod's containers ask for together: the sum of those that run side by side, or what an init container
-/// needs beside the sidecars started before it, whichever is more.
-pub(super) fn pod_requests(containers: &[Container], init_containers: &[Container]) -> Amounts {
-    let mut total = Amounts::new();
-    for container in containers {
-        add(&mut total, &requests(container));
-    }
-    let mut sidecars = Amounts::new();
-    let mut starting = Amounts::new();
-    for container in init_containers {
-        let mut now = requests(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            add(&mut total, &now);
-            add(&mut sidecars, &now);
-            now = sidecars.clone();
-        } else {
-            add(&mut now, &sidecars);
-        }
-        at_least(&mut starting, &now);
-    }
-    at_least(&mut total, &starting);
-    total
 }
 
 /// `Guaranteed` where every container's limits for CPU and memory equal its requests, `BestEffort` where none says
@@ -227,23 +183,5 @@ mod tests {
             let pod: Pod = defaulted(pod(resources.clone()));
             assert_eq!(qos_class(&pod.spec.unwrap()), want, "{resources}");
         }
-    }
-
-    #[test]
-    fn sums_count_sidecars_and_the_largest_init_container() {
-        let container = |cpu: &str, policy: Option<&str>| -> Container {
-            serde_json::from_value(
-                json!({"name": "c", "restartPolicy": policy, "resources": {"requests": {"cpu": cpu}}}),
-            )
-            .unwrap()
-        };
-        let cpu =
-            |containers: &[Container], init: &[Container]| pod_requests(containers, init)["cpu"].to_string();
-        assert_eq!(cpu(&[container("1", None), container("2", None)], &[]), "3");
-        assert_eq!(cpu(&[container("1", None)], &[container("5", None)]), "5");
-        assert_eq!(
-            cpu(&[container("1", None)], &[container("2", Some("Always")), container("5", None)]),
-            "7"
-        );
     }
 }
