@@ -35,10 +35,8 @@ const OF_PODS: &[&str] = &[
     "limits.ephemeral-storage",
 ];
 /// What every container must name where a quota limits it.
-const COMPUTE: &[&str] =
-    &["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
-const OF_SERVICES: &[&str] =
-    &["count/services", "services", "services.nodeports", "services.loadbalancers"];
+const COMPUTE: &[&str] = &["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+const OF_SERVICES: &[&str] = &["count/services", "services", "services.nodeports", "services.loadbalancers"];
 const OF_CLAIMS: &[&str] = &["persistentvolumeclaims", "requests.storage"];
 /// Resources that are counted by their bare name too.
 const BARE: &[&str] = &["configmaps", "secrets", "replicationcontrollers", "resourcequotas"];
@@ -327,7 +325,11 @@ mod tests {
 
     fn shown(resource: &Resource, subject: &Subject) -> Value {
         let amounts = usage(resource, subject, Timestamp::UNIX_EPOCH);
-        amounts.into_iter().map(|(name, amount)| (name, json!(amount.to_string()))).collect::<serde_json::Map<_, _>>().into()
+        amounts
+            .into_iter()
+            .map(|(name, amount)| (name, json!(amount.to_string())))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 
     #[test]
@@ -341,7 +343,10 @@ mod tests {
                 "hugepages-2Mi": "4Mi", "requests.hugepages-2Mi": "4Mi", "limits.memory": "1Gi"})
         );
         let over = Subject::Pod(
-            serde_json::from_value(json!({"metadata": {}, "spec": {"containers": []}, "status": {"phase": "Failed"}})).unwrap(),
+            serde_json::from_value(
+                json!({"metadata": {}, "spec": {"containers": []}, "status": {"phase": "Failed"}}),
+            )
+            .unwrap(),
         );
         assert_eq!(shown(&pods, &over), json!({"count/pods": "1"}));
         let claim = Subject::Claim(
@@ -388,7 +393,8 @@ mod tests {
     #[test]
     fn scopes_hold_what_they_say() {
         let spec = |scopes: Value| -> ResourceQuotaSpec { serde_json::from_value(scopes).unwrap() };
-        let selector = |requirement: Value| spec(json!({"scopeSelector": {"matchExpressions": [requirement]}}));
+        let selector =
+            |requirement: Value| spec(json!({"scopeSelector": {"matchExpressions": [requirement]}}));
         let plain = pod(json!({"containers": [{"name": "c"}]}));
         let busy = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
             "activeDeadlineSeconds": 5, "priorityClassName": "high", "affinity": {"podAffinity":
@@ -401,11 +407,23 @@ mod tests {
             (spec(json!({"scopes": ["NotTerminating"]})), true, false),
             (spec(json!({"scopes": ["PriorityClass"]})), false, true),
             (spec(json!({"scopes": ["CrossNamespacePodAffinity"]})), false, true),
-            (selector(json!({"scopeName": "PriorityClass", "operator": "In", "values": ["high"]})), false, true),
-            (selector(json!({"scopeName": "PriorityClass", "operator": "NotIn", "values": ["high"]})), true, false),
+            (
+                selector(json!({"scopeName": "PriorityClass", "operator": "In", "values": ["high"]})),
+                false,
+                true,
+            ),
+            (
+                selector(json!({"scopeName": "PriorityClass", "operator": "NotIn", "values": ["high"]})),
+                true,
+                false,
+            ),
             (selector(json!({"scopeName": "PriorityClass", "operator": "DoesNotExist"})), true, false),
         ] {
-            assert_eq!((in_scopes(&quota, &plain), in_scopes(&quota, &busy)), (on_plain, on_busy), "{quota:?}");
+            assert_eq!(
+                (in_scopes(&quota, &plain), in_scopes(&quota, &busy)),
+                (on_plain, on_busy),
+                "{quota:?}"
+            );
         }
         assert!(!in_scopes(&spec(json!({"scopes": ["BestEffort"]})), &Subject::Other));
     }

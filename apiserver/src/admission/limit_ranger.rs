@@ -52,8 +52,10 @@ impl Plugin for LimitRanger {
         let Some(any) = object.map(ApiObject::as_any) else { return Ok(()) };
         let (call, operation) = (attributes.call, attributes.operation);
         let subresource = call.subresource.as_deref();
-        let new_or_resized =
-            matches!((operation, subresource), (Operation::Create, None) | (Operation::Update, Some("resize")));
+        let new_or_resized = matches!(
+            (operation, subresource),
+            (Operation::Create, None) | (Operation::Update, Some("resize"))
+        );
         let mut faults = Vec::new();
         if let Some(pod) = any.downcast_ref::<Pod>().filter(|_| new_or_resized) {
             let spec = pod.spec.clone().unwrap_or_default();
@@ -103,16 +105,14 @@ fn set_defaults(pod: &mut Pod, range: &LimitRange) {
     }
     let Some(spec) = &mut pod.spec else { return };
     let mut notes = Vec::new();
-    for (what, containers) in [
-        ("container", Some(&mut spec.containers)),
-        ("init container", spec.init_containers.as_mut()),
-    ] {
+    for (what, containers) in
+        [("container", Some(&mut spec.containers)), ("init container", spec.init_containers.as_mut())]
+    {
         for container in containers.into_iter().flatten() {
             let resources = container.resources.get_or_insert_default();
-            for (side, list, defaults) in [
-                ("request", &mut resources.requests, &requests),
-                ("limit", &mut resources.limits, &limits),
-            ] {
+            for (side, list, defaults) in
+                [("request", &mut resources.requests, &requests), ("limit", &mut resources.limits, &limits)]
+            {
                 let set = fill(list, defaults);
                 if !set.is_empty() {
                     notes.push(format!("{} {side} for {what} {}", set.join(", "), container.name));
@@ -239,7 +239,9 @@ mod tests {
     #[test]
     fn containers_get_defaults_and_it_is_noted() {
         let mut pod = pod(json!({"limits": {"memory": "1Gi"}}));
-        let range = range(json!({"type": "Container", "default": {"cpu": "1", "memory": "2Gi"}, "defaultRequest": {"cpu": "500m"}}));
+        let range = range(
+            json!({"type": "Container", "default": {"cpu": "1", "memory": "2Gi"}, "defaultRequest": {"cpu": "500m"}}),
+        );
         set_defaults(&mut pod, &range);
         let container = &pod.spec.as_ref().unwrap().containers[0];
         assert_eq!(
@@ -289,7 +291,9 @@ mod tests {
             (
                 container(json!({"maxLimitRequestRatio": {"cpu": "2"}})),
                 json!({"limits": {"cpu": "3"}}),
-                Some("cpu max limit to request ratio per Container is 2, but no request is specified or request is 0"),
+                Some(
+                    "cpu max limit to request ratio per Container is 2, but no request is specified or request is 0",
+                ),
             ),
             (
                 json!({"type": "Pod", "max": {"memory": "1Gi"}}),
@@ -305,7 +309,8 @@ mod tests {
 
     #[test]
     fn claims_have_bounds_too() {
-        let item = json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}});
+        let item =
+            json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}});
         for (size, want) in [
             ("1Gi", None),
             ("512Mi", Some("minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 512Mi")),

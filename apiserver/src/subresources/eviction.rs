@@ -56,9 +56,7 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
         options.resource_version.clone_from(&pod.metadata.resource_version);
     }
     match take_away(call, &options).await {
-        Err(error) if error.is_conflict() && own_version => {
-            Err(busy(budget.as_ref().map_or("", name_of)))
-        }
+        Err(error) if error.is_conflict() && own_version => Err(busy(budget.as_ref().map_or("", name_of))),
         result => {
             result?;
             Answer::success(201).map(|answer| answer.warning(warnings))
@@ -140,7 +138,8 @@ async fn take_away(call: &Call, options: &Options) -> Result<(), ApiError> {
             options.resource_version = Some(marked.resource_version.to_string());
         }
     }
-    let deletion = Call { subresource: Some("eviction".into()), ..call.on(call.namespace.as_deref(), call.name()) };
+    let deletion =
+        Call { subresource: Some("eviction".into()), ..call.on(call.namespace.as_deref(), call.name()) };
     delete::delete(&deletion, &options).await.map(drop)
 }
 
@@ -175,7 +174,8 @@ fn budgets(call: &Call, pod: &Pod) -> Result<Vec<PodDisruptionBudget>, ApiError>
         let budget: PodDisruptionBudget = object.decode()?;
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         // A selector that does not parse selects nothing, like one that is not there.
-        if selector.is_some_and(|s| Selector::from_label_selector(Some(s)).is_ok_and(|s| s.matches(&labels))) {
+        if selector.is_some_and(|s| Selector::from_label_selector(Some(s)).is_ok_and(|s| s.matches(&labels)))
+        {
             found.push(budget);
         }
     }
@@ -280,11 +280,12 @@ fn exhausted(name: &str, status: &PodDisruptionBudgetStatus) -> String {
         (status.desired_healthy.unwrap_or_default(), status.current_healthy.unwrap_or_default());
     let start = format!("The disruption budget {name}");
     match condition {
-        Some(c) if c.reason == "SyncFailed" => format!(
-            "{start} does not allow evicting pods currently because it failed sync: {}",
-            c.message
-        ),
-        _ if current <= desired => format!("{start} needs {desired} healthy pods and has {current} currently"),
+        Some(c) if c.reason == "SyncFailed" => {
+            format!("{start} does not allow evicting pods currently because it failed sync: {}", c.message)
+        }
+        _ if current <= desired => {
+            format!("{start} needs {desired} healthy pods and has {current} currently")
+        }
         Some(c) => format!("{start} does not allow evicting pods currently ({}): {}", c.reason, c.message),
         None => format!("{start} does not allow evicting pods currently"),
     }
@@ -318,8 +319,10 @@ mod tests {
     use super::*;
 
     fn budget(status: Value) -> PodDisruptionBudget {
-        serde_json::from_value(json!({"metadata": {"name": "b", "generation": 1}, "spec": {}, "status": status}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "b", "generation": 1}, "spec": {}, "status": status}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -331,18 +334,22 @@ mod tests {
         assert!(status.disrupted_pods.as_ref().unwrap().contains_key("p") && status.conditions.is_none());
         decrement(&mut some, "q", metadata::now()).unwrap();
         let conditions = some.status.as_ref().unwrap().conditions.clone().unwrap();
-        assert_eq!((conditions[0].status.as_str(), conditions[0].reason.as_str()), ("False", "InsufficientPods"));
+        assert_eq!(
+            (conditions[0].status.as_str(), conditions[0].reason.as_str()),
+            ("False", "InsufficientPods")
+        );
         let error = decrement(&mut some, "r", metadata::now()).unwrap_err();
         assert_eq!((error.code(), error.message()), (429, REFUSED));
     }
 
     #[test]
     fn refusals_say_why() {
-        let condition = |reason: &str| {
-            json!([{"type": ALLOWED, "status": "False", "reason": reason, "message": "why", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
-        };
+        let condition = |reason: &str| json!([{"type": ALLOWED, "status": "False", "reason": reason, "message": "why", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         for (status, want) in [
-            (json!({"observedGeneration": 0, "disruptionsAllowed": 1}), "The disruption budget b is still being processed by the server."),
+            (
+                json!({"observedGeneration": 0, "disruptionsAllowed": 1}),
+                "The disruption budget b is still being processed by the server.",
+            ),
             (
                 json!({"observedGeneration": 1, "disruptionsAllowed": 0, "desiredHealthy": 2, "currentHealthy": 2}),
                 "The disruption budget b needs 2 healthy pods and has 2 currently",
@@ -365,11 +372,17 @@ mod tests {
     #[test]
     fn pods_that_are_not_ready_may_be_spared() {
         let with = |policy: Value, status: Value| -> PodDisruptionBudget {
-            serde_json::from_value(json!({"metadata": {}, "spec": {"unhealthyPodEvictionPolicy": policy}, "status": status})).unwrap()
+            serde_json::from_value(
+                json!({"metadata": {}, "spec": {"unhealthyPodEvictionPolicy": policy}, "status": status}),
+            )
+            .unwrap()
         };
         assert!(spares_unready(&with(json!("AlwaysAllow"), json!({}))));
         assert!(spares_unready(&with(json!(null), json!({"desiredHealthy": 1, "currentHealthy": 1}))));
         assert!(!spares_unready(&with(json!(null), json!({"desiredHealthy": 0, "currentHealthy": 1}))));
-        assert!(!spares_unready(&with(json!("IfHealthyBudget"), json!({"desiredHealthy": 2, "currentHealthy": 1}))));
+        assert!(!spares_unready(&with(
+            json!("IfHealthyBudget"),
+            json!({"desiredHealthy": 2, "currentHealthy": 1})
+        )));
     }
 }

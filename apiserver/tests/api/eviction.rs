@@ -44,7 +44,11 @@ async fn a_budget_is_spent() {
     evict(&server, "a", "").await.expect(201);
     let gone = server.get(&format!("{PODS}/a")).await;
     assert!(gone.json["metadata"]["deletionTimestamp"].is_string(), "{}", gone.json);
-    let condition = gone.json["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget");
+    let condition = gone.json["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["type"] == "DisruptionTarget");
     assert_eq!(condition.unwrap()["reason"], "EvictionByEvictionAPI");
     let spent = server.get(&format!("{BUDGETS}/b")).await.json["status"].clone();
     assert_eq!(spent["disruptionsAllowed"], 0);

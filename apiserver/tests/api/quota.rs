@@ -20,7 +20,10 @@ fn pod(name: &str, resources: Value) -> Value {
 async fn quota(server: &Server, hard: Value, used: Value) {
     let body = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}});
     server.post("/api/v1/namespaces/default/resourcequotas", body).await.expect(201);
-    server.merge(&format!("{QUOTA}/status"), json!({"status": {"hard": hard, "used": used}})).await.expect(200);
+    server
+        .merge(&format!("{QUOTA}/status"), json!({"status": {"hard": hard, "used": used}}))
+        .await
+        .expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +47,11 @@ async fn two_hundred_clients_never_get_more_than_there_is() {
     assert_eq!(made, ROOM, "{:?}", replies.iter().map(|r| r.code).collect::<Vec<_>>());
     for refused in replies.iter().filter(|reply| reply.code != 201) {
         assert_eq!(refused.code, 403, "{}", refused.json);
-        assert!(refused.message().contains("exceeded quota: q, requested: pods=1, used: pods=37, limited: pods=37"));
+        assert!(
+            refused
+                .message()
+                .contains("exceeded quota: q, requested: pods=1, used: pods=37, limited: pods=37")
+        );
     }
     assert_eq!(server.get(PODS).await.names().len(), ROOM);
     let used = server.get(QUOTA).await.json["status"]["used"].clone();
@@ -54,7 +61,12 @@ async fn two_hundred_clients_never_get_more_than_there_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_refuses_what_it_cannot_count_or_has_no_room_for() {
     let server = Server::start().await;
-    quota(&server, json!({"configmaps": "1", "limits.cpu": "1"}), json!({"configmaps": "0", "limits.cpu": "0"})).await;
+    quota(
+        &server,
+        json!({"configmaps": "1", "limits.cpu": "1"}),
+        json!({"configmaps": "0", "limits.cpu": "0"}),
+    )
+    .await;
     let reply = server.post(PODS, pod("p", json!({}))).await.expect(403);
     assert_eq!(reply.message(), "pods \"p\" is forbidden: failed quota: q: must specify limits.cpu for: c");
     let maps = "/api/v1/namespaces/default/configmaps";

@@ -53,9 +53,10 @@ pub(super) fn charge(quotas: &[ResourceQuota], charge: &Charge) -> Result<Change
     }
     let mut changes = Changes::new();
     for (at, name, hard, used) in interesting {
-        let known = charge.old.as_ref().is_some_and(|old| {
-            quotas.get(at).is_some_and(|quota| holds(quota, &charge.resource, old))
-        });
+        let known = charge
+            .old
+            .as_ref()
+            .is_some_and(|old| quotas.get(at).is_some_and(|quota| holds(quota, &charge.resource, old)));
         let delta = match &before {
             Some(before) if known => grown(&total, before),
             _ => total.clone(),
@@ -140,16 +141,24 @@ mod tests {
     fn room_is_given_until_there_is_none() {
         let hard = json!({"pods": "2", "requests.cpu": "2", "services": "1"});
         for (taken, cpu, want) in [
-            (json!({"pods": "0", "requests.cpu": "0"}), json!("500m"), json!([{"pods": "1", "requests.cpu": "500m"}])),
+            (
+                json!({"pods": "0", "requests.cpu": "0"}),
+                json!("500m"),
+                json!([{"pods": "1", "requests.cpu": "500m"}]),
+            ),
             (
                 json!({"pods": "1", "requests.cpu": "1500m"}),
                 json!("1"),
-                json!("pods \"p\" is forbidden: exceeded quota: q, requested: requests.cpu=1, used: requests.cpu=1500m, limited: requests.cpu=2"),
+                json!(
+                    "pods \"p\" is forbidden: exceeded quota: q, requested: requests.cpu=1, used: requests.cpu=1500m, limited: requests.cpu=2"
+                ),
             ),
             (
                 json!({"pods": "2", "requests.cpu": "1500m"}),
                 json!("1"),
-                json!("pods \"p\" is forbidden: exceeded quota: q, requested: pods=1,requests.cpu=1, used: pods=2,requests.cpu=1500m, limited: pods=2,requests.cpu=2"),
+                json!(
+                    "pods \"p\" is forbidden: exceeded quota: q, requested: pods=1,requests.cpu=1, used: pods=2,requests.cpu=1500m, limited: pods=2,requests.cpu=2"
+                ),
             ),
             (
                 json!({"pods": "1"}),

@@ -13,9 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use coracle_client::quota::Subject;
 use coracle_client::{ApiError, Object, Resource, WriteOptions};
-use k8s_openapi::api::core::v1::{
-    Event, PersistentVolumeClaim, Pod, ResourceQuota as Quota, Service,
-};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, ResourceQuota as Quota, Service};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -216,10 +214,7 @@ fn all(results: Vec<Result<(), ApiError>>, error: &ApiError) -> Vec<Result<(), A
     results.into_iter().map(|result| result.and_then(|()| Err(error.clone()))).collect()
 }
 
-fn decode(
-    objects: &[Arc<Object>],
-    only: Option<&HashSet<String>>,
-) -> Result<Vec<(Quota, u64)>, ApiError> {
+fn decode(objects: &[Arc<Object>], only: Option<&HashSet<String>>) -> Result<Vec<(Quota, u64)>, ApiError> {
     let wanted = objects.iter().filter(|o| only.is_none_or(|only| only.contains(&*o.head.name)));
     wanted.map(|object| Ok((object.decode()?, object.head.resource_version))).collect()
 }
