@@ -20,6 +20,8 @@ mod node_lifecycle;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod service_cidr;
+mod volume_protection;
 
 mod context;
 mod expectations;

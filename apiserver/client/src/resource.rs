@@ -136,6 +136,7 @@ const SELECTABLE_FIELDS: &[(&str, &str, &[&str])] = &[
     ("apps", "replicasets", &["status.replicas"]),
     ("batch", "jobs", &["status.successful"]),
     ("certificates.k8s.io", "certificatesigningrequests", &["spec.signerName"]),
+    ("resource.k8s.io", "resourceslices", &["spec.driver", "spec.nodeName"]),
     ("", "events", EVENT_FIELDS),
     ("events.k8s.io", "events", EVENT_FIELDS),
 ];

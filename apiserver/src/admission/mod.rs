@@ -1,7 +1,9 @@
 //! Admission: what may still change or refuse a write, one plug-in per file, in order.
 
 mod certificate_requester;
+mod claim_resize;
 mod default_tolerations;
+mod defaults;
 mod escalation;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -11,11 +13,14 @@ mod resource_quota;
 mod runtime_class;
 mod service_account;
 pub mod service_addresses;
+mod storage_in_use;
+mod taint_nodes;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use coracle_client::ApiError;
+use coracle_client::client::Kind;
+use coracle_client::{ApiError, Resource};
 
 use crate::field_error::Errors;
 use crate::object::ApiObject;
@@ -28,15 +33,27 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(default_tolerations::DefaultTolerationSeconds),
         Arc::new(priority::Priority),
+        Arc::new(defaults::DefaultStorageClass),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
+        Arc::new(claim_resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
+        Arc::new(defaults::DefaultIngressClass),
         Arc::new(certificate_requester::CertificateRequester),
         // Last: it judges what the others have left.
         Arc::new(escalation::Escalation),
         // After all others: what is charged has passed them.
         Arc::new(resource_quota::ResourceQuota::default()),
     ]
+}
+
+/// All objects of a kind, as the cache has them.
+fn listed<K: Kind>(call: &Call) -> Vec<K> {
+    let Ok(kind) = call.api.kind(&Resource::of::<K>()) else { return Vec::new() };
+    let page = kind.cache.list(&Default::default(), None, None, None, 0).unwrap_or_default();
+    page.objects.iter().filter_map(|object| object.decode().ok()).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use coracle_client::{ApiError, Resource};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Plugin, listed};
 use crate::object::ApiObject;
 
 /// The classes that upstream always has.
@@ -67,6 +67,32 @@ impl Plugin for Priority {
             },
         };
         give(spec, class).map_err(|why| ApiError::forbidden(call.kind.resource(), call.name(), why))
+    }
+
+    /// One default at most.
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&dyn ApiObject>,
+    ) -> Result<(), ApiError> {
+        let call = attributes.call;
+        let Some(class) = object.and_then(|o| o.as_any().downcast_ref::<PriorityClass>()) else {
+            return Ok(());
+        };
+        if attributes.operation == Operation::Delete || class.global_default != Some(true) {
+            return Ok(());
+        }
+        let others = listed::<PriorityClass>(call);
+        let other =
+            others.iter().find(|o| o.global_default == Some(true) && o.metadata.name != class.metadata.name);
+        match other.and_then(|other| other.metadata.name.as_deref()) {
+            None => Ok(()),
+            Some(other) => {
+                let why =
+                    format!("PriorityClass {other} is already marked as default. Only one default can exist");
+                Err(ApiError::forbidden(call.kind.resource(), call.name(), why))
+            }
+        }
     }
 }
 

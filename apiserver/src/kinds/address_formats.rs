@@ -85,6 +85,14 @@ pub(super) fn canonical_ip(text: &str) -> Result<(), String> {
     if canonical == text { Ok(()) } else { Err(format!("must be in canonical form ({canonical:?})")) }
 }
 
+/// An address with the width of its network.
+pub(super) fn interface_address(text: &str) -> Result<(), String> {
+    const FORM: &str = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+    let (address, bits) = sloppy_network(text).ok_or(FORM)?;
+    let canonical = format!("{address}/{bits}");
+    if canonical == text { Ok(()) } else { Err(format!("must be in canonical form ({canonical:?})")) }
+}
+
 /// Whether the second network is within the first, and smaller.
 pub(super) fn strictly_within(outer: (IpAddr, u8), inner: (IpAddr, u8)) -> bool {
     outer.0.is_ipv4() == inner.0.is_ipv4() && outer.1 < inner.1 && masked(inner.0, outer.1) == outer.0

@@ -15,6 +15,8 @@ mod csi_storage_capacity;
 mod daemon_set;
 mod definition;
 mod deployment;
+mod device;
+mod device_class;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -44,7 +46,10 @@ mod rbac;
 mod replica_set;
 mod replication_controller;
 pub(crate) mod resource_names;
+mod resource_claim;
+mod resource_claim_template;
 mod resource_quota;
+mod resource_slice;
 mod role;
 mod role_binding;
 mod runtime_class;
@@ -66,11 +71,13 @@ mod workload;
 
 pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use definition::{Decoded, KindDef, Operations};
+pub use ingress_class::is_default as is_default_ingress_class;
 pub use service::{
     AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses as service_addresses,
     owner as service_owner,
 };
 pub use service_cidr::cidrs as service_cidrs;
+pub use storage_class::is_default as is_default_storage_class;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -87,7 +94,7 @@ use crate::object::ApiObject;
 pub fn all() -> Vec<KindDef> {
     use k8s_openapi::api::{
         admissionregistration, apps, certificates, coordination, core, discovery, events, flowcontrol,
-        networking, node, rbac, scheduling, storage,
+        networking, node, rbac, resource, scheduling, storage,
     };
     use k8s_openapi::kube_aggregator::pkg::apis::apiregistration as kube_aggregator;
     vec![
@@ -136,6 +143,10 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<rbac::v1::ClusterRoleBinding>(),
         KindDef::of::<rbac::v1::Role>(),
         KindDef::of::<rbac::v1::RoleBinding>(),
+        KindDef::of::<resource::v1::DeviceClass>(),
+        KindDef::of::<resource::v1::ResourceClaim>(),
+        KindDef::of::<resource::v1::ResourceClaimTemplate>(),
+        KindDef::of::<resource::v1::ResourceSlice>(),
         KindDef::of::<scheduling::v1::PriorityClass>(),
         KindDef::of::<kube_aggregator::v1::APIService>(),
         KindDef::of::<storage::v1::CSIDriver>(),

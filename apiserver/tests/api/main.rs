@@ -3,6 +3,7 @@
 
 mod addresses;
 mod apply;
+mod classes;
 mod deletion;
 mod encodings;
 mod eviction;
