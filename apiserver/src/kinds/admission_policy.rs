@@ -5,6 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 
 use super::webhook::{MATCH_POLICIES, Rule};
+use crate::cel::{Environment, Expected, Type};
 use crate::field_error::{Errors, Path};
 use crate::validation::given;
 use crate::{table, validation};
@@ -157,13 +158,18 @@ pub(super) fn param_kind_cell(kind: Option<&ParamKind>) -> String {
     )
 }
 
-pub(super) fn match_conditions(conditions: &[MatchCondition], path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn match_conditions(
+    conditions: &[MatchCondition],
+    names: Names,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     if conditions.len() > MATCH_CONDITIONS_MAX {
         errors.too_many(path, conditions.len(), MATCH_CONDITIONS_MAX);
     }
     for (i, condition) in conditions.iter().enumerate() {
         let at = path.index(i);
-        expression(&condition.expression, &at.child("expression"), "", errors);
+        names.check(condition.expression.trim(), Expected::Bool, &at.child("expression"), "", errors);
         if condition.name.is_empty() {
             errors.required(at.child("name"), "");
             continue;
@@ -175,7 +181,7 @@ pub(super) fn match_conditions(conditions: &[MatchCondition], path: &Path<'_>, e
     }
 }
 
-pub(super) fn variables(variables: &[Variable], path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn variables(variables: &[Variable], names: Names, path: &Path<'_>, errors: &mut Errors) {
     for (i, variable) in variables.iter().enumerate() {
         let at = path.index(i);
         let name = variable.name.as_str();
@@ -184,7 +190,8 @@ pub(super) fn variables(variables: &[Variable], path: &Path<'_>, errors: &mut Er
         } else if !is_identifier(name) {
             errors.invalid(at.child("name"), name, "must be a valid CEL identifier");
         }
-        expression(&variable.expression, &at.child("expression"), "expression is not specified", errors);
+        let missing = "expression is not specified";
+        names.check(&variable.expression, Expected::Any, &at.child("expression"), missing, errors);
     }
 }
 
@@ -198,5 +205,45 @@ fn is_identifier(name: &str) -> bool {
 pub(super) fn expression(text: &str, path: &Path<'_>, missing: &str, errors: &mut Errors) {
     if text.trim().is_empty() {
         errors.required(path, missing);
+    }
+}
+
+/// What an expression of a policy can name beside the request and its objects.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Names {
+    pub params: bool,
+    pub variables: bool,
+}
+
+impl Names {
+    fn environment(self) -> Environment {
+        let always = ["object", "oldObject", "request", "namespaceObject"];
+        let more = [("params", self.params), ("variables", self.variables)];
+        let more = more.into_iter().filter(|(_, there)| *there).map(|(name, _)| name);
+        always.into_iter().chain(more).fold(Environment::new(), |e, name| e.variable(name, Type::Dyn))
+    }
+
+    /// An expression is there, and it is one that can be evaluated.
+    pub(super) fn check(
+        self,
+        text: &str,
+        expected: Expected,
+        path: &Path<'_>,
+        missing: &str,
+        errors: &mut Errors,
+    ) {
+        expression(text, path, missing, errors);
+        // NOTE: the functions of the authorizer are not known to the language yet; what uses it is taken as it is.
+        if text.trim().is_empty() || text.contains("authorizer") {
+            return;
+        }
+        if let Err(error) = self.environment().compile(text, expected) {
+            let detail = match &error.wrong_result {
+                Some(_) if expected == Expected::Bool => "must evaluate to bool".to_owned(),
+                Some(_) => "must evaluate to string".to_owned(),
+                None => format!("compilation failed: {error}"),
+            };
+            errors.invalid(path, text, detail);
+        }
     }
 }

@@ -87,6 +87,21 @@ fn policies_are_whole() {
             "Required value: expression is not specified",
         ),
         (
+            with("validations", json!([{"expression": "object."}])),
+            "spec.validations[0].expression",
+            "Invalid value: \"object.\": compilation failed: ERROR: <input>:1:8: Syntax error",
+        ),
+        (
+            with("validations", json!([{"expression": "1"}])),
+            "spec.validations[0].expression",
+            "Invalid value: \"1\": must evaluate to bool",
+        ),
+        (
+            with("validations", json!([{"expression": "params.a == 1"}])),
+            "spec.validations[0].expression",
+            "Invalid value: \"params.a == 1\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params'",
+        ),
+        (
             with("validations", json!([{"expression": "true", "message": "a\nb"}])),
             "spec.validations[0].message",
             "Invalid value: \"a\\nb\": must not contain line breaks",

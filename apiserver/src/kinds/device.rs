@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::Value;
 
 pub(super) use super::csi_driver::driver_name;
+use crate::cel::{Environment, Expected, Type};
 use crate::field_error::{Errors, Path};
 use crate::validation;
 
@@ -115,11 +116,14 @@ pub(super) fn selectors(selectors: Option<&Vec<DeviceSelector>>, path: &Path<'_>
             Some(cel) if cel.expression.len() > EXPRESSION_MAX_BYTES => {
                 errors.too_long(at.child("expression"), EXPRESSION_MAX_BYTES);
             }
-            Some(cel) if cel.expression.is_empty() => {
-                let detail = "compilation failed: ERROR: <input>:1:1: Syntax error: mismatched input '<EOF>'";
-                errors.invalid(at.child("expression"), &cel.expression, detail);
+            Some(cel) => {
+                // What a device has depends on its driver.
+                let environment = Environment::new().variable("device", Type::Dyn);
+                if let Err(error) = environment.compile(&cel.expression, Expected::Any) {
+                    let detail = format!("compilation failed: {error}");
+                    errors.invalid(at.child("expression"), &cel.expression, detail);
+                }
             }
-            Some(_) => {}
         }
     }
 }

@@ -57,6 +57,11 @@ fn classes_configure_drivers() {
         ),
         (class("selectors", json!([{}])), "spec.selectors[0].cel", "Required value"),
         (
+            class("selectors", json!([{"cel": {"expression": "dev.driver == 'a'"}}])),
+            "spec.selectors[0].cel.expression",
+            "Invalid value: \"dev.driver == 'a'\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'dev'",
+        ),
+        (
             class("selectors", json!([{"cel": {"expression": "x".repeat(10_241)}}])),
             "spec.selectors[0].cel.expression",
             "Too long: may not be more than 10240 bytes",

@@ -66,9 +66,11 @@ fn validate_spec(spec: &MutatingAdmissionPolicySpec, path: &Path<'_>, errors: &m
         }
     }
     let conditions = spec.match_conditions.as_deref().unwrap_or_default();
-    policy::match_conditions(conditions, &path.child("matchConditions"), errors);
+    let names = policy::Names { params: spec.param_kind.is_some(), variables: false };
+    policy::match_conditions(conditions, names, &path.child("matchConditions"), errors);
     let variables = spec.variables.as_deref().unwrap_or_default();
-    policy::variables(variables, &path.child("variables"), errors);
+    let names = policy::Names { variables: true, ..names };
+    policy::variables(variables, names, &path.child("variables"), errors);
     let mutations = spec.mutations.as_deref().unwrap_or_default();
     if mutations.is_empty() {
         errors.required(path.child("mutations"), "mutations must contain at least one item");

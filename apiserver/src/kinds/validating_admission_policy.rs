@@ -7,9 +7,10 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use serde_json::{Value, json};
 
-use super::admission_policy as policy;
+use super::admission_policy::{self as policy, Names};
 use super::webhook::FAILURE_POLICIES;
 use super::{BuiltIn, Column};
+use crate::cel::Expected;
 use crate::field_error::{Errors, Path};
 use crate::validation::given;
 use crate::{table, validation};
@@ -86,9 +87,16 @@ fn validate_spec(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Path<'
     }
     policy::match_constraints(spec.match_constraints.as_ref(), &path.child("matchConstraints"), errors);
     let conditions = spec.match_conditions.as_deref().unwrap_or_default();
-    policy::match_conditions(conditions, &path.child("matchConditions"), errors);
+    let names = policy::Names { params: spec.param_kind.is_some(), variables: false };
+    policy::match_conditions(conditions, names, &path.child("matchConditions"), errors);
     let variables = spec.variables.as_deref().unwrap_or_default();
-    policy::variables(variables, &path.child("variables"), errors);
+    policy::variables(
+        variables,
+        policy::Names { variables: true, ..names },
+        &path.child("variables"),
+        errors,
+    );
+    let names = policy::Names { variables: !variables.is_empty(), ..names };
     let validations = spec.validations.as_deref().unwrap_or_default();
     let annotations = spec.audit_annotations.as_deref().unwrap_or_default();
     if validations.is_empty() && annotations.is_empty() {
@@ -97,7 +105,7 @@ fn validate_spec(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Path<'
         return errors.required(path.child("auditAnnotations"), detail);
     }
     for (i, validation) in validations.iter().enumerate() {
-        validate_validation(validation, &path.child("validations").index(i), errors);
+        validate_validation(validation, names, &path.child("validations").index(i), errors);
     }
     let at = path.child("auditAnnotations");
     if annotations.len() > AUDIT_ANNOTATIONS_MAX {
@@ -105,19 +113,23 @@ fn validate_spec(name: &str, spec: &ValidatingAdmissionPolicySpec, path: &Path<'
         errors.invalid(at, annotations, detail);
     }
     for (i, annotation) in annotations.iter().enumerate() {
-        validate_annotation(name, annotation, &at.index(i), errors);
+        validate_annotation(name, annotation, names, &at.index(i), errors);
         if annotations.iter().take(i).any(|a| a.key == annotation.key) {
             errors.duplicate(at.index(i).child("key"), &annotation.key);
         }
     }
 }
 
-fn validate_validation(validation: &Validation, path: &Path<'_>, errors: &mut Errors) {
+fn validate_validation(validation: &Validation, names: Names, path: &Path<'_>, errors: &mut Errors) {
     const EMPTY: &str = "must be non-empty if specified";
     let at = path.child("expression");
-    policy::expression(&validation.expression, &at, "expression is not specified", errors);
-    if let Some(text) = given(&validation.message_expression).filter(|t| t.trim().is_empty()) {
-        errors.invalid(path.child("messageExpression"), text, EMPTY);
+    let missing = "expression is not specified";
+    names.check(&validation.expression, Expected::Bool, &at, missing, errors);
+    let at = path.child("messageExpression");
+    match given(&validation.message_expression) {
+        Some(text) if text.trim().is_empty() => errors.invalid(at, text, EMPTY),
+        Some(text) => names.check(text, Expected::String, &at, "", errors),
+        None => {}
     }
     if let Some(message) = given(&validation.message) {
         if message.trim().is_empty() {
@@ -131,7 +143,13 @@ fn validate_validation(validation: &Validation, path: &Path<'_>, errors: &mut Er
     }
 }
 
-fn validate_annotation(name: &str, annotation: &AuditAnnotation, path: &Path<'_>, errors: &mut Errors) {
+fn validate_annotation(
+    name: &str,
+    annotation: &AuditAnnotation,
+    names: Names,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let key = path.child("key");
     if name.is_empty() {
         errors.invalid(key, &annotation.key, "requires metadata.name be non-empty");
@@ -143,7 +161,8 @@ fn validate_annotation(name: &str, annotation: &AuditAnnotation, path: &Path<'_>
     if annotation.value_expression.trim().len() > AUDIT_EXPRESSION_MAX_BYTES {
         errors.required(at, &format!("must not exceed {AUDIT_EXPRESSION_MAX_BYTES} bytes in length"));
     } else {
-        policy::expression(&annotation.value_expression, &at, "valueExpression is not specified", errors);
+        let missing = "valueExpression is not specified";
+        names.check(&annotation.value_expression, Expected::Any, &at, missing, errors);
     }
 }
 

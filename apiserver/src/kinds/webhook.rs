@@ -154,7 +154,12 @@ fn validate(hook: &Webhook<'_>, path: &Path<'_>, errors: &mut Errors) {
         }
     }
     client(hook.client, &path.child("clientConfig"), errors);
-    admission_policy::match_conditions(hook.match_conditions, &path.child("matchConditions"), errors);
+    admission_policy::match_conditions(
+        hook.match_conditions,
+        Default::default(),
+        &path.child("matchConditions"),
+        errors,
+    );
     review_versions(hook.review_versions, &path.child("admissionReviewVersions"), errors);
 }
 
