@@ -11,6 +11,7 @@ use crate::admission::service_addresses::{self, ServiceAddresses};
 use crate::admission::{self, Plugin};
 use crate::authn::{Authenticators, openid};
 use crate::authz::Authorizers;
+use crate::crd;
 use crate::kinds::{self, ServiceAllocator};
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
@@ -47,6 +48,8 @@ pub enum Error {
     ServiceCidr(#[from] kinds::RangeError),
     #[error("loading the store: {0}")]
     Load(#[source] storage::Error),
+    #[error("reading the custom resource definitions: {0}")]
+    Definitions(#[source] ApiError),
     #[error("the kind {0} is listed twice")]
     Duplicate(String),
     #[error("the kind {0} is a form of one that is not listed")]
@@ -87,7 +90,7 @@ impl Api {
             lookup.provide(cache.clone(), store.clone());
         }
         tokio::spawn(watch_cache::run(cache.clone(), store.clone(), shutdown.clone()));
-        Ok(Arc::new(Self {
+        let api = Arc::new(Self {
             cache,
             store,
             admission,
@@ -95,7 +98,9 @@ impl Api {
             metrics: Metrics::default(),
             shutdown,
             table: RwLock::new(Arc::new(table)),
-        }))
+        });
+        crd::Manager::start(api.clone(), api.shutdown.clone()).await.map_err(Error::Definitions)?;
+        Ok(api)
     }
 
     /// What is served at this moment.

@@ -82,6 +82,7 @@ impl Transport for Direct {
                     object: kind.shown(&delivery.object)?,
                     initial_events_end: false,
                 }),
+                Signal::Failed(error) => Err(error),
                 Signal::Bookmark { revision, initial_events_end } => Ok(WatchEvent {
                     kind: WatchEventKind::Bookmark,
                     object: Arc::new(Object {

@@ -156,6 +156,20 @@ impl Errors {
         }
     }
 
+    /// Takes in what others found.
+    pub fn extend(&mut self, causes: Vec<Cause>) {
+        self.causes.extend(causes);
+    }
+
+    /// In the order of their texts.
+    pub fn sort(&mut self) {
+        self.causes.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
+    }
+
+    pub fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.causes.iter().map(|cause| cause.reason.as_str())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.causes.is_empty()
     }

@@ -24,6 +24,7 @@ pub mod shape;
 
 // What the API knows of its kinds.
 pub mod kinds;
+pub mod crd;
 pub mod object;
 pub mod field_error;
 pub mod validation;

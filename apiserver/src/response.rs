@@ -166,12 +166,17 @@ pub async fn answer(answer: Answer, kind: &Served, view: &View) -> Result<Respon
     let body = if answer.of_kind { view.object(kind, answer.json)? } else { answer.json };
     let mut response = document(answer.code, body, view.form).await?;
     for warning in answer.warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append(header::WARNING, value);
-        }
+        warn(&mut response, &warning);
     }
     Ok(response)
+}
+
+/// Tells the client what is odd.
+pub fn warn(response: &mut Response, warning: &str) {
+    let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        response.headers_mut().append(header::WARNING, value);
+    }
 }
 
 /// A stream of events, one line (or in protobuf one frame) each. What is ready at once goes out in one piece.
@@ -255,6 +260,7 @@ impl Frames {
                 let headed = std::mem::take(&mut self.headed);
                 (delivery.kind, self.view.event(&self.kind, &object, headed)?)
             }
+            Signal::Failed(error) => return Err(error.clone()),
             Signal::Bookmark { revision, initial_events_end } => {
                 let object = bookmark(&self.kind, &self.view.accepted, *revision, *initial_events_end);
                 (WatchEventKind::Bookmark, object)

@@ -118,7 +118,11 @@ async fn serve(
         watch: info.verb == "watch",
     };
     let view = View::new(negotiate(accept, offer)?, form, &query, Timestamp::now())?;
-    resource(call, info, &query, &view).await
+    let mut response = resource(call, info, &query, &view).await?;
+    if let Some(warning) = &kind.def.deprecation {
+        response::warn(&mut response, warning);
+    }
+    Ok(response)
 }
 
 /// Whether the path has the resource where it lives: in a namespace or not.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use coracle_client::{ApiError, Object, Resource};
 
 use crate::api::Error;
+use crate::crd::Version;
 use crate::discovery::Discovery;
 use crate::field_error::Errors;
 use crate::kinds::KindDef;
@@ -21,6 +22,8 @@ pub struct Served {
     pub cache: Arc<ResourceCache>,
     /// The kind that is stored, where this one is another form of it.
     pub stored: Option<Arc<Served>>,
+    /// Of a custom resource: how this version relates to the one that is stored.
+    pub custom: Option<Arc<Version>>,
 }
 
 impl Served {
@@ -40,6 +43,27 @@ impl Served {
         }
         let json = self.shown_json(object.json.clone())?;
         Ok(Object::parse(json, self.def.selectable_fields)?)
+    }
+
+    /// Every object of the cache is shown byte for byte.
+    pub fn shows_stored(&self) -> bool {
+        self.stored.is_none() && self.custom.as_ref().is_none_or(|version| version.shows_stored())
+    }
+
+    /// Objects of the cache in the version of a custom resource that this is; others as they are.
+    pub async fn presented(&self, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, ApiError> {
+        match &self.custom {
+            Some(version) => version.present(objects).await,
+            None => Ok(objects),
+        }
+    }
+
+    /// As [`Self::presented`], for one.
+    pub async fn presented_one(&self, object: Arc<Object>) -> Result<Arc<Object>, ApiError> {
+        match &self.custom {
+            Some(version) => version.present_one(object).await,
+            None => Ok(object),
+        }
     }
 
     pub fn shown_json(&self, json: Bytes) -> Result<Bytes, ApiError> {
@@ -100,7 +124,7 @@ impl Table {
                     (Some(stored), cache)
                 }
             };
-            table.add(Arc::new(Served { def: Arc::new(def), cache, stored }))?;
+            table.add(Arc::new(Served { def: Arc::new(def), cache, stored, custom: None }))?;
         }
         Ok(table)
     }

@@ -186,7 +186,7 @@ fn read_fields(json: &[u8], paths: &'static [&'static str]) -> Result<FieldValue
                 }
                 // Jobs count under another name than they are selected by.
                 let rest = if rest == "successful" { "succeeded" } else { rest };
-                sections.get(section).and_then(|s| s.get(rest)).copied()
+                sections.get(section).and_then(|s| within(s, rest))
             }
         };
         let value = raw.map(scalar).unwrap_or_default();
@@ -202,6 +202,16 @@ fn absent(path: &str) -> &'static str {
         "status.replicas" | "status.successful" => "0",
         _ => "",
     }
+}
+
+/// A field of a section, or one further down.
+fn within<'a>(section: &Fields<'a>, path: &str) -> Option<&'a RawValue> {
+    if let Some(raw) = section.get(path) {
+        return Some(raw);
+    }
+    let (name, rest) = path.split_once('.')?;
+    let inner: Fields<'a> = serde_json::from_str(section.get(name)?.get()).ok()?;
+    within(&inner, rest)
 }
 
 /// A string as it is, a bool or number as JSON writes it; null and structures are empty, except that

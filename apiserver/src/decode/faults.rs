@@ -49,6 +49,23 @@ impl<'a> Expected<'a> {
         ))
     }
 
+    /// Custom resources must say themselves what they are.
+    pub fn custom(&self, json: &[u8], body: &[u8]) -> Result<(), ApiError> {
+        let Ok(document) = serde_json::from_slice::<Value>(json) else { return Ok(()) };
+        let Ok((api_version, kind)) = what_it_is(&document) else { return Ok(()) };
+        if kind.is_empty() {
+            let error = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(json));
+            return Err(self.unrecognized(&error, body));
+        }
+        if api_version != self.api_version {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({})",
+                self.api_version
+            )));
+        }
+        Ok(())
+    }
+
     /// Finds out why `json` did not decode; `failure` is what the checked decode noted.
     pub fn explain(
         &self,
@@ -188,6 +205,14 @@ pub fn invalid_patch(json: &[u8], error: &str) -> ApiError {
     answer.details_mut().causes =
         vec![Cause { reason: "FieldValueInvalid".into(), message, field: "patch".into() }];
     answer
+}
+
+pub fn no_protobuf() -> ApiError {
+    ApiError::new(
+        415,
+        "UnsupportedMediaType",
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+    )
 }
 
 pub fn unsupported_media_type(_got: &str) -> ApiError {

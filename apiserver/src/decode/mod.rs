@@ -61,7 +61,13 @@ pub fn body(
     validation: FieldValidation,
 ) -> Result<Decoded, ApiError> {
     let expected = faults::Expected::of(kind);
+    if !kind.built_in && is_protobuf(content_type) {
+        return Err(faults::no_protobuf());
+    }
     let text = to_json(content_type, body, &expected)?;
+    if !kind.built_in {
+        expected.custom(&text.json, body)?;
+    }
     let report = Report::new(validation != FieldValidation::Ignore, text.yaml);
     let result = kind.ops.decode_checked(&text.json, &report);
     let (mut issues, failure) = report.into_parts();
@@ -72,6 +78,10 @@ pub fn body(
     issues.splice(0..0, text.issues);
     let warnings = settle(issues, validation, |strict| expected.unhandled(None, &strict))?;
     Ok(Decoded { object, warnings })
+}
+
+fn is_protobuf(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|text| text.trim_start().starts_with("application/vnd.kubernetes.protobuf"))
 }
 
 /// The body of a subresource or of a delete: any type, under the name the API gives it.

@@ -89,6 +89,14 @@ impl Report {
         Self { strict, yaml, ..Self::default() }
     }
 
+    /// An issue in its own words.
+    pub fn note(&self, issue: String) {
+        let mut issues = self.issues.borrow_mut();
+        if issues.len() < ISSUES_MAX {
+            issues.push(issue);
+        }
+    }
+
     pub fn unknown(&self, at: &Path<'_>, name: &str) {
         self.issue("unknown", at, name);
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Alias, BuiltIn, Column};
+use crate::crd::ScalePaths;
 use crate::field_error::Errors;
 use crate::object::ApiObject;
 use crate::ownership::{Rules, Schema};
@@ -36,6 +37,10 @@ pub struct KindDef {
     pub deletes_collection: bool,
     /// It is of a type that is compiled in: there is protobuf and strategic merge for it.
     pub built_in: bool,
+    /// Where replicas are, where it is not where workloads have them.
+    pub scale: Option<Arc<ScalePaths>>,
+    /// What clients of a deprecated version are told.
+    pub deprecation: Option<String>,
     pub ops: Arc<dyn Operations>,
 }
 
@@ -221,6 +226,8 @@ impl KindDef {
             returns_deleted: K::RETURNS_DELETED,
             deletes_collection: K::DELETES_COLLECTION,
             built_in: true,
+            scale: None,
+            deprecation: None,
             ops: Arc::new(Typed::<K> { ownership: OnceLock::new(), kind: PhantomData }),
         }
     }

@@ -12,6 +12,7 @@ mod cron_job;
 mod csi_driver;
 mod csi_node;
 mod csi_storage_capacity;
+mod custom_resource_definition;
 mod daemon_set;
 mod definition;
 mod deployment;
@@ -92,6 +93,7 @@ use crate::object::ApiObject;
 
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions as extensions;
     use k8s_openapi::api::{
         admissionregistration, apps, certificates, coordination, core, discovery, events, flowcontrol,
         networking, node, rbac, resource, scheduling, storage,
@@ -127,6 +129,7 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<k8s_openapi::api::batch::v1::CronJob>(),
         KindDef::of::<k8s_openapi::api::batch::v1::Job>(),
         KindDef::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(),
+        KindDef::of::<extensions::v1::CustomResourceDefinition>(),
         KindDef::of::<certificates::v1::CertificateSigningRequest>(),
         KindDef::of::<coordination::v1::Lease>(),
         KindDef::of::<discovery::v1::EndpointSlice>(),

@@ -49,6 +49,8 @@ fn name_of(schema: &schemars::Schema) -> String {
 pub fn build(gv: &GroupVersion, kinds: &[&KindDef], served: &[GroupVersion]) -> Components {
     let mut generator = SchemaSettings::openapi3().into_generator();
     let objects: Vec<String> = kinds.iter().map(|kind| name_of(&kind.ops.schema(&mut generator))).collect();
+    let custom: Vec<String> =
+        kinds.iter().zip(&objects).filter(|(kind, _)| !kind.built_in).map(|(_, name)| name.clone()).collect();
     let documents: BTreeMap<_, _> = crate::schema::documents(&mut generator)
         .into_iter()
         .map(|(api_version, kind, schema)| ((api_version, kind), name_of(&schema)))
@@ -59,7 +61,11 @@ pub fn build(gv: &GroupVersion, kinds: &[&KindDef], served: &[GroupVersion]) -> 
     generator.subschema_for::<meta::APIResourceList>();
     let mut schemas: Schemas = definitions(&mut generator)
         .into_iter()
-        .map(|(name, schema)| (name.clone(), shaped(&name, schema)))
+        .map(|(name, schema)| {
+            // Custom kinds bring schemas that are as they should be.
+            let schema = if custom.contains(&name) { schema } else { shaped(&name, schema) };
+            (name, schema)
+        })
         .collect();
     let mut names = Vec::new();
     for (kind, object) in kinds.iter().zip(objects) {

@@ -23,6 +23,7 @@ pub fn apply(
     match patch_type {
         PatchType::Json => json::apply(current, patch),
         PatchType::Merge => merge::apply(current, patch),
+        PatchType::Strategic if !kind.built_in => Err(unsupported(kind)),
         PatchType::Strategic => {
             let types = schema::types();
             strategic::apply(types, types.of(kind), current, patch)
@@ -31,13 +32,13 @@ pub fn apply(
     }
 }
 
-fn unsupported(_kind: &KindDef) -> ApiError {
-    ApiError::new(
-        415,
-        "UnsupportedMediaType",
+fn unsupported(kind: &KindDef) -> ApiError {
+    let strategic = if kind.built_in { "application/strategic-merge-patch+json, " } else { "" };
+    let message = format!(
         "the body of the request was in an unknown format - accepted media types include: \
-         application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-    )
+         application/json-patch+json, application/merge-patch+json, {strategic}application/apply-patch+yaml"
+    );
+    ApiError::new(415, "UnsupportedMediaType", message)
 }
 
 /// The patch as JSON; upstream's words when it is not.

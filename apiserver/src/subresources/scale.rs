@@ -1,5 +1,7 @@
 //! `scale`: the replicas of a workload, whatever kind it is, as `autoscaling/v1` Scale.
 
+use std::borrow::Cow;
+
 use coracle_client::selector::Selector;
 use coracle_client::{ApiError, Object, PatchType, Resource};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
@@ -7,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ManagedField
 use serde_json::{Value, json};
 
 use super::document;
+use crate::crd::pointer;
 use crate::decode;
 use crate::field_error::Errors;
 use crate::object::ApiObject;
@@ -19,14 +22,45 @@ use crate::verbs::owners::Owners;
 use crate::verbs::update::check_name;
 use crate::verbs::{Answer, Call, apply, metadata};
 
-/// Where workloads keep what a Scale shows.
-const WANTED: &str = "/spec/replicas";
-const PRESENT: &str = "/status/replicas";
-const SELECTOR: &str = "/spec/selector";
+/// Where an object keeps what a Scale shows, as JSON pointers.
+struct Paths {
+    wanted: Cow<'static, str>,
+    present: Cow<'static, str>,
+    selector: Option<Cow<'static, str>>,
+}
+
+impl Paths {
+    fn of(call: &Call) -> Self {
+        match &call.kind.def.scale {
+            // As all workloads have them.
+            None => Self {
+                wanted: "/spec/replicas".into(),
+                present: "/status/replicas".into(),
+                selector: Some("/spec/selector".into()),
+            },
+            Some(paths) => Self {
+                wanted: pointer(&paths.wanted).into(),
+                present: pointer(&paths.present).into(),
+                selector: paths.selector.as_deref().map(|path| pointer(path).into()),
+            },
+        }
+    }
+}
+
+/// Puts a value where the pointer says; what it is to be in comes into being. None: something else stands in the way.
+fn put(whole: &mut Value, pointer: &str, value: Value) -> Option<()> {
+    let (parent, name) = pointer.rsplit_once('/')?;
+    let mut at = whole;
+    for step in parent.split('/').filter(|step| !step.is_empty()) {
+        at = at.as_object_mut()?.entry(step).or_insert_with(|| json!({}));
+    }
+    at.as_object_mut()?.insert(name.to_owned(), value);
+    Some(())
+}
 
 pub async fn get(call: &Call) -> Result<Answer, ApiError> {
     call.api.cache.catch_up(&*call.api.store).await?;
-    answer(&*call.current().await?)
+    answer(call, &*call.current().await?)
 }
 
 pub async fn update(call: &Call) -> Result<Answer, ApiError> {
@@ -40,7 +74,7 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
     }
     let change = |current: &Current| updated(call, current, &scale);
     let changed = modify_owned(call, Part::Main, Versions::Require, Owners::Given, change).await?;
-    shown(changed).map(|answer| answer.warning(warnings))
+    shown(call, changed).map(|answer| answer.warning(warnings))
 }
 
 pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
@@ -50,7 +84,7 @@ pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiErro
     // A Scale has no lists that a strategic patch would merge.
     let patch_type = if patch_type == PatchType::Strategic { PatchType::Merge } else { patch_type };
     let changed = modify_owned(call, Part::Main, Versions::Inherit, Owners::Given, |current| {
-        let before = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
+        let before = serde_json::to_value(of(call, &current.object)?).map_err(ApiError::internal)?;
         let after = patch::apply(&call.kind.def, patch_type, &before, &call.body)?;
         let text = after.to_string();
         let (scale, _) =
@@ -58,7 +92,7 @@ pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiErro
         updated(call, current, &scale)
     })
     .await?;
-    shown(changed)
+    shown(call, changed)
 }
 
 async fn apply(call: &Call) -> Result<Answer, ApiError> {
@@ -66,7 +100,7 @@ async fn apply(call: &Call) -> Result<Answer, ApiError> {
     let (config, issues) = apply::read(call, &resource)?;
     let changed = modify_owned(call, Part::Main, Versions::Inherit, Owners::Given, |current| {
         let owners = Owned::of(call, current)?;
-        let live = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
+        let live = serde_json::to_value(of(call, &current.object)?).map_err(ApiError::internal)?;
         let empty = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {}});
         let write = owners.write(call, Operation::Apply);
         let applied = write
@@ -81,13 +115,13 @@ async fn apply(call: &Call) -> Result<Answer, ApiError> {
     })
     .await?;
     let warnings = apply::strictness(call, issues)?;
-    shown(changed).map(|answer| answer.warning(warnings))
+    shown(call, changed).map(|answer| answer.warning(warnings))
 }
 
 /// The workload with the replicas of the scale, which are the client's then.
 fn updated(call: &Call, current: &Current, scale: &Scale) -> Result<Box<dyn ApiObject>, ApiError> {
     let owners = Owned::of(call, current)?;
-    let live = serde_json::to_value(of(&current.object)?).map_err(ApiError::internal)?;
+    let live = serde_json::to_value(of(call, &current.object)?).map_err(ApiError::internal)?;
     let new = serde_json::to_value(scale).map_err(ApiError::internal)?;
     let mut object = scaled(call, current, scale)?;
     let write = owners.write(call, Operation::Update);
@@ -110,7 +144,7 @@ impl Owned {
     fn of(call: &Call, current: &Current) -> Result<Self, ApiError> {
         let known = current.typed.meta().managed_fields.as_deref().unwrap_or_default();
         let of_parent = Managers::read(known).unwrap_or_default();
-        let of_scale = to_scale(&of_parent, &call.form.resource().api_version(), &replicas());
+        let of_scale = to_scale(&of_parent, &call.form.resource().api_version(), &replicas(call));
         let schema = Schema::built_in("autoscaling/v1", "Scale").unwrap_or_else(Schema::deduced);
         Ok(Self { of_parent, of_scale, schema, nothing: Set::default() })
     }
@@ -127,19 +161,20 @@ impl Owned {
     }
 
     fn after(self, call: &Call, of_scale: Managers) -> Option<Vec<ManagedFieldsEntry>> {
-        from_scale(self.of_parent, of_scale, &call.form.resource().api_version(), &replicas()).write()
+        from_scale(self.of_parent, of_scale, &call.form.resource().api_version(), &replicas(call)).write()
     }
 }
 
 /// Where workloads keep what a Scale shows, as a field path.
-fn replicas() -> Vec<Element> {
-    WANTED.split('/').skip(1).map(Element::field).collect()
+fn replicas(call: &Call) -> Vec<Element> {
+    Paths::of(call).wanted.split('/').skip(1).map(Element::field).collect()
 }
 
 /// The workload with the replicas of the scale.
 fn scaled(call: &Call, current: &Current, scale: &Scale) -> Result<Box<dyn ApiObject>, ApiError> {
     let replicas = scale.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-    if replicas < 0 {
+    // Custom resources say themselves what is wrong with a number.
+    if replicas < 0 && call.kind.def.built_in {
         let mut errors = Errors::default();
         errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         let resource = Resource::new("autoscaling", "v1", "scales", "Scale", true);
@@ -158,30 +193,32 @@ fn scaled(call: &Call, current: &Current, scale: &Scale) -> Result<Box<dyn ApiOb
         ));
     }
     let mut value = current.typed.to_value()?;
-    match value.pointer_mut("/spec").and_then(Value::as_object_mut) {
-        Some(spec) => drop(spec.insert("replicas".into(), json!(replicas))),
-        None => return Err(ApiError::internal("the object to scale has no spec")),
+    if put(&mut value, &Paths::of(call).wanted, json!(replicas)).is_none() {
+        return Err(ApiError::internal("the object to scale has no spec"));
     }
     let mut object = call.kind.def.ops.decode_value(value).map_err(ApiError::internal)?;
     object.meta_mut().resource_version.clone_from(&scale.metadata.resource_version);
     Ok(object)
 }
 
-fn shown(changed: Answer) -> Result<Answer, ApiError> {
-    let scale = answer(&*Object::parse(changed.json, &[])?)?;
+fn shown(call: &Call, changed: Answer) -> Result<Answer, ApiError> {
+    let scale = answer(call, &*Object::parse(changed.json, &[])?)?;
     Ok(Answer { code: changed.code, ..scale })
 }
 
-fn answer(object: &Object) -> Result<Answer, ApiError> {
-    Answer::document(200, &of(object)?)
+fn answer(call: &Call, object: &Object) -> Result<Answer, ApiError> {
+    Answer::document(200, &of(call, object)?)
 }
 
-fn of(object: &Object) -> Result<Scale, ApiError> {
+fn of(call: &Call, object: &Object) -> Result<Scale, ApiError> {
+    let paths = Paths::of(call);
     let value: Value = serde_json::from_slice(&object.json)?;
     let meta: ObjectMeta = serde_json::from_value(value.get("metadata").cloned().unwrap_or_default())?;
     let count = |path: &str| value.pointer(path).and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok());
-    let selector = match value.pointer(SELECTOR) {
+    let selector = match paths.selector.as_deref().and_then(|path| value.pointer(path)) {
         None => String::new(),
+        // Custom resources have it as text.
+        Some(Value::String(selector)) => selector.clone(),
         Some(selector) => {
             let selector: LabelSelector = serde_json::from_value(selector.clone())?;
             Selector::from_label_selector(Some(&selector)).map_err(ApiError::internal)?.to_string()
@@ -196,9 +233,9 @@ fn of(object: &Object) -> Result<Scale, ApiError> {
             creation_timestamp: meta.creation_timestamp,
             ..ObjectMeta::default()
         },
-        spec: Some(ScaleSpec { replicas: count(WANTED) }),
+        spec: Some(ScaleSpec { replicas: count(&paths.wanted) }),
         status: Some(ScaleStatus {
-            replicas: count(PRESENT).unwrap_or(0),
+            replicas: count(&paths.present).unwrap_or(0),
             selector: Some(selector).filter(|s| !s.is_empty()),
         }),
     })

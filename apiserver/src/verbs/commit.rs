@@ -31,7 +31,11 @@ impl Call {
         expected: Expected,
         encoded: Bytes,
     ) -> Result<Committed, ApiError> {
-        let operation = Operation::Put { value: encoded.clone(), ttl: self.kind.def.ttl };
+        let value = match &self.kind.custom {
+            Some(version) => version.stored(encoded.clone()).await?,
+            None => encoded.clone(),
+        };
+        let operation = Operation::Put { value, ttl: self.kind.def.ttl };
         Ok(match self.write(key, expected, operation).await? {
             Ok(revision) => Committed::Written(with_revision(&encoded, revision)),
             Err(_) => Committed::Conflict,

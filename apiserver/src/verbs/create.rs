@@ -30,6 +30,10 @@ pub(super) async fn store(
     owners: Owners,
 ) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
+    if call.kind.custom.as_ref().is_some_and(|version| version.terminating) {
+        const TERMINATING: &str = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::new(405, "MethodNotAllowed", TERMINATING));
+    }
     metadata::place(def, object.meta_mut(), call.namespace.as_deref())?;
     if !matches!(object.meta().resource_version.as_deref().unwrap_or_default(), "" | "0") {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));

@@ -19,5 +19,5 @@ pub async fn get(call: &Call, version: Option<&str>) -> Result<Arc<Object>, ApiE
         .cache
         .get(&call.key())
         .ok_or_else(|| ApiError::not_found(call.kind.resource(), call.name()))?;
-    Ok(object)
+    call.kind.presented_one(object).await
 }

@@ -82,7 +82,7 @@ pub async fn list(
     let Page { objects, revision, last_key, remaining, .. } = page;
     let continue_token = last_key.map(|key| Token::new(revision, &key).encode());
     Ok(Listed {
-        objects: objects.iter().map(|o| kind.shown(o)).collect::<Result<_, _>>()?,
+        objects: kind.presented(objects.iter().map(|o| kind.shown(o)).collect::<Result<_, _>>()?).await?,
         revision,
         remaining: continue_token.as_ref().filter(|_| filter.is_plain()).map(|_| remaining),
         continue_token,
@@ -114,7 +114,7 @@ pub async fn whole(
         && empty(&options.field_selector)
         && empty(&options.continue_token)
         && options.limit.unwrap_or(0) == 0
-        && kind.stored.is_none();
+        && kind.shows_stored();
     if !whole {
         return Ok(None);
     }

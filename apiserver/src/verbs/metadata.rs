@@ -86,7 +86,7 @@ pub fn validate(kind: &KindDef, meta: &ObjectMeta, errors: &mut Errors) {
     labels(meta, errors);
     annotations(meta, errors);
     owners(meta, errors);
-    finalizers(meta, errors);
+    finalizers(meta, kind.built_in, errors);
 }
 
 fn path_segment(name: &str) -> Result<(), String> {
@@ -176,13 +176,15 @@ fn owners(meta: &ObjectMeta, errors: &mut Errors) {
     }
 }
 
-fn finalizers(meta: &ObjectMeta, errors: &mut Errors) {
+/// `strict`: a name without a domain is one of the standard ones; elsewhere it is only warned of.
+fn finalizers(meta: &ObjectMeta, strict: bool, errors: &mut Errors) {
     let mut orphan = false;
     let mut foreground = false;
     for finalizer in meta.finalizers.iter().flatten() {
         match qualified_name(finalizer) {
             Err(detail) => errors.invalid("metadata.finalizers", finalizer, detail),
-            Ok(()) if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) => {
+            Ok(()) if strict
+                && !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) => {
                 errors.invalid(
                     "metadata.finalizers",
                     finalizer,

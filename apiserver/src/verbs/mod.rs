@@ -128,10 +128,12 @@ impl Call {
     pub async fn current(&self) -> Result<Arc<Object>, ApiError> {
         let key = self.key();
         if let Some(object) = self.kind.cache.get(&key) {
-            return Ok(object);
+            return self.kind.presented_one(object).await;
         }
         self.api.cache.catch_up(&*self.api.store).await?;
-        self.kind.cache.get(&key).ok_or_else(|| ApiError::not_found(self.kind.resource(), self.name()))
+        let object = self.kind.cache.get(&key);
+        let object = object.ok_or_else(|| ApiError::not_found(self.kind.resource(), self.name()))?;
+        self.kind.presented_one(object).await
     }
 
     /// The same identity and options on another object of the same kind.

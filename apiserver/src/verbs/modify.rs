@@ -125,7 +125,7 @@ async fn attempt(
         Part::Status => def.ops.prepare_status_update(&mut *new, old),
         Part::Main | Part::Whole => def.ops.prepare_update(&mut *new, old),
     }
-    if part == Part::Main && def.has_generation && spec_differs(&*new, old)? {
+    if part == Part::Main && def.has_generation && spec_differs(&*new, old, def.has_status || def.built_in)? {
         new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
     }
     let mut errors = Errors::default();
@@ -278,13 +278,15 @@ fn move_member(from: &mut Value, to: &mut Value, name: &str) {
     };
 }
 
-/// Whether anything but metadata and status differs.
-fn spec_differs(new: &dyn ApiObject, old: &dyn ApiObject) -> Result<bool, ApiError> {
+/// Whether anything but metadata (and status, where it is for others to write) differs.
+fn spec_differs(new: &dyn ApiObject, old: &dyn ApiObject, status_apart: bool) -> Result<bool, ApiError> {
     let bare = |object: &dyn ApiObject| {
         object.to_value().map(|mut value| {
             if let Some(members) = value.as_object_mut() {
                 members.remove("metadata");
-                members.remove("status");
+                if status_apart {
+                    members.remove("status");
+                }
             }
             value
         })

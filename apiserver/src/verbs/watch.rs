@@ -12,6 +12,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::list::{filter, version_of_one};
 use super::options::{self, Query};
 use crate::api::{Api, Served};
+use crate::crd::Version;
 use crate::field_error::Errors;
 use crate::watch_cache::{Delivery, From, Subscription, TooOld};
 
@@ -25,6 +26,8 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 pub enum Signal {
     Event(Delivery),
     Bookmark { revision: u64, initial_events_end: bool },
+    /// The watch ends with it.
+    Failed(ApiError),
 }
 
 /// The options of a watch as a query has them.
@@ -99,6 +102,7 @@ pub async fn watch(
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let open = Open {
         api: api.clone(),
+        version: kind.custom.clone().filter(|version| !version.shows_stored()),
         initial: std::mem::take(&mut subscription.initial).into(),
         initial_end: options.send_initial_events && options.allow_bookmarks,
         subscription,
@@ -109,11 +113,19 @@ pub async fn watch(
         deadline: options.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         last: false,
     };
-    Ok(futures::stream::unfold(open, |mut open| async move { Some((open.next().await?, open)) }))
+    Ok(futures::stream::unfold(Some(open), |open| async move {
+        let mut open = open?;
+        match open.signal().await? {
+            Signal::Failed(error) => Some((Signal::Failed(error), None)),
+            signal => Some((signal, Some(open))),
+        }
+    }))
 }
 
 struct Open {
     api: Arc<Api>,
+    /// Events are converted to it.
+    version: Option<Arc<Version>>,
     subscription: Subscription,
     initial: VecDeque<Delivery>,
     /// The bookmark after the initial events is still to come.
@@ -128,6 +140,16 @@ struct Open {
 }
 
 impl Open {
+    /// What comes next, in the version that the client speaks.
+    async fn signal(&mut self) -> Option<Signal> {
+        let signal = self.next().await?;
+        let (Some(version), Signal::Event(delivery)) = (&self.version, &signal) else { return Some(signal) };
+        Some(match version.present_one(delivery.object.clone()).await {
+            Ok(object) => Signal::Event(Delivery { kind: delivery.kind, object, frame: None, binary: None }),
+            Err(error) => Signal::Failed(error),
+        })
+    }
+
     async fn next(&mut self) -> Option<Signal> {
         loop {
             if let Some(delivery) = self.initial.pop_front() {

@@ -32,6 +32,10 @@ pub struct TooOld {
 
 pub struct ResourceCache {
     resource: Resource,
+    /// What heads carry of objects.
+    fields: &'static [&'static str],
+    /// What is kept in the place of stored bytes that are not as they should be.
+    normal: Option<Normal>,
     indexed: bool,
     state: RwLock<State>,
     next_watcher: AtomicU64,
@@ -39,6 +43,9 @@ pub struct ResourceCache {
     /// Changes that came while the first snapshot was on its way; None when it is in.
     early: Mutex<Option<Vec<Early>>>,
 }
+
+/// Makes other bytes of stored ones, where they need it.
+pub type Normal = Box<dyn Fn(&Bytes) -> Option<Bytes> + Send + Sync>;
 
 /// A change that is kept until the snapshot is in.
 struct Early {
@@ -134,9 +141,21 @@ pub fn key_of(namespace: Option<&str>, name: &str) -> String {
 
 impl ResourceCache {
     pub fn new(resource: Resource) -> Self {
-        let indexed = resource.selectable_fields().contains(&INDEXED_FIELD);
+        let fields = resource.selectable_fields();
+        Self::with(resource, fields, None)
+    }
+
+    /// Of a custom resource: its selectable fields, and how its objects are kept.
+    pub fn of_custom(resource: Resource, fields: &'static [&'static str], normal: Normal) -> Self {
+        Self::with(resource, fields, Some(normal))
+    }
+
+    fn with(resource: Resource, fields: &'static [&'static str], normal: Option<Normal>) -> Self {
+        let indexed = fields.contains(&INDEXED_FIELD);
         Self {
             resource,
+            fields,
+            normal,
             indexed,
             state: RwLock::default(),
             next_watcher: AtomicU64::new(0),
@@ -164,6 +183,10 @@ impl ResourceCache {
         let mut state = self.state.write();
         state.broad.clear();
         state.narrow.clear();
+    }
+
+    pub fn fields(&self) -> &'static [&'static str] {
+        self.fields
     }
 
     pub fn resource(&self) -> &Resource {
@@ -222,11 +245,13 @@ impl ResourceCache {
         stored: &Bytes,
         end: &[u8],
     ) -> Option<(Bytes, Arc<Object>)> {
+        let normal = self.normal.as_ref().and_then(|normal| normal(stored));
+        let stored = normal.as_ref().unwrap_or(stored);
         let Some((frame, json)) = splice::framed(start, stored, revision, end) else {
             warn!(resource = %self.resource, key, "a stored value is no API object; it is left out");
             return None;
         };
-        match Object::parse(json, self.resource.selectable_fields()) {
+        match Object::parse(json, self.fields) {
             Ok(object) => Some((frame, object)),
             Err(error) => {
                 warn!(resource = %self.resource, key, %error, "a stored object does not decode; it is left out");
