@@ -1,7 +1,7 @@
 //! A served version of a custom kind, as the generic verbs see it.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coracle_client::status::Cause;
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use crate::decode::Report;
 use crate::field_error::Errors;
 use crate::kinds::{Column, Decoded, Operations};
 use crate::object::ApiObject;
+use crate::ownership;
 use crate::table;
 use crate::validation;
 
@@ -46,6 +47,7 @@ pub struct CustomKind {
     pub scale: Option<Arc<ScalePaths>>,
     pub rules: Option<Rules>,
     columns: Vec<Shown>,
+    ownership: OnceLock<ownership::Rules>,
     /// The schema as OpenAPI publishes it, and under which name.
     pub published: (String, Value),
 }
@@ -77,7 +79,7 @@ impl CustomKind {
         let Parts { kind, api_version, schema, preserve, has_status, scale, published } = parts;
         let rules = Rules::of(&schema);
         let columns = shown(columns);
-        Self { kind, api_version, schema, preserve, has_status, scale, rules, columns, published }
+        Self { kind, api_version, schema, preserve, has_status, scale, rules, columns, ownership: OnceLock::new(), published }
     }
 
     fn of<'o>(object: &'o dyn ApiObject) -> Option<&'o CustomObject> {
@@ -134,7 +136,7 @@ impl CustomKind {
         if let Some(path) = &scale.selector
             && let Some(value) = whole.pointer(&pointer(path)).filter(|value| !value.is_string())
         {
-            let detail = format!("{path} accessor error: {value} is of the type {}, expected string", go_type(value));
+            let detail = format!("{path} accessor error: {} is of the type {}, expected string", go_text(value), go_type(value));
             errors.invalid(path.as_str(), "", detail);
         }
     }
@@ -167,6 +169,11 @@ pub fn pointer(path: &str) -> String {
     path.strip_prefix('.').unwrap_or(path).split('.').map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
 }
 
+/// As Go's `%v` writes it.
+fn go_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
@@ -185,7 +192,7 @@ fn check_count(path: &str, whole: &Value) -> Vec<Cause> {
         None => {}
         Some(value) => match value.as_i64() {
             None => {
-                let detail = format!("{path} accessor error: {value} is of the type {}, expected int64", go_type(value));
+                let detail = format!("{path} accessor error: {} is of the type {}, expected int64", go_text(value), go_type(value));
                 errors.invalid(path, 0, detail);
             }
             Some(count) if count < 0 => errors.invalid(path, count, "should be a non-negative integer"),
@@ -405,6 +412,15 @@ impl Operations for CustomKind {
             }
         });
         cells.collect()
+    }
+
+    fn ownership(&self) -> &ownership::Rules {
+        const STATUS_RESETS: &[&[&str]] = &[&["metadata"], &["spec"]];
+        self.ownership.get_or_init(|| {
+            let schema = ownership::Schema::custom(&self.published.1);
+            let status = self.has_status.then_some(STATUS_RESETS);
+            ownership::Rules::new(schema, &self.api_version, &self.kind, status)
+        })
     }
 
     fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

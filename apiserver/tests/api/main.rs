@@ -4,6 +4,7 @@
 mod addresses;
 mod apply;
 mod classes;
+mod custom;
 mod deletion;
 mod encodings;
 mod eviction;
