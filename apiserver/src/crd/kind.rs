@@ -82,7 +82,7 @@ impl CustomKind {
         Self { kind, api_version, schema, preserve, has_status, scale, rules, columns, ownership: OnceLock::new(), published }
     }
 
-    fn of<'o>(object: &'o dyn ApiObject) -> Option<&'o CustomObject> {
+    fn of(object: &dyn ApiObject) -> Option<&CustomObject> {
         object.as_any().downcast_ref()
     }
 

@@ -228,7 +228,7 @@ fn go_number(value: f64) -> String {
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if value != 0.0 && (exponent < -4 || exponent >= 21) {
+    if value != 0.0 && !(-4..6).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{digits}e{sign}{:02}", exponent.abs());
     }
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn numbers_read_as_gos() {
-        for (value, want) in [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (0.0, "0")] {
+        for (value, want) in [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (123456789.5, "1.234567895e+08"), (0.0, "0")] {
             assert_eq!(go_number(value), want);
         }
     }
