@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, CustomResourceDefinitionCondition as Condition, CustomResourceDefinitionNames as Names,
-    CustomResourceDefinitionStatus as Status,
+    CustomResourceDefinition, CustomResourceDefinitionCondition as Condition,
+    CustomResourceDefinitionNames as Names, CustomResourceDefinitionStatus as Status,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -54,7 +54,9 @@ impl Taken {
     pub fn by<'a>(group: &str, others: impl Iterator<Item = &'a CustomResourceDefinition>) -> Self {
         let mut taken = Self::default();
         for other in others.filter(|other| other.spec.group == group) {
-            let Some(names) = other.status.as_ref().and_then(|status| status.accepted_names.as_ref()) else { continue };
+            let Some(names) = other.status.as_ref().and_then(|status| status.accepted_names.as_ref()) else {
+                continue;
+            };
             taken.resources.insert(names.plural.clone());
             taken.resources.extend(names.singular.clone());
             taken.resources.extend(names.short_names.iter().flatten().cloned());
@@ -85,7 +87,9 @@ pub fn settled(
     set(&mut status, names, now);
     if !established {
         let condition = match refusal {
-            None => condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+            None => {
+                condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted")
+            }
             Some(_) => condition("Established", false, "NotAccepted", "not all names are accepted"),
         };
         set(&mut status, condition, now);
@@ -106,8 +110,10 @@ fn accept(wanted: &Names, accepted: &mut Names, taken: &Taken) -> Option<(&'stat
     let mut refusal = None;
     let in_use = |name: &str| format!("{name:?} is already in use");
     let mut refuse = |reason: &'static str, message: String| refusal = Some((reason, message));
-    let singular = (wanted.singular.clone().unwrap_or_default(), accepted.singular.clone().unwrap_or_default());
-    let list_kind = (wanted.list_kind.clone().unwrap_or_default(), accepted.list_kind.clone().unwrap_or_default());
+    let singular =
+        (wanted.singular.clone().unwrap_or_default(), accepted.singular.clone().unwrap_or_default());
+    let list_kind =
+        (wanted.list_kind.clone().unwrap_or_default(), accepted.list_kind.clone().unwrap_or_default());
     if wanted.plural != accepted.plural && taken.resources.contains(&wanted.plural) {
         refuse("PluralConflict", in_use(&wanted.plural));
     } else {
@@ -159,7 +165,8 @@ pub enum Approval {
 }
 
 pub fn approval_of(definition: &CustomResourceDefinition) -> Approval {
-    let annotation = definition.metadata.annotations.as_ref().and_then(|annotations| annotations.get(APPROVED));
+    let annotation =
+        definition.metadata.annotations.as_ref().and_then(|annotations| annotations.get(APPROVED));
     match annotation.map(String::as_str) {
         None | Some("") => Approval::Missing,
         Some(text) if text.starts_with("unapproved") => Approval::Bypassed(format!("not approved: {text:?}")),
@@ -169,7 +176,9 @@ pub fn approval_of(definition: &CustomResourceDefinition) -> Approval {
                 Some((true, rest)) if !rest.is_empty() && !rest.starts_with('/') => {
                     Approval::Approved(format!("approved in {text}"))
                 }
-                _ => Approval::Invalid(format!("protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111")),
+                _ => Approval::Invalid(format!(
+                    "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"
+                )),
             }
         }
     }
@@ -206,7 +215,9 @@ mod tests {
 
     #[test]
     fn names_that_are_free_are_accepted() {
-        let foo = definition(json!({"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList", "shortNames": ["f"]}));
+        let foo = definition(
+            json!({"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList", "shortNames": ["f"]}),
+        );
         let status = settled(&foo, &Taken::default(), &[], at(5));
         assert_eq!(status.accepted_names.as_ref(), Some(&foo.spec.names));
         assert!(is_true(Some(&status), "NamesAccepted") && is_true(Some(&status), "Established"));
@@ -214,17 +225,41 @@ mod tests {
         assert_eq!(settled(&served, &Taken::default(), &[], at(9)), status);
 
         for (names, reason, message) in [
-            (json!({"plural": "foos", "singular": "a", "kind": "A", "listKind": "AList"}), "PluralConflict", "\"foos\" is already in use"),
-            (json!({"plural": "as", "singular": "a", "kind": "A", "listKind": "AList", "shortNames": ["f"]}), "ShortNamesConflict", "\"f\" is already in use"),
-            (json!({"plural": "as", "singular": "a", "kind": "Foo", "listKind": "AList"}), "KindConflict", "\"Foo\" is already in use"),
-            (json!({"plural": "as", "singular": "a", "kind": "A", "listKind": "FooList"}), "ListKindConflict", "\"FooList\" is already in use"),
+            (
+                json!({"plural": "foos", "singular": "a", "kind": "A", "listKind": "AList"}),
+                "PluralConflict",
+                "\"foos\" is already in use",
+            ),
+            (
+                json!({"plural": "as", "singular": "a", "kind": "A", "listKind": "AList", "shortNames": ["f"]}),
+                "ShortNamesConflict",
+                "\"f\" is already in use",
+            ),
+            (
+                json!({"plural": "as", "singular": "a", "kind": "Foo", "listKind": "AList"}),
+                "KindConflict",
+                "\"Foo\" is already in use",
+            ),
+            (
+                json!({"plural": "as", "singular": "a", "kind": "A", "listKind": "FooList"}),
+                "ListKindConflict",
+                "\"FooList\" is already in use",
+            ),
         ] {
             let other = definition(names);
             let status = settled(&other, &Taken::by("g.io", [&served].into_iter()), &[], at(5));
             let condition = &status.conditions.as_ref().unwrap()[0];
-            assert_eq!((condition.reason.as_deref(), condition.message.as_deref()), (Some(reason), Some(message)));
+            assert_eq!(
+                (condition.reason.as_deref(), condition.message.as_deref()),
+                (Some(reason), Some(message))
+            );
             assert!(!is_true(Some(&status), "Established"));
-            let freed = settled(&CustomResourceDefinition { status: Some(status), ..other }, &Taken::default(), &[], at(7));
+            let freed = settled(
+                &CustomResourceDefinition { status: Some(status), ..other },
+                &Taken::default(),
+                &[],
+                at(7),
+            );
             assert!(is_true(Some(&freed), "Established"));
         }
     }

@@ -1,8 +1,9 @@
 //! What a definition may say, in upstream's words. What all versions say alike stands at the top of the spec there.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceColumnDefinition, CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionNames,
-    CustomResourceDefinitionVersion, CustomResourceSubresources, SelectableField,
+    CustomResourceColumnDefinition, CustomResourceConversion, CustomResourceDefinition,
+    CustomResourceDefinitionNames, CustomResourceDefinitionVersion, CustomResourceSubresources,
+    SelectableField,
 };
 
 use super::conditions::{Approval, approval_of, is_protected, is_true};
@@ -50,7 +51,9 @@ impl Places {
 pub fn violations(definition: &CustomResourceDefinition) -> Vec<String> {
     let mut found = Vec::new();
     for (i, version) in definition.spec.versions.iter().enumerate() {
-        let Some(props) = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()) else { continue };
+        let Some(props) = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()) else {
+            continue;
+        };
         let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
         let causes = structural::check(&path, &Schema::of(props)).into_causes();
         found.extend(causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)));
@@ -114,7 +117,11 @@ fn check_spec(new: &CustomResourceDefinition, old: Option<&CustomResourceDefinit
         errors.invalid("spec.versions", &spec.versions, "must contain unique version names");
     }
     if spec.versions.iter().filter(|version| version.storage).count() != 1 {
-        errors.invalid("spec.versions", &spec.versions, "must have exactly one version marked as storage version");
+        errors.invalid(
+            "spec.versions",
+            &spec.versions,
+            "must have exactly one version marked as storage version",
+        );
     }
     for (name, value) in [
         ("plural", Some(&spec.names.plural)),
@@ -145,7 +152,13 @@ fn check_version(
 ) {
     check_deprecation(version, path, errors);
     if !places.schema {
-        check_schema(version, &format!("{path}.schema"), has_status(version.subresources.as_ref()), old, errors);
+        check_schema(
+            version,
+            &format!("{path}.schema"),
+            has_status(version.subresources.as_ref()),
+            old,
+            errors,
+        );
     }
     if !places.subresources {
         check_subresources(version.subresources.as_ref(), &format!("{path}.subresources"), errors);
@@ -212,7 +225,9 @@ fn check_schema(
     old: Option<&CustomResourceDefinition>,
     errors: &mut Errors,
 ) {
-    let Some(props) = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref()) else { return };
+    let Some(props) = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref()) else {
+        return;
+    };
     let unchanged = old.is_some_and(|old| {
         let before = old.spec.versions.iter().find(|before| before.name == version.name);
         before.is_some_and(|before| before.schema == version.schema)
@@ -306,7 +321,9 @@ fn check_selectable(version: &CustomResourceDefinitionVersion, path: &str, error
 /// The schema that a path of members leads to.
 fn found<'s>(schema: &'s Schema, path: &str) -> Result<&'s Schema, String> {
     let Some(names) = path.strip_prefix('.') else {
-        return Err("expected [ or . but got: ".to_owned() + path.split(['.', '[']).next().unwrap_or_default());
+        return Err(
+            "expected [ or . but got: ".to_owned() + path.split(['.', '[']).next().unwrap_or_default()
+        );
     };
     if path.contains('[') {
         return Err("expected [ or . but got: [".to_owned());
@@ -382,8 +399,8 @@ fn check_reviews(versions: &[String], old: Option<&CustomResourceDefinition>, er
         }
     }
     let before = old.and_then(|old| old.spec.conversion.as_ref()?.webhook.as_ref());
-    let demanded =
-        before.is_none_or(|b| b.conversion_review_versions.is_empty() || recognized(&b.conversion_review_versions));
+    let demanded = before
+        .is_none_or(|b| b.conversion_review_versions.is_empty() || recognized(&b.conversion_review_versions));
     if demanded && !recognized(versions) {
         errors.invalid(PATH, versions, "must include at least one of v1, v1beta1");
     }
@@ -393,7 +410,11 @@ fn check_url(url: &str, path: &str, errors: &mut Errors) {
     const FORM: &str = "; desired format: https://host[/path]";
     let Some(rest) = url.strip_prefix("https://") else {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        return errors.invalid(path, url, format!("'https' is the only allowed URL scheme{FORM}").replace("{scheme}", scheme));
+        return errors.invalid(
+            path,
+            url,
+            format!("'https' is the only allowed URL scheme{FORM}").replace("{scheme}", scheme),
+        );
     };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.is_empty() {
@@ -449,13 +470,19 @@ fn check_stored(new: &CustomResourceDefinition, errors: &mut Errors) {
     }
     for (i, name) in stored.iter().enumerate() {
         if !new.spec.versions.iter().any(|version| version.name == *name) {
-            let detail = format!("missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions");
+            let detail = format!(
+                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+            );
             errors.invalid(format!("{PATH}[{i}]"), name, detail);
         }
     }
 }
 
-fn check_approval(new: &CustomResourceDefinition, old: Option<&CustomResourceDefinition>, errors: &mut Errors) {
+fn check_approval(
+    new: &CustomResourceDefinition,
+    old: Option<&CustomResourceDefinition>,
+    errors: &mut Errors,
+) {
     if !is_protected(&new.spec.group) {
         return;
     }

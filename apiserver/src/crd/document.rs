@@ -218,7 +218,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 "" => name.clone(),
                 path => format!("{path}.{name}"),
             };
-            if map.contains_key(&name) && self.duplicates.len() < DUPLICATES_MAX && !self.duplicates.contains(&path) {
+            if map.contains_key(&name)
+                && self.duplicates.len() < DUPLICATES_MAX
+                && !self.duplicates.contains(&path)
+            {
                 self.duplicates.push(path.clone());
             }
             let value = members.next_value_seed(Seed { path, duplicates: self.duplicates })?;
@@ -238,7 +241,10 @@ mod tests {
     fn documents_come_out_as_they_went_in() {
         let json = br#"{"kind":"Foo","apiVersion":"g.io/v1","metadata":{"name":"a","resourceVersion":"7"},"spec":{"b":1,"a":[1.5,null]}}"#;
         let object = stored(json).unwrap();
-        assert_eq!((object.kind(), object.api_version(), object.meta.name.as_deref()), ("Foo", "g.io/v1", Some("a")));
+        assert_eq!(
+            (object.kind(), object.api_version(), object.meta.name.as_deref()),
+            ("Foo", "g.io/v1", Some("a"))
+        );
         let encoded = object.encode().unwrap();
         assert_eq!(
             encoded,
@@ -249,9 +255,13 @@ mod tests {
 
     #[test]
     fn duplicates_are_named_and_numbers_are_gos() {
-        let (value, duplicates) = read(br#"{"a":1,"b":{"c":1.0,"c":2.50},"d":[{"e":1,"e":2}],"a":18446744073709551615}"#).unwrap();
+        let (value, duplicates) =
+            read(br#"{"a":1,"b":{"c":1.0,"c":2.50},"d":[{"e":1,"e":2}],"a":18446744073709551615}"#).unwrap();
         assert_eq!(duplicates, ["b.c", "d[0].e", "a"]);
-        assert_eq!(Value::Object(value), json!({"a": 18446744073709551615.0, "b": {"c": 2.5}, "d": [{"e": 2}]}));
+        assert_eq!(
+            Value::Object(value),
+            json!({"a": 18446744073709551615.0, "b": {"c": 2.5}, "d": [{"e": 2}]})
+        );
         assert!(read(b"[]").is_err());
         assert_eq!(read(br#"{"a":3.0}"#).unwrap().0["a"], json!(3));
     }
@@ -264,6 +274,9 @@ mod tests {
         assert_eq!(object.meta.name.as_deref(), Some("a"));
         let wrong = json!({"metadata": {"labels": {"x": 5}}});
         let error = CustomObject::of(wrong.as_object().unwrap().clone()).unwrap_err();
-        assert!(error.contains("cannot unmarshal number into Go struct field ObjectMeta.labels of type string"), "{error}");
+        assert!(
+            error.contains("cannot unmarshal number into Go struct field ObjectMeta.labels of type string"),
+            "{error}"
+        );
     }
 }

@@ -8,9 +8,32 @@ use regex::Regex;
 use crate::validation;
 
 const TEXTS: &[&str] = &[
-    "bsonobjectid", "uri", "email", "hostname", "ipv4", "ipv6", "cidr", "mac", "uuid", "uuid3", "uuid4", "uuid5", "isbn",
-    "isbn10", "isbn13", "creditcard", "ssn", "hexcolor", "rgbcolor", "byte", "password", "date", "duration", "datetime",
-    "k8sshortname", "k8slongname",
+    "bsonobjectid",
+    "uri",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "cidr",
+    "mac",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "creditcard",
+    "ssn",
+    "hexcolor",
+    "rgbcolor",
+    "byte",
+    "password",
+    "date",
+    "duration",
+    "datetime",
+    "k8sshortname",
+    "k8slongname",
 ];
 
 /// Whether the format says anything of a type; unknown ones are let pass.
@@ -106,7 +129,9 @@ fn is_email(text: &str) -> bool {
         None => text.trim(),
     };
     let Some((name, host)) = address.rsplit_once('@') else { return false };
-    let fine = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.contains("..");
+    let fine = |part: &str| {
+        !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.contains("..")
+    };
     is(&EMAIL, address) && fine(name) && fine(host) && !address.contains([',', ';', '(', ')'])
 }
 
@@ -127,13 +152,18 @@ fn is_isbn10(text: &str) -> bool {
         'X' | 'x' if at == 9 => Some(10),
         c => c.to_digit(10),
     };
-    let Some(values) = digits.iter().enumerate().map(value).collect::<Option<Vec<u32>>>() else { return false };
+    let Some(values) = digits.iter().enumerate().map(value).collect::<Option<Vec<u32>>>() else {
+        return false;
+    };
     values.len() == 10 && values.iter().zip(1u32..).map(|(v, weight)| v * weight).sum::<u32>() % 11 == 0
 }
 
 fn is_isbn13(text: &str) -> bool {
-    let Some(values) = digits(text).iter().map(|c| c.to_digit(10)).collect::<Option<Vec<u32>>>() else { return false };
-    values.len() == 13 && values.iter().enumerate().map(|(i, v)| v * if i % 2 == 0 { 1 } else { 3 }).sum::<u32>() % 10 == 0
+    let Some(values) = digits(text).iter().map(|c| c.to_digit(10)).collect::<Option<Vec<u32>>>() else {
+        return false;
+    };
+    values.len() == 13
+        && values.iter().enumerate().map(|(i, v)| v * if i % 2 == 0 { 1 } else { 3 }).sum::<u32>() % 10 == 0
 }
 
 fn is_card(text: &str) -> bool {

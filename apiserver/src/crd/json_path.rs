@@ -65,7 +65,8 @@ impl JsonPath {
                 rest = after;
             } else if let Some(after) = rest.strip_prefix('[') {
                 let end = closing(after).ok_or_else(|| "unterminated array".to_owned())?;
-                let (inside, after) = (after.get(..end).unwrap_or_default(), after.get(end + 1..).unwrap_or_default());
+                let (inside, after) =
+                    (after.get(..end).unwrap_or_default(), after.get(end + 1..).unwrap_or_default());
                 steps.push(bracket(inside.trim())?);
                 rest = after;
             } else {
@@ -155,7 +156,9 @@ fn filter_of(text: &str) -> Result<Filter, String> {
             (None, '\'' | '"') => quote = Some(letter),
             (None, _) => {
                 let rest = text.get(at..).unwrap_or_default();
-                let Some((sign, operator)) = OPERATORS.iter().find(|(sign, _)| rest.starts_with(sign)) else { continue };
+                let Some((sign, operator)) = OPERATORS.iter().find(|(sign, _)| rest.starts_with(sign)) else {
+                    continue;
+                };
                 let path = text.get(..at).unwrap_or_default().trim();
                 let literal = rest.get(sign.len()..).unwrap_or_default().trim();
                 return Ok(Filter {
@@ -195,13 +198,17 @@ impl Step {
                 }
                 found
             }
-            (Self::Index(index), Value::Array(items)) => place(*index, items.len()).and_then(|at| items.get(at)).into_iter().collect(),
+            (Self::Index(index), Value::Array(items)) => {
+                place(*index, items.len()).and_then(|at| items.get(at)).into_iter().collect()
+            }
             (Self::Slice(from, to), Value::Array(items)) => {
                 let start = from.map_or(Some(0), |from| place(from, items.len())).unwrap_or(items.len());
                 let end = to.map_or(Some(items.len()), |to| place(to, items.len())).unwrap_or(items.len());
                 items.get(start..end.max(start)).unwrap_or_default().iter().collect()
             }
-            (Self::Filter(filter), Value::Array(items)) => items.iter().filter(|item| filter.lets(item)).collect(),
+            (Self::Filter(filter), Value::Array(items)) => {
+                items.iter().filter(|item| filter.lets(item)).collect()
+            }
             _ => Vec::new(),
         }
     }

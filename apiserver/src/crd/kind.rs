@@ -71,15 +71,25 @@ const BLOCKING: &[&str] = &[
     "FieldValueTooMany",
     "FieldValueTypeInvalid",
 ];
-const UNCHECKED: &str =
-    "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
 
 impl CustomKind {
     pub fn new(parts: Parts, columns: &[CustomResourceColumnDefinition]) -> Self {
         let Parts { kind, api_version, schema, preserve, has_status, scale, published } = parts;
         let rules = Rules::of(&schema);
         let columns = shown(columns);
-        Self { kind, api_version, schema, preserve, has_status, scale, rules, columns, ownership: OnceLock::new(), published }
+        Self {
+            kind,
+            api_version,
+            schema,
+            preserve,
+            has_status,
+            scale,
+            rules,
+            columns,
+            ownership: OnceLock::new(),
+            published,
+        }
     }
 
     fn of(object: &dyn ApiObject) -> Option<&CustomObject> {
@@ -136,7 +146,11 @@ impl CustomKind {
         if let Some(path) = &scale.selector
             && let Some(value) = whole.pointer(&pointer(path)).filter(|value| !value.is_string())
         {
-            let detail = format!("{path} accessor error: {} is of the type {}, expected string", go_text(value), go_type(value));
+            let detail = format!(
+                "{path} accessor error: {} is of the type {}, expected string",
+                go_text(value),
+                go_type(value)
+            );
             errors.invalid(path.as_str(), "", detail);
         }
     }
@@ -166,7 +180,11 @@ impl CustomKind {
 
 /// `.spec.replicas` as a JSON pointer.
 pub fn pointer(path: &str) -> String {
-    path.strip_prefix('.').unwrap_or(path).split('.').map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
+    path.strip_prefix('.')
+        .unwrap_or(path)
+        .split('.')
+        .map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1")))
+        .collect()
 }
 
 /// As Go's `%v` writes it.
@@ -192,7 +210,11 @@ fn check_count(path: &str, whole: &Value) -> Vec<Cause> {
         None => {}
         Some(value) => match value.as_i64() {
             None => {
-                let detail = format!("{path} accessor error: {} is of the type {}, expected int64", go_text(value), go_type(value));
+                let detail = format!(
+                    "{path} accessor error: {} is of the type {}, expected int64",
+                    go_text(value),
+                    go_type(value)
+                );
                 errors.invalid(path, 0, detail);
             }
             Some(count) if count < 0 => errors.invalid(path, count, "should be a non-negative integer"),
@@ -255,7 +277,8 @@ fn cell(type_: &str, value: &Value, now: Timestamp) -> Value {
 fn vague_finalizers(object: &CustomObject, old: Option<&CustomObject>) -> Vec<String> {
     const STANDARD: &[&str] = &["foregroundDeletion", "kubernetes", "orphan"];
     let known = old.and_then(|old| old.meta.finalizers.as_deref()).unwrap_or_default();
-    let mut added: Vec<&String> = object.meta.finalizers.iter().flatten().filter(|f| !known.contains(f)).collect();
+    let mut added: Vec<&String> =
+        object.meta.finalizers.iter().flatten().filter(|f| !known.contains(f)).collect();
     added.sort();
     added.dedup();
     let vague = added.into_iter().filter(|f| !f.contains('/') && !STANDARD.contains(&f.as_str()));
@@ -290,8 +313,9 @@ impl Operations for CustomKind {
         };
         let mut whole = Value::Object(members);
         let mut unknown = Unknown::default();
-        structure::coerce(&mut whole, &self.schema, &mut unknown)
-            .map_err(|fault| wrong(format!("{}: Invalid value: {}: {}", fault.path, fault.value, fault.why)))?;
+        structure::coerce(&mut whole, &self.schema, &mut unknown).map_err(|fault| {
+            wrong(format!("{}: Invalid value: {}: {}", fault.path, fault.value, fault.why))
+        })?;
         if !self.preserve {
             structure::prune(&mut whole, &self.schema, true, &mut unknown);
         }
@@ -376,7 +400,9 @@ impl Operations for CustomKind {
         if !mistyped.is_empty() {
             return errors.extend(mistyped);
         }
-        if let (Some(schema), Some(status)) = (self.schema.properties.get("status"), object.body.get("status")) {
+        if let (Some(schema), Some(status)) =
+            (self.schema.properties.get("status"), object.body.get("status"))
+        {
             let mut found = values::check(schema, "", status, old.body.get("status")).errors;
             for cause in &mut found {
                 cause.field = match cause.field.as_str() {

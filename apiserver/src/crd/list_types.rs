@@ -65,8 +65,11 @@ fn repeated(items: &[Value]) -> Vec<(usize, &Value)> {
 }
 
 fn keys_of(schema: &Schema, item: &Value) -> Value {
-    let keys: Map<String, Value> =
-        schema.list_map_keys.iter().filter_map(|name| Some((name.clone(), item.get(name)?.clone()))).collect();
+    let keys: Map<String, Value> = schema
+        .list_map_keys
+        .iter()
+        .filter_map(|name| Some((name.clone(), item.get(name)?.clone())))
+        .collect();
     Value::Object(keys)
 }
 
@@ -93,7 +96,8 @@ mod tests {
         });
         let mut errors = Vec::new();
         check(&schema, "", &value, &mut errors);
-        let mut lines: Vec<String> = errors.into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let mut lines: Vec<String> =
+            errors.into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         lines.sort();
         assert_eq!(lines, [r#"map[2]: Duplicate value: {"a":1,"b":1}"#, r#"set[2]: Duplicate value: "a""#]);
     }

@@ -77,7 +77,8 @@ impl Manager {
     fn definitions(&self) -> Result<BTreeMap<String, CustomResourceDefinition>, ApiError> {
         let page = self.kind()?.cache.list(&Filter::default(), None, None, None, self.api.cache.revision());
         let objects = page.map(|page| page.objects).unwrap_or_default();
-        let decoded = objects.iter().filter_map(|object| Some((object.head.name.to_string(), decode(object)?)));
+        let decoded =
+            objects.iter().filter_map(|object| Some((object.head.name.to_string(), decode(object)?)));
         Ok(decoded.collect())
     }
 
@@ -107,7 +108,8 @@ impl Manager {
         let cache = self.kind()?.cache.clone();
         let watch = cache.watch(Filter::default(), From::Now, self.api.cache.revision());
         let mut watch = watch.map_err(|_| ApiError::internal("the cache of definitions is behind"))?;
-        let mut changed: BTreeSet<String> = watch.initial.iter().map(|d| d.object.head.name.to_string()).collect();
+        let mut changed: BTreeSet<String> =
+            watch.initial.iter().map(|d| d.object.head.name.to_string()).collect();
         changed.extend(self.serving.keys().cloned());
         loop {
             while let Ok(delivery) = watch.receiver.try_recv() {
@@ -117,7 +119,8 @@ impl Manager {
             while !changed.is_empty() {
                 let definitions = self.definitions()?;
                 // Names that somebody gave up may be what others wait for.
-                let waiting = definitions.iter().filter(|(_, d)| !is_true(d.status.as_ref(), "NamesAccepted"));
+                let waiting =
+                    definitions.iter().filter(|(_, d)| !is_true(d.status.as_ref(), "NamesAccepted"));
                 changed.extend(waiting.map(|(name, _)| name.clone()));
                 for name in std::mem::take(&mut changed) {
                     if let Err(error) = self.reconcile(&name, &definitions).await {
@@ -200,7 +203,8 @@ impl Manager {
         }
         let Some(plan) = Plan::of(definition, status, &self.api) else { return Ok(()) };
         // Objects and watches stay where what is stored is read as before.
-        let kept = before.filter(|before| before.of.uid == of.uid && plan.reads_as(&before.plan, &before.cache));
+        let kept =
+            before.filter(|before| before.of.uid == of.uid && plan.reads_as(&before.plan, &before.cache));
         let cache = match kept {
             Some(before) => before.cache.clone(),
             None => {
@@ -236,7 +240,9 @@ impl Manager {
                 match emptied {
                     Ok(()) => return,
                     Err(error) if error.is_not_found() => return,
-                    Err(error) => warn!(name, %error, "deleting the instances of a custom resource definition"),
+                    Err(error) => {
+                        warn!(name, %error, "deleting the instances of a custom resource definition")
+                    }
                 }
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(RETRY_MAX);

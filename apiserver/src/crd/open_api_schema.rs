@@ -4,7 +4,6 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
-
 use super::schema::Schema;
 use super::structure::{self, Unknown};
 use super::{rules, structural, values};
@@ -134,7 +133,11 @@ fn walk(props: &JSONSchemaProps, path: &str, place: Place, errors: &mut Errors) 
         walk(items, &format!("{path}.items"), inner, errors);
     }
     if props.x_kubernetes_preserve_unknown_fields == Some(false) {
-        errors.invalid(format!("{path}.x-kubernetes-preserve-unknown-fields"), false, "must be true or undefined");
+        errors.invalid(
+            format!("{path}.x-kubernetes-preserve-unknown-fields"),
+            false,
+            "must be true or undefined",
+        );
     }
     maps(props, path, type_, errors);
     lists(props, path, type_, errors);
@@ -205,7 +208,11 @@ fn lists(props: &JSONSchemaProps, path: &str, type_: &str, errors: &mut Errors) 
                 errors.invalid(format!("{path}.items.{LIST_TYPE}"), &items.x_kubernetes_list_type, detail);
             }
             Some("object") if items.x_kubernetes_map_type.as_deref() != Some("atomic") => {
-                errors.invalid(format!("{path}.items.x-kubernetes-map-type"), &items.x_kubernetes_list_type, detail);
+                errors.invalid(
+                    format!("{path}.items.x-kubernetes-map-type"),
+                    &items.x_kubernetes_list_type,
+                    detail,
+                );
             }
             _ => {}
         }
@@ -237,7 +244,8 @@ fn map_list(items: Option<&JSONSchemaProps>, keys: &[String], path: &str, errors
         errors.required(format!("{path}.{KEYS}"), "must not be empty if x-kubernetes-list-type is map");
     }
     let Some(items) = items else {
-        return errors.required(format!("{path}.items"), "must have a schema if x-kubernetes-list-type is map");
+        return errors
+            .required(format!("{path}.items"), "must have a schema if x-kubernetes-list-type is map");
     };
     let type_ = items.type_.as_deref().unwrap_or_default();
     if type_ != "object" {
@@ -248,7 +256,9 @@ fn map_list(items: Option<&JSONSchemaProps>, keys: &[String], path: &str, errors
         let property = items.properties.as_ref().and_then(|properties| properties.get(key));
         let at = format!("{path}.items.properties[{key}]");
         match property {
-            None => errors.invalid(format!("{path}.{KEYS}"), keys, "entries must all be names of item properties"),
+            None => {
+                errors.invalid(format!("{path}.{KEYS}"), keys, "entries must all be names of item properties")
+            }
             Some(property) => {
                 if matches!(property.type_.as_deref(), Some("array" | "object")) {
                     let detail = "must be a scalar type if parent array's x-kubernetes-list-type is map";

@@ -34,7 +34,8 @@ pub fn published(props: Option<&JSONSchemaProps>, fields: &[&str]) -> Value {
 fn describe(members: &mut Map<String, Value>) {
     let properties = members.entry("properties").or_insert_with(|| json!({}));
     let Some(properties) = properties.as_object_mut() else { return };
-    let api_version = json!({ "type": "string", "description": "The group and version of this document's form." });
+    let api_version =
+        json!({ "type": "string", "description": "The group and version of this document's form." });
     let kind = json!({ "type": "string", "description": "What this document is, in CamelCase." });
     let metadata = json!({ "description": "Standard object's metadata.", "allOf": [{ "$ref": META }] });
     for (name, schema) in [("apiVersion", api_version), ("kind", kind), ("metadata", metadata)] {
@@ -46,12 +47,18 @@ fn describe(members: &mut Map<String, Value>) {
 fn shaped(schema: &mut Value) {
     let Some(members) = schema.as_object_mut() else { return };
     for limit in ["maximum", "minimum", "multipleOf"] {
-        if let Some(whole) = members.get(limit).and_then(Value::as_f64).filter(|v| v.fract() == 0.0 && v.abs() < 1e15) {
+        if let Some(whole) =
+            members.get(limit).and_then(Value::as_f64).filter(|v| v.fract() == 0.0 && v.abs() < 1e15)
+        {
             members.insert(limit.into(), json!(whole as i64));
         }
     }
-    let flag = |members: &Map<String, Value>, name: &str| members.get(name).and_then(Value::as_bool) == Some(true);
-    if flag(members, "x-kubernetes-int-or-string") && !members.contains_key("anyOf") && !members.contains_key("allOf") {
+    let flag =
+        |members: &Map<String, Value>, name: &str| members.get(name).and_then(Value::as_bool) == Some(true);
+    if flag(members, "x-kubernetes-int-or-string")
+        && !members.contains_key("anyOf")
+        && !members.contains_key("allOf")
+    {
         members.insert("anyOf".into(), json!([{ "type": "integer" }, { "type": "string" }]));
     }
     for (name, value) in members.iter_mut() {
@@ -81,13 +88,18 @@ mod tests {
 
     #[test]
     fn schemas_are_published_as_upstream() {
-        let props: JSONSchemaProps = serde_json::from_value(json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        let props: JSONSchemaProps = serde_json::from_value(
+            json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
             "n": {"type": "integer", "maximum": 5.0}, "p": {"x-kubernetes-int-or-string": true},
-            "pod": {"type": "object", "x-kubernetes-embedded-resource": true}}}}}))
+            "pod": {"type": "object", "x-kubernetes-embedded-resource": true}}}}}),
+        )
         .unwrap();
         let schema = published(Some(&props), &["spec.n"]);
         assert_eq!(schema["properties"]["spec"]["properties"]["n"]["maximum"], json!(5));
-        assert_eq!(schema["properties"]["spec"]["properties"]["p"]["anyOf"], json!([{"type": "integer"}, {"type": "string"}]));
+        assert_eq!(
+            schema["properties"]["spec"]["properties"]["p"]["anyOf"],
+            json!([{"type": "integer"}, {"type": "string"}])
+        );
         assert_eq!(schema["properties"]["metadata"]["allOf"][0]["$ref"], META);
         assert!(schema["properties"]["spec"]["properties"]["pod"]["properties"]["kind"].is_object());
         assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.n"}]));

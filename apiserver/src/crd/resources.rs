@@ -53,7 +53,11 @@ fn check_resource(path: &str, members: &Map<String, Value>, errors: &mut Errors)
             }
             Some(Value::String(text)) => {
                 if let Err(why) = validation::dns_1035_label(&text.to_lowercase()) {
-                    errors.invalid(field, text, format!("may have mixed case, but should otherwise match: {why}"));
+                    errors.invalid(
+                        field,
+                        text,
+                        format!("may have mixed case, but should otherwise match: {why}"),
+                    );
                 }
             }
             Some(other) => errors.invalid(field, other, "must be a string"),

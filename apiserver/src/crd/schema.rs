@@ -76,7 +76,11 @@ impl Schema {
         let list = |list: &Option<Vec<JSONSchemaProps>>| list.iter().flatten().map(Self::of).collect();
         Self {
             type_: text(&props.type_),
-            format: props.format.clone().filter(|format| super::formats::applies(&text(&props.type_), format)).unwrap_or_default(),
+            format: props
+                .format
+                .clone()
+                .filter(|format| super::formats::applies(&text(&props.type_), format))
+                .unwrap_or_default(),
             title: text(&props.title),
             description: text(&props.description),
             nullable: flag(props.nullable),

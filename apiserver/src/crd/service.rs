@@ -45,11 +45,18 @@ impl Plan {
         fields.dedup();
         let fields = names::kept(fields);
         let versions = spec.versions.iter().filter(|version| version.served).map(|version| {
-            let kind = if version.storage { storage.clone() } else { Arc::new(kind(definition, status, version)) };
+            let kind =
+                if version.storage { storage.clone() } else { Arc::new(kind(definition, status, version)) };
             let def = def(definition, status, version, &kind);
             let terminating = definition.metadata.deletion_timestamp.is_some();
-            let version =
-                Version { kind, storage: storage.clone(), conversion: conversion.clone(), mixed, terminating, fields };
+            let version = Version {
+                kind,
+                storage: storage.clone(),
+                conversion: conversion.clone(),
+                mixed,
+                terminating,
+                fields,
+            };
             (def, version)
         });
         let versions = versions.collect();

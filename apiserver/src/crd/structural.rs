@@ -36,7 +36,8 @@ fn invariants(schema: &Schema, level: Level, path: &str, errors: &mut Errors) {
             errors.forbidden(additional.as_str(), "must not be used at the root");
         }
         if schema.embedded {
-            errors.forbidden(additional.as_str(), "must not be used if x-kubernetes-embedded-resource is set");
+            errors
+                .forbidden(additional.as_str(), "must not be used if x-kubernetes-embedded-resource is set");
         }
     }
     if let Additional::Schema(inner) = &schema.additional {
@@ -92,8 +93,7 @@ fn resource(schema: &Schema, level: Level, path: &str, errors: &mut Errors) {
             errors.invalid(format!("{path}.type"), &metadata.type_, "must be object");
         }
         if level == Level::Root && !says_only_names(metadata) {
-            let detail =
-                "must not specify anything other than name and generateName, but metadata is implicitly specified";
+            let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
             errors.forbidden(path, detail);
         }
     }
@@ -105,7 +105,8 @@ fn resource(schema: &Schema, level: Level, path: &str, errors: &mut Errors) {
 
 fn says_only_names(metadata: &Schema) -> bool {
     let names = metadata.properties.keys().all(|name| matches!(name.as_str(), "name" | "generateName"));
-    let rest = Schema { type_: String::new(), properties: Default::default(), default: None, ..metadata.clone() };
+    let rest =
+        Schema { type_: String::new(), properties: Default::default(), default: None, ..metadata.clone() };
     // Patterns do not compare; their text does.
     names && format!("{rest:?}") == format!("{:?}", Schema::default())
 }
@@ -172,7 +173,11 @@ fn inside(schema: &Schema, path: &str, exempt: bool, errors: &mut Errors) {
         (schema.list_type.is_some(), "x-kubernetes-list-type", "must be undefined to be structural"),
         (schema.map_type.is_some(), "x-kubernetes-map-type", "must be undefined to be structural"),
         (!schema.rules.is_empty(), "x-kubernetes-validations", "must be empty to be structural"),
-        (schema.properties.contains_key("metadata"), "properties[metadata]", "must not be specified in a nested context"),
+        (
+            schema.properties.contains_key("metadata"),
+            "properties[metadata]",
+            "must not be specified in a nested context",
+        ),
     ] {
         if said {
             errors.forbidden(format!("{path}.{name}"), detail);
@@ -198,7 +203,8 @@ fn complete(nested: &Schema, outside: Option<&Schema>, outside_path: &str, path:
             let path = format!("{path}.properties[{name}]");
             complete(property, Some(property), &path, &path, errors);
         }
-        for (name, part) in [("items", schema.items.as_deref()), ("additionalProperties", additional(schema))] {
+        for (name, part) in [("items", schema.items.as_deref()), ("additionalProperties", additional(schema))]
+        {
             if let Some(part) = part {
                 let path = format!("{path}.{name}");
                 complete(part, Some(part), &path, &path, errors);
@@ -248,17 +254,47 @@ mod tests {
         for (schema, want) in [
             (json!({}), "s.type: Required value: must not be empty at the root"),
             (json!({"type": "string"}), "s.type: Invalid value: \"string\": must be object at the root"),
-            (spec(json!({})), "s.properties[a].type: Required value: must not be empty for specified object fields"),
+            (
+                spec(json!({})),
+                "s.properties[a].type: Required value: must not be empty for specified object fields",
+            ),
             (spec(json!({"type": "array"})), "s.properties[a].items: Required value: must be specified"),
-            (spec(json!({"type": "array", "items": {}})), "s.properties[a].items.type: Required value: must not be empty for specified array items"),
-            (spec(json!({"type": "string", "pattern": "("})), "s.properties[a].pattern: Invalid value: \"(\": must be a valid regular expression"),
-            (spec(json!({"type": "string", "anyOf": [{"type": "string"}]})), "s.properties[a].anyOf[0].type: Forbidden: must be empty to be structural"),
-            (spec(json!({"type": "string", "not": {"description": "x"}})), "s.properties[a].not.description: Forbidden: must be empty to be structural"),
-            (json!({"type": "object", "additionalProperties": {"type": "string"}}), "s.additionalProperties: Forbidden: must not be used at the root"),
-            (json!({"type": "object", "anyOf": [{"properties": {"b": {"minimum": 1.0}}}]}), "s.properties[b]: Required value: because it is defined in s.anyOf[0].properties[b]"),
-            (json!({"type": "object", "properties": {"metadata": {"type": "object", "description": "x"}}}), "s.properties[metadata]: Forbidden: must not specify anything other than name and generateName"),
-            (json!({"type": "object", "properties": {"kind": {"type": "integer"}}}), "s.properties[kind].type: Invalid value: \"integer\": must be string"),
-            (spec(json!({"type": "object", "x-kubernetes-embedded-resource": true})), "s.properties[a].properties: Required value: must not be empty if x-kubernetes-embedded-resource is true"),
+            (
+                spec(json!({"type": "array", "items": {}})),
+                "s.properties[a].items.type: Required value: must not be empty for specified array items",
+            ),
+            (
+                spec(json!({"type": "string", "pattern": "("})),
+                "s.properties[a].pattern: Invalid value: \"(\": must be a valid regular expression",
+            ),
+            (
+                spec(json!({"type": "string", "anyOf": [{"type": "string"}]})),
+                "s.properties[a].anyOf[0].type: Forbidden: must be empty to be structural",
+            ),
+            (
+                spec(json!({"type": "string", "not": {"description": "x"}})),
+                "s.properties[a].not.description: Forbidden: must be empty to be structural",
+            ),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}}),
+                "s.additionalProperties: Forbidden: must not be used at the root",
+            ),
+            (
+                json!({"type": "object", "anyOf": [{"properties": {"b": {"minimum": 1.0}}}]}),
+                "s.properties[b]: Required value: because it is defined in s.anyOf[0].properties[b]",
+            ),
+            (
+                json!({"type": "object", "properties": {"metadata": {"type": "object", "description": "x"}}}),
+                "s.properties[metadata]: Forbidden: must not specify anything other than name and generateName",
+            ),
+            (
+                json!({"type": "object", "properties": {"kind": {"type": "integer"}}}),
+                "s.properties[kind].type: Invalid value: \"integer\": must be string",
+            ),
+            (
+                spec(json!({"type": "object", "x-kubernetes-embedded-resource": true})),
+                "s.properties[a].properties: Required value: must not be empty if x-kubernetes-embedded-resource is true",
+            ),
         ] {
             let found = lines(schema.clone());
             assert!(found.len() == 1 && found[0].starts_with(want), "{schema}\n{want}\n{found:#?}");

@@ -84,7 +84,8 @@ fn keep_known(value: &mut Value, schema: Option<&Schema>, resource: bool, unknow
                 };
                 match known {
                     Some(schema) => {
-                        unknown.within(name.clone(), |unknown| keep_known(member, Some(schema), false, unknown));
+                        unknown
+                            .within(name.clone(), |unknown| keep_known(member, Some(schema), false, unknown));
                     }
                     None if root && is_meta(name) => {}
                     None => unknown.record(name),
@@ -210,7 +211,11 @@ pub fn coerce(value: &mut Value, schema: &Schema, unknown: &mut Unknown) -> Resu
 fn coerce_resource(members: &mut Map<String, Value>, unknown: &mut Unknown) -> Result<(), Malformed> {
     for name in ["apiVersion", "kind"] {
         if let Some(value) = members.get(name).filter(|value| !value.is_string()) {
-            return Err(Malformed { path: unknown.path(name), value: value.clone(), why: "must be a string".into() });
+            return Err(Malformed {
+                path: unknown.path(name),
+                value: value.clone(),
+                why: "must be a string".into(),
+            });
         }
     }
     let Some(metadata) = members.get_mut("metadata") else { return Ok(()) };
@@ -320,7 +325,9 @@ mod tests {
         assert!(coerce(&mut value, &schema, &mut unknown).is_ok());
         assert_eq!(value["pod"]["metadata"], json!({"name": "x", "labels": {"a": "b"}}));
         assert_eq!(unknown.into_paths(), ["pod.metadata.odd"]);
-        for (pod, path) in [(json!({"kind": 5}), "pod.kind"), (json!({"metadata": {"labels": 5}}), "pod.metadata")] {
+        for (pod, path) in
+            [(json!({"kind": 5}), "pod.kind"), (json!({"metadata": {"labels": 5}}), "pod.metadata")]
+        {
             let fault = coerce(&mut json!({"pod": pod}), &schema, &mut Unknown::default()).err().unwrap();
             assert_eq!(fault.path, path);
         }

@@ -209,9 +209,14 @@ fn check_text(schema: &Schema, path: &str, text: &str, found: &mut Found) {
     } else if let Some(pattern) = &schema.pattern {
         match &pattern.regex {
             Ok(regex) if regex.is_match(text) => {}
-            Ok(_) => found.invalid(path, &value(), format!("{path} in {BODY} should match '{}'", pattern.source)),
+            Ok(_) => {
+                found.invalid(path, &value(), format!("{path} in {BODY} should match '{}'", pattern.source))
+            }
             Err(why) => {
-                let detail = format!("{path} in {BODY} should match '{}, but pattern is invalid: {why}'", pattern.source);
+                let detail = format!(
+                    "{path} in {BODY} should match '{}, but pattern is invalid: {why}'",
+                    pattern.source
+                );
                 found.invalid(path, &value(), detail);
             }
         }
@@ -241,13 +246,20 @@ fn check_number(schema: &Schema, path: &str, value: &Value, found: &mut Found) {
     let beyond = |limit: f64, exclusive: bool, over: bool| match value.as_i64() {
         Some(whole) => {
             let limit = limit as i64;
-            if over { whole > limit || (exclusive && whole == limit) } else { whole < limit || (exclusive && whole == limit) }
+            if over {
+                whole > limit || (exclusive && whole == limit)
+            } else {
+                whole < limit || (exclusive && whole == limit)
+            }
         }
         None if over => number > limit || (exclusive && number == limit),
         None => number < limit || (exclusive && number == limit),
     };
     let shown = |limit: f64| if value.is_i64() { (limit as i64).to_string() } else { go_number(limit) };
-    if schema.type_ == "integer" && schema.format == "int32" && !(-2_147_483_648.0..=2_147_483_647.0).contains(&number) {
+    if schema.type_ == "integer"
+        && schema.format == "int32"
+        && !(-2_147_483_648.0..=2_147_483_647.0).contains(&number)
+    {
         found.whole(format!("Checked value must be of type integer with format int32 in {path}"));
     }
     if let Some(factor) = schema.multiple_of {
@@ -258,11 +270,19 @@ fn check_number(schema: &Schema, path: &str, value: &Value, found: &mut Found) {
     }
     if let Some(limit) = schema.minimum.filter(|limit| beyond(*limit, schema.exclusive_minimum, false)) {
         let or_equal = if schema.exclusive_minimum { "" } else { " or equal to" };
-        found.invalid(path, value, format!("{path} in {BODY} should be greater than{or_equal} {}", shown(limit)));
+        found.invalid(
+            path,
+            value,
+            format!("{path} in {BODY} should be greater than{or_equal} {}", shown(limit)),
+        );
     }
     if let Some(limit) = schema.maximum.filter(|limit| beyond(*limit, schema.exclusive_maximum, true)) {
         let or_equal = if schema.exclusive_maximum { "" } else { " or equal to" };
-        found.invalid(path, value, format!("{path} in {BODY} should be less than{or_equal} {}", shown(limit)));
+        found.invalid(
+            path,
+            value,
+            format!("{path} in {BODY} should be less than{or_equal} {}", shown(limit)),
+        );
     }
     found.passed += 1;
 }
@@ -291,7 +311,9 @@ fn check_items(schema: &Schema, path: &str, items: &[Value], old: Option<&Value>
     if let Some(max) = schema.max_items.filter(|max| size > *max) {
         too_many(found, path, size, max);
     }
-    if schema.unique_items && items.iter().enumerate().any(|(i, item)| items.iter().take(i).any(|other| same(item, other))) {
+    if schema.unique_items
+        && items.iter().enumerate().any(|(i, item)| items.iter().take(i).any(|other| same(item, other)))
+    {
         found.invalid(path, &"".into(), format!("{path} in {BODY} shouldn't contain duplicates"));
     }
     found.passed += 1;
@@ -304,10 +326,12 @@ pub fn correlated<'v>(schema: &Schema, item: &Value, before: &'v [Value]) -> Opt
     }
     let of_item = schema.items.as_deref();
     let key = |item: &Value, name: &str| {
-        let default = || of_item.and_then(|schema| schema.properties.get(name)).and_then(|s| s.default.clone());
+        let default =
+            || of_item.and_then(|schema| schema.properties.get(name)).and_then(|s| s.default.clone());
         item.get(name).cloned().or_else(default)
     };
-    let mut same_keys = before.iter().filter(|old| schema.list_map_keys.iter().all(|name| key(old, name) == key(item, name)));
+    let mut same_keys =
+        before.iter().filter(|old| schema.list_map_keys.iter().all(|name| key(old, name) == key(item, name)));
     let found = same_keys.next();
     found.filter(|_| same_keys.next().is_none())
 }
@@ -333,7 +357,11 @@ fn check_object(schema: &Schema, path: &str, value: &Value, old: Option<&Value>,
                 found.merge(check(of_member, &format!("{path}.{name}"), member, old));
             }
             (None, Additional::Any(false)) => {
-                found.invalid(path, &name.as_str().into(), format!("{path}.{name} in {BODY} is a forbidden property"));
+                found.invalid(
+                    path,
+                    &name.as_str().into(),
+                    format!("{path}.{name} in {BODY} is a forbidden property"),
+                );
             }
             _ => {}
         }
@@ -360,29 +388,117 @@ mod tests {
     #[test]
     fn every_rule_has_upstreams_words() {
         for (of, value, want) in [
-            (json!({"type": "integer"}), json!("a"), r#"x: Invalid value: "string": x in body must be of type integer: "string""#),
-            (json!({"type": "string"}), json!(null), r#"x: Invalid value: "null": x in body must be of type string: "null""#),
-            (json!({"type": "integer"}), json!(1.5), r#"x: Invalid value: "number": x in body must be of type integer: "number""#),
-            (json!({"x-kubernetes-int-or-string": true}), json!(true), r#"x: Invalid value: "boolean": x in body must be of type integer,string: "boolean""#),
-            (json!({"type": "string", "maxLength": 2}), json!("äöü"), "x: Too long: may not be more than 2 bytes"),
-            (json!({"type": "string", "minLength": 2}), json!("a"), r#"x: Invalid value: "a": x in body should be at least 2 chars long"#),
-            (json!({"type": "string", "pattern": "^a$"}), json!("b"), r#"x: Invalid value: "b": x in body should match '^a$'"#),
-            (json!({"type": "string", "enum": ["a", "b"]}), json!("c"), r#"x: Unsupported value: "c": supported values: "a", "b""#),
-            (json!({"type": "integer", "enum": [1, 2]}), json!(3), r#"x: Unsupported value: 3: supported values: "1", "2""#),
-            (json!({"type": "string", "format": "ipv4"}), json!("b"), r#"x: Invalid value: "b": x in body must be of type ipv4: "b""#),
-            (json!({"type": "integer", "maximum": 5.0}), json!(6), "x: Invalid value: 6: x in body should be less than or equal to 5"),
-            (json!({"type": "integer", "minimum": 5.0, "exclusiveMinimum": true}), json!(5), "x: Invalid value: 5: x in body should be greater than 5"),
-            (json!({"type": "number", "minimum": 0.5}), json!(0.25), "x: Invalid value: 0.25: x in body should be greater than or equal to 0.5"),
-            (json!({"type": "integer", "multipleOf": 3.0}), json!(4), "x: Invalid value: 4: x in body should be a multiple of 3"),
-            (json!({"type": "array", "maxItems": 1, "items": {"type": "integer"}}), json!([1, 2]), "x: Too many: 2: must have at most 1 item"),
-            (json!({"type": "array", "minItems": 1, "items": {"type": "integer"}}), json!([]), "x: Invalid value: 0: x in body should have at least 1 items"),
-            (json!({"type": "object", "minProperties": 1}), json!({}), "x: Invalid value: 0: x in body should have at least 1 properties"),
-            (json!({"type": "object", "maxProperties": 1}), json!({"a": 1, "b": 2}), "x: Too many: 2: must have at most 1 item"),
+            (
+                json!({"type": "integer"}),
+                json!("a"),
+                r#"x: Invalid value: "string": x in body must be of type integer: "string""#,
+            ),
+            (
+                json!({"type": "string"}),
+                json!(null),
+                r#"x: Invalid value: "null": x in body must be of type string: "null""#,
+            ),
+            (
+                json!({"type": "integer"}),
+                json!(1.5),
+                r#"x: Invalid value: "number": x in body must be of type integer: "number""#,
+            ),
+            (
+                json!({"x-kubernetes-int-or-string": true}),
+                json!(true),
+                r#"x: Invalid value: "boolean": x in body must be of type integer,string: "boolean""#,
+            ),
+            (
+                json!({"type": "string", "maxLength": 2}),
+                json!("äöü"),
+                "x: Too long: may not be more than 2 bytes",
+            ),
+            (
+                json!({"type": "string", "minLength": 2}),
+                json!("a"),
+                r#"x: Invalid value: "a": x in body should be at least 2 chars long"#,
+            ),
+            (
+                json!({"type": "string", "pattern": "^a$"}),
+                json!("b"),
+                r#"x: Invalid value: "b": x in body should match '^a$'"#,
+            ),
+            (
+                json!({"type": "string", "enum": ["a", "b"]}),
+                json!("c"),
+                r#"x: Unsupported value: "c": supported values: "a", "b""#,
+            ),
+            (
+                json!({"type": "integer", "enum": [1, 2]}),
+                json!(3),
+                r#"x: Unsupported value: 3: supported values: "1", "2""#,
+            ),
+            (
+                json!({"type": "string", "format": "ipv4"}),
+                json!("b"),
+                r#"x: Invalid value: "b": x in body must be of type ipv4: "b""#,
+            ),
+            (
+                json!({"type": "integer", "maximum": 5.0}),
+                json!(6),
+                "x: Invalid value: 6: x in body should be less than or equal to 5",
+            ),
+            (
+                json!({"type": "integer", "minimum": 5.0, "exclusiveMinimum": true}),
+                json!(5),
+                "x: Invalid value: 5: x in body should be greater than 5",
+            ),
+            (
+                json!({"type": "number", "minimum": 0.5}),
+                json!(0.25),
+                "x: Invalid value: 0.25: x in body should be greater than or equal to 0.5",
+            ),
+            (
+                json!({"type": "integer", "multipleOf": 3.0}),
+                json!(4),
+                "x: Invalid value: 4: x in body should be a multiple of 3",
+            ),
+            (
+                json!({"type": "array", "maxItems": 1, "items": {"type": "integer"}}),
+                json!([1, 2]),
+                "x: Too many: 2: must have at most 1 item",
+            ),
+            (
+                json!({"type": "array", "minItems": 1, "items": {"type": "integer"}}),
+                json!([]),
+                "x: Invalid value: 0: x in body should have at least 1 items",
+            ),
+            (
+                json!({"type": "object", "minProperties": 1}),
+                json!({}),
+                "x: Invalid value: 0: x in body should have at least 1 properties",
+            ),
+            (
+                json!({"type": "object", "maxProperties": 1}),
+                json!({"a": 1, "b": 2}),
+                "x: Too many: 2: must have at most 1 item",
+            ),
             (json!({"type": "object", "required": ["a"]}), json!({}), "x.a: Required value"),
-            (json!({"type": "array", "items": {"type": "string"}}), json!(["a", 1]), r#"x[1]: Invalid value: "integer": x[1] in body must be of type string: "integer""#),
-            (json!({"type": "object", "additionalProperties": {"type": "string"}}), json!({"k": 1}), r#"x.k: Invalid value: "integer": x.k in body must be of type string: "integer""#),
-            (json!({"not": {"enum": ["a"]}}), json!("a"), r#"<nil>: Invalid value: "": "x" must not validate the schema (not)"#),
-            (json!({"oneOf": [{"minimum": 1.0}, {"maximum": 5.0}]}), json!(3), r#"<nil>: Invalid value: "": "x" must validate one and only one schema (oneOf). Found 2 valid alternatives"#),
+            (
+                json!({"type": "array", "items": {"type": "string"}}),
+                json!(["a", 1]),
+                r#"x[1]: Invalid value: "integer": x[1] in body must be of type string: "integer""#,
+            ),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}}),
+                json!({"k": 1}),
+                r#"x.k: Invalid value: "integer": x.k in body must be of type string: "integer""#,
+            ),
+            (
+                json!({"not": {"enum": ["a"]}}),
+                json!("a"),
+                r#"<nil>: Invalid value: "": "x" must not validate the schema (not)"#,
+            ),
+            (
+                json!({"oneOf": [{"minimum": 1.0}, {"maximum": 5.0}]}),
+                json!(3),
+                r#"<nil>: Invalid value: "": "x" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
+            ),
         ] {
             let of = schema(of);
             assert_eq!(lines(check(&of, "x", &value, None)), [want], "{value}");
@@ -390,7 +506,10 @@ mod tests {
         let either = schema(json!({"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}));
         assert_eq!(
             lines(check(&either, "x", &json!({}), None)),
-            [r#"<nil>: Invalid value: "": "x" must validate at least one schema (anyOf)"#, "x.a: Required value"]
+            [
+                r#"<nil>: Invalid value: "": "x" must validate at least one schema (anyOf)"#,
+                "x.a: Required value"
+            ]
         );
     }
 
@@ -432,7 +551,9 @@ mod tests {
 
     #[test]
     fn numbers_read_as_gos() {
-        for (value, want) in [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (123456789.5, "1.234567895e+08"), (0.0, "0")] {
+        for (value, want) in
+            [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (123456789.5, "1.234567895e+08"), (0.0, "0")]
+        {
             assert_eq!(go_number(value), want);
         }
     }

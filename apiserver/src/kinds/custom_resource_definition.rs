@@ -88,7 +88,8 @@ impl BuiltIn for CustomResourceDefinition {
     }
 
     fn columns() -> Vec<Column> {
-        let created = Column { name: Cow::Borrowed("Created At"), type_: Cow::Borrowed("date"), ..table::AGE };
+        let created =
+            Column { name: Cow::Borrowed("Created At"), type_: Cow::Borrowed("date"), ..table::AGE };
         vec![table::NAME, created]
     }
 

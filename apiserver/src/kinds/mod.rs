@@ -93,11 +93,11 @@ use crate::object::ApiObject;
 
 /// Every built-in kind, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions as extensions;
     use k8s_openapi::api::{
         admissionregistration, apps, certificates, coordination, core, discovery, events, flowcontrol,
         networking, node, rbac, resource, scheduling, storage,
     };
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions as extensions;
     use k8s_openapi::kube_aggregator::pkg::apis::apiregistration as kube_aggregator;
     vec![
         KindDef::of::<core::v1::ConfigMap>(),

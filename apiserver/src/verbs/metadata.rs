@@ -183,8 +183,11 @@ fn finalizers(meta: &ObjectMeta, strict: bool, errors: &mut Errors) {
     for finalizer in meta.finalizers.iter().flatten() {
         match qualified_name(finalizer) {
             Err(detail) => errors.invalid("metadata.finalizers", finalizer, detail),
-            Ok(()) if strict
-                && !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) => {
+            Ok(())
+                if strict
+                    && !finalizer.contains('/')
+                    && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) =>
+            {
                 errors.invalid(
                     "metadata.finalizers",
                     finalizer,

@@ -25,7 +25,10 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 #[derive(Debug)]
 pub enum Signal {
     Event(Delivery),
-    Bookmark { revision: u64, initial_events_end: bool },
+    Bookmark {
+        revision: u64,
+        initial_events_end: bool,
+    },
     /// The watch ends with it.
     Failed(ApiError),
 }

@@ -65,7 +65,9 @@ async fn defined(server: &Server, definition: Value) -> Value {
     let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
     server.post(DEFINITIONS, definition).await.expect(201);
     let path = format!("{DEFINITIONS}/{name}");
-    until(server, &path, |r| condition(&r.json, "Established").is_some_and(|c| c["status"] == "True")).await.json
+    until(server, &path, |r| condition(&r.json, "Established").is_some_and(|c| c["status"] == "True"))
+        .await
+        .json
 }
 
 async fn served() -> Server {
@@ -84,7 +86,8 @@ async fn a_definition_is_established_and_found() {
     assert_eq!(definition["spec"]["conversion"], json!({"strategy": "None"}));
     assert_eq!(condition(&definition, "NamesAccepted").unwrap()["reason"], "NoConflicts");
     let list = server.get("/apis/probe.example.com/v1").await.expect(200).json;
-    let names: Vec<&str> = list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["widgets", "widgets/scale", "widgets/status"]);
     assert_eq!(list["resources"][0]["shortNames"], json!(["wd"]));
     let group = server.get("/apis/probe.example.com").await.expect(200).json;
@@ -99,7 +102,10 @@ async fn a_definition_is_established_and_found() {
     assert_eq!(schema["properties"]["spec"]["required"], json!(["color"]));
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
     assert_eq!(schema["properties"]["spec"]["properties"]["replicas"]["maximum"], json!(10));
-    assert!(document["paths"]["/apis/probe.example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"].is_object());
+    assert!(
+        document["paths"]["/apis/probe.example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"]
+            .is_object()
+    );
     let swagger = server.get("/openapi/v2").await.expect(200).json;
     assert!(swagger["definitions"]["com.example.probe.v1.Widget"].is_object());
 }
@@ -125,7 +131,8 @@ async fn bodies_are_pruned_defaulted_and_judged() {
         ]
     );
     let text = r#"{"apiVersion":"probe.example.com/v1","kind":"Widget","metadata":{"name":"a","odd":1},"spec":{"color":"red","x":1,"color":"blue"},"top":1}"#;
-    let strict = server.send("POST", &format!("{WIDGETS}?fieldValidation=Strict"), JSON, text).await.expect(400);
+    let strict =
+        server.send("POST", &format!("{WIDGETS}?fieldValidation=Strict"), JSON, text).await.expect(400);
     assert_eq!(
         strict.message(),
         "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: duplicate field \"spec.color\", unknown field \"metadata.odd\", unknown field \"spec.x\", unknown field \"top\""
@@ -136,7 +143,11 @@ async fn bodies_are_pruned_defaulted_and_judged() {
             422,
             "Widget.probe.example.com \"b\" is invalid: spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\"",
         ),
-        (widget("b", json!({})), 422, "Widget.probe.example.com \"b\" is invalid: spec.color: Required value"),
+        (
+            widget("b", json!({})),
+            422,
+            "Widget.probe.example.com \"b\" is invalid: spec.color: Required value",
+        ),
         (
             widget("b", json!({"color": "red", "replicas": 11})),
             422,
@@ -188,30 +199,50 @@ async fn objects_live_as_others_do() {
     assert_eq!(events.line().await, "ADDED a");
     assert_eq!(server.get(&path).await.expect(200).json, made.json);
 
-    let changed = server.merge(&path, json!({"spec": {"color": "blue"}, "status": {"phase": "x"}})).await.expect(200);
+    let changed =
+        server.merge(&path, json!({"spec": {"color": "blue"}, "status": {"phase": "x"}})).await.expect(200);
     assert_eq!((&changed.json["metadata"]["generation"], changed.json.get("status")), (&json!(2), None));
     assert_eq!(events.line().await, "MODIFIED a");
     let same = server.merge(&path, json!({"metadata": {"labels": {"l": "x"}}})).await.expect(200);
     assert_eq!(same.json["metadata"]["generation"], 2);
-    let status = server.merge(&format!("{path}/status"), json!({"spec": {"color": "red"}, "status": {"phase": "on"}, "metadata": {"labels": {"l": "y"}}})).await;
+    let status = server
+        .merge(
+            &format!("{path}/status"),
+            json!({"spec": {"color": "red"}, "status": {"phase": "on"}, "metadata": {"labels": {"l": "y"}}}),
+        )
+        .await;
     let status = status.expect(200).json;
     assert_eq!((&status["status"]["phase"], &status["spec"]["color"]), (&json!("on"), &json!("blue")));
-    assert_eq!((&status["metadata"]["generation"], &status["metadata"]["labels"]["l"]), (&json!(2), &json!("x")));
-    let wrong = server.merge(&format!("{path}/status"), json!({"status": {"replicas": "x"}})).await.expect(422);
+    assert_eq!(
+        (&status["metadata"]["generation"], &status["metadata"]["labels"]["l"]),
+        (&json!(2), &json!("x"))
+    );
+    let wrong =
+        server.merge(&format!("{path}/status"), json!({"status": {"replicas": "x"}})).await.expect(422);
     assert_eq!(
         wrong.message(),
         "Widget.probe.example.com \"a\" is invalid: [status.replicas: Invalid value: \"string\": replicas in body must be of type integer: \"string\", .status.replicas: Invalid value: 0: .status.replicas accessor error: x is of the type string, expected int64]"
     );
 
     let blind = server.put(&path, widget("a", json!({"color": "red"}))).await.expect(422);
-    assert!(blind.message().ends_with("metadata.resourceVersion: Invalid value: 0: must be specified for an update"), "{}", blind.message());
+    assert!(
+        blind
+            .message()
+            .ends_with("metadata.resourceVersion: Invalid value: 0: must be specified for an update"),
+        "{}",
+        blind.message()
+    );
     let scale = server.get(&format!("{path}/scale")).await.expect(200).json;
     assert_eq!((&scale["spec"]["replicas"], &scale["status"]["replicas"]), (&json!(1), &json!(0)));
-    let scaled = server.merge(&format!("{path}/scale"), json!({"spec": {"replicas": 4}})).await.expect(200).json;
+    let scaled =
+        server.merge(&format!("{path}/scale"), json!({"spec": {"replicas": 4}})).await.expect(200).json;
     assert_eq!(scaled["spec"]["replicas"], 4);
     assert_eq!(server.get(&path).await.json["metadata"]["generation"], 3);
-    let negative = server.merge(&format!("{path}/scale"), json!({"spec": {"replicas": -1}})).await.expect(422);
-    assert!(negative.message().ends_with(".spec.replicas: Invalid value: -1: should be a non-negative integer"));
+    let negative =
+        server.merge(&format!("{path}/scale"), json!({"spec": {"replicas": -1}})).await.expect(422);
+    assert!(
+        negative.message().ends_with(".spec.replicas: Invalid value: -1: should be a non-negative integer")
+    );
 
     server.post(WIDGETS, widget("b", json!({"color": "red"}))).await.expect(201);
     assert_eq!(server.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dblue")).await.names(), ["a"]);
@@ -235,7 +266,8 @@ async fn versions_show_the_same_objects() {
     let server = Server::start().await;
     let mut old = version("v1alpha1", false);
     old["deprecated"] = json!(true);
-    old["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["old"] = json!({"type": "string", "default": "yes"});
+    old["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["old"] =
+        json!({"type": "string", "default": "yes"});
     let hidden = json!({"name": "v0", "served": false, "storage": false, "schema": {"openAPIV3Schema": {"type": "object"}}});
     defined(&server, definition(json!([version("v1", true), old, hidden]))).await;
     let old = "/apis/probe.example.com/v1alpha1/namespaces/default/widgets";
@@ -249,12 +281,21 @@ async fn versions_show_the_same_objects() {
     assert_eq!(shown.version(), made.version());
     let mut events = server.watch(&format!("{old}?watch=1&resourceVersion={}", made.version())).await;
     let changed = server.merge(&format!("{old}/a"), json!({"spec": {"replicas": 3}})).await.expect(200).json;
-    assert_eq!((&changed["apiVersion"], &changed["spec"]["replicas"]), (&json!("probe.example.com/v1alpha1"), &json!(3)));
+    assert_eq!(
+        (&changed["apiVersion"], &changed["spec"]["replicas"]),
+        (&json!("probe.example.com/v1alpha1"), &json!(3))
+    );
     assert_eq!(events.line().await, "MODIFIED a");
     let stored = server.get(&format!("{WIDGETS}/a")).await.expect(200).json;
-    assert_eq!((&stored["apiVersion"], &stored["spec"]), (&json!("probe.example.com/v1"), &json!({"color": "red", "replicas": 3})));
+    assert_eq!(
+        (&stored["apiVersion"], &stored["spec"]),
+        (&json!("probe.example.com/v1"), &json!({"color": "red", "replicas": 3}))
+    );
     let listed = server.get(old).await.expect(200).json;
-    assert_eq!((&listed["kind"], &listed["items"][0]["apiVersion"]), (&json!("WidgetList"), &json!("probe.example.com/v1alpha1")));
+    assert_eq!(
+        (&listed["kind"], &listed["items"][0]["apiVersion"]),
+        (&json!("WidgetList"), &json!("probe.example.com/v1alpha1"))
+    );
     let group = server.get("/apis/probe.example.com").await.json;
     assert_eq!(group["preferredVersion"]["version"], "v1");
 }
@@ -274,7 +315,10 @@ async fn a_definition_changes_and_what_is_stored_follows() {
     assert_eq!(shown["spec"], json!({"color": "red", "replicas": 1, "size": "L"}));
     // What is no longer allowed may stay as it is.
     server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"replicas": 2}})).await.expect(200);
-    server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"color": "red"}, "metadata": {"labels": {"a": "b"}}})).await.expect(200);
+    server
+        .merge(&format!("{WIDGETS}/a"), json!({"spec": {"color": "red"}, "metadata": {"labels": {"a": "b"}}}))
+        .await
+        .expect(200);
     server.post(WIDGETS, widget("b", json!({"color": "red"}))).await.expect(422);
 }
 
@@ -289,7 +333,10 @@ async fn instances_go_before_their_definition() {
     let marked = server.delete(&path).await.expect(200).json;
     assert_eq!(marked["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
     until(&server, WIDGETS, |r| r.code == 200 && r.names() == ["held"]).await;
-    until(&server, &path, |r| condition(&r.json, "Terminating").is_some_and(|c| c["reason"] == "InstanceDeletionInProgress")).await;
+    until(&server, &path, |r| {
+        condition(&r.json, "Terminating").is_some_and(|c| c["reason"] == "InstanceDeletionInProgress")
+    })
+    .await;
     let refused = server.post(WIDGETS, widget("new", json!({"color": "red"}))).await.expect(405);
     assert_eq!(refused.message(), "create not allowed while custom resource definition is terminating");
     server.merge(&format!("{WIDGETS}/held"), json!({"metadata": {"finalizers": null}})).await.expect(200);
@@ -311,7 +358,10 @@ async fn names_wait_until_they_are_free() {
     let path = format!("{DEFINITIONS}/gadgets.probe.example.com");
     let waiting = until(&server, &path, |r| condition(&r.json, "NamesAccepted").is_some()).await.json;
     let names = condition(&waiting, "NamesAccepted").unwrap();
-    assert_eq!((&names["reason"], &names["message"]), (&json!("ShortNamesConflict"), &json!("\"wd\" is already in use")));
+    assert_eq!(
+        (&names["reason"], &names["message"]),
+        (&json!("ShortNamesConflict"), &json!("\"wd\" is already in use"))
+    );
     assert_eq!(condition(&waiting, "Established").unwrap()["status"], "False");
     server.delete(&format!("{DEFINITIONS}/widgets.probe.example.com")).await.expect(200);
     until(&server, &path, |r| condition(&r.json, "Established").is_some_and(|c| c["status"] == "True")).await;
@@ -328,16 +378,50 @@ async fn definitions_are_judged_as_upstream() {
     };
     let schema = "/spec/versions/0/schema/openAPIV3Schema";
     let cases: Vec<(Value, &str)> = vec![
-        (with(&|d| d["metadata"]["name"] = json!("a.b")), "metadata.name: Invalid value: \"a.b\": must be spec.names.plural+\".\"+spec.group"),
-        (with(&|d| d["spec"]["versions"][0]["schema"] = Value::Null), "spec.versions[0].schema.openAPIV3Schema: Required value"),
-        (with(&|d| d["spec"]["versions"][0]["storage"] = json!(false)), "must have exactly one version marked as storage version"),
-        (with(&|d| d["spec"]["scope"] = json!("Galaxy")), "spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\""),
-        (with(&|d| d.pointer_mut(schema).unwrap()["properties"]["x"] = json!({})), "spec.validation.openAPIV3Schema.properties[x].type: Required value: must not be empty for specified object fields"),
-        (with(&|d| d.pointer_mut(schema).unwrap()["properties"]["x"] = json!({"type": "integer", "default": "a"})), "spec.validation.openAPIV3Schema.properties[x].default: Invalid value: \"string\""),
-        (with(&|d| d["spec"]["preserveUnknownFields"] = json!(true)), "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"),
-        (with(&|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.none"}])), "spec.selectableFields[0].jsonPath: Invalid value: \".spec.none\": is an invalid path"),
-        (with(&|d| d["spec"]["versions"][0]["subresources"]["scale"]["specReplicasPath"] = json!(".status.x")), "spec.subresources.scale.specReplicasPath: Invalid value: \".status.x\": should be a json path under .spec"),
-        (with(&|d| d["spec"]["conversion"] = json!({"strategy": "Webhook"})), "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook"),
+        (
+            with(&|d| d["metadata"]["name"] = json!("a.b")),
+            "metadata.name: Invalid value: \"a.b\": must be spec.names.plural+\".\"+spec.group",
+        ),
+        (
+            with(&|d| d["spec"]["versions"][0]["schema"] = Value::Null),
+            "spec.versions[0].schema.openAPIV3Schema: Required value",
+        ),
+        (
+            with(&|d| d["spec"]["versions"][0]["storage"] = json!(false)),
+            "must have exactly one version marked as storage version",
+        ),
+        (
+            with(&|d| d["spec"]["scope"] = json!("Galaxy")),
+            "spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\"",
+        ),
+        (
+            with(&|d| d.pointer_mut(schema).unwrap()["properties"]["x"] = json!({})),
+            "spec.validation.openAPIV3Schema.properties[x].type: Required value: must not be empty for specified object fields",
+        ),
+        (
+            with(&|d| {
+                d.pointer_mut(schema).unwrap()["properties"]["x"] = json!({"type": "integer", "default": "a"})
+            }),
+            "spec.validation.openAPIV3Schema.properties[x].default: Invalid value: \"string\"",
+        ),
+        (
+            with(&|d| d["spec"]["preserveUnknownFields"] = json!(true)),
+            "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        ),
+        (
+            with(&|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.none"}])),
+            "spec.selectableFields[0].jsonPath: Invalid value: \".spec.none\": is an invalid path",
+        ),
+        (
+            with(&|d| {
+                d["spec"]["versions"][0]["subresources"]["scale"]["specReplicasPath"] = json!(".status.x")
+            }),
+            "spec.subresources.scale.specReplicasPath: Invalid value: \".status.x\": should be a json path under .spec",
+        ),
+        (
+            with(&|d| d["spec"]["conversion"] = json!({"strategy": "Webhook"})),
+            "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook",
+        ),
     ];
     for (body, message) in cases {
         let reply = server.post(DEFINITIONS, body).await.expect(422);
@@ -346,10 +430,20 @@ async fn definitions_are_judged_as_upstream() {
     defined(&server, definition(json!([version("v1", true)]))).await;
     let path = format!("{DEFINITIONS}/widgets.probe.example.com");
     let reply = server.merge(&path, json!({"spec": {"scope": "Cluster"}})).await.expect(422);
-    assert!(reply.message().contains("spec.scope: Invalid value: \"Cluster\": field is immutable"), "{}", reply.message());
+    assert!(
+        reply.message().contains("spec.scope: Invalid value: \"Cluster\": field is immutable"),
+        "{}",
+        reply.message()
+    );
     let renamed = json!({"spec": {"versions": [version("v2", true)]}});
     let reply = server.merge(&path, renamed).await.expect(422);
-    assert!(reply.message().contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"), "{}", reply.message());
+    assert!(
+        reply
+            .message()
+            .contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"),
+        "{}",
+        reply.message()
+    );
     let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let table = server.send("GET", DEFINITIONS, &table, "").await.expect(200).json;
     assert_eq!(table["columnDefinitions"][1]["name"], "Created At");
