@@ -1,12 +1,9 @@
 //! ServiceAccount: the identity of pods; `token` hands out bound tokens.
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use serde_json::{Value, json};
 
-use super::{BuiltIn, Column};
+use super::BuiltIn;
 use crate::field_error::Errors;
-use crate::table;
 
 impl BuiltIn for ServiceAccount {
     const SINGULAR: &'static str = "serviceaccount";
@@ -24,12 +21,4 @@ impl BuiltIn for ServiceAccount {
     }
 
     fn validate(&self, _errors: &mut Errors) {}
-
-    fn columns() -> Vec<Column> {
-        table::columns(&[table::narrow("Secrets", "string", "How many secrets its pods may use.")])
-    }
-
-    fn cells(&self, now: Timestamp) -> Vec<Value> {
-        table::cells(&self.metadata, now, vec![json!(self.secrets.as_ref().map_or(0, Vec::len))])
-    }
 }

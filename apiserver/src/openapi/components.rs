@@ -195,6 +195,14 @@ fn shape_property(type_name: &str, field: &str, property: &mut Value) {
             fields.insert("x-kubernetes-patch-merge-key".to_owned(), key.into());
         }
     }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(element) = fields.get_mut(inner).and_then(Value::as_object_mut) {
+            shape_element(element, facts.elements);
+        }
+    }
+    if let Some(words) = facts.words {
+        fields.insert("enum".to_owned(), words.split('|').collect());
+    }
     if fields.get("type").and_then(Value::as_str) == Some("array") {
         let list_type = match facts.list {
             List::Atomic => "atomic",
@@ -207,6 +215,33 @@ fn shape_property(type_name: &str, field: &str, property: &mut Value) {
             List::Free => return,
         };
         fields.insert("x-kubernetes-list-type".to_owned(), list_type.into());
+    }
+}
+
+/// Types that are written as something else than an object.
+const NO_OBJECTS: &[&str] =
+    &["Quantity", "Time", "MicroTime", "IntOrString", "JSON", "RawExtension", "FieldsV1"];
+
+/// What a list or map holds is never a pointer, so it has its zero as the default.
+fn shape_element(element: &mut Map<String, Value>, words: Option<&'static str>) {
+    let reference = element.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    let type_name = reference.rsplit('.').next().unwrap_or_default();
+    if !reference.is_empty() && !NO_OBJECTS.contains(&type_name) {
+        let reference = element.remove("$ref");
+        element.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
+        element.insert("default".to_owned(), json!({}));
+    }
+    match element.get("type").and_then(Value::as_str) {
+        Some("string") if !element.contains_key("format") => {
+            element.insert("default".to_owned(), "".into());
+        }
+        Some("integer") => {
+            element.insert("default".to_owned(), 0.into());
+        }
+        _ => {}
+    }
+    if let Some(words) = words {
+        element.insert("enum".to_owned(), words.split('|').collect());
     }
 }
 
@@ -237,7 +272,7 @@ fn list_schema(gv: &GroupVersion, kind: &KindDef, object: &str) -> Value {
             "items": {
                 "description": format!("The objects of kind {}.", kind.resource.kind()),
                 "type": "array",
-                "items": reference(object),
+                "items": { "default": {}, "allOf": [reference(object)] },
             },
         },
         "x-kubernetes-group-version-kind": [

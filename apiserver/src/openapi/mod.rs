@@ -2,6 +2,7 @@
 //! are first asked for, and kept compressed.
 
 mod components;
+mod connect;
 mod names;
 mod parameters;
 mod paths;
@@ -108,7 +109,7 @@ impl OpenApi {
         components::reachable(&mut components.schemas, &Value::Array(roots));
         json!({
             "openapi": "3.0.0",
-            "info": { "title": "Kubernetes", "version": KUBERNETES_VERSION },
+            "info": { "title": "Kubernetes", "version": version() },
             "paths": paths,
             "components": {
                 "schemas": components.schemas,
@@ -205,6 +206,11 @@ impl OpenApi {
         }
         Some(accepted(headers, &[JSON]).and_then(|media_type| respond(document, media_type, headers, asked)))
     }
+}
+
+/// `1.37`
+fn version() -> &'static str {
+    KUBERNETES_VERSION.trim_start_matches('v').rsplit_once('.').map_or(KUBERNETES_VERSION, |(minor, _)| minor)
 }
 
 fn url(path: &str, document: &Document) -> String {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-fn query(name: &str, type_: &str, description: &str) -> Value {
+pub fn query(name: &str, type_: &str, description: &str) -> Value {
     json!({
         "name": name,
         "in": "query",

@@ -3,18 +3,23 @@
 use serde_json::{Map, Value, json};
 
 use super::components::{Components, KindNames, meta_name, reference};
+use super::connect;
 use super::names::{GroupVersion, capitalised};
 use super::parameters;
 use crate::kinds::KindDef;
+use crate::protobuf;
 use crate::subresources::{self, REVIEWS, ReviewDef};
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const STREAM: &str = "application/json;stream=watch";
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 const PATCHES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
 
 /// Writes the operations of one group and version.
@@ -31,6 +36,23 @@ struct Subject<'a> {
     kind: &'a str,
     /// The schema of what goes in and comes out.
     schema: String,
+    /// It has a form in protobuf.
+    binary: bool,
+}
+
+impl Subject<'_> {
+    fn media_types(&self) -> &'static [&'static str] {
+        if self.binary { &[JSON, YAML, PROTOBUF] } else { &[JSON, YAML] }
+    }
+
+    fn streams(&self) -> &'static [&'static str] {
+        if self.binary { &[JSON, STREAM, PROTOBUF, PROTOBUF_STREAM, YAML] } else { &[JSON, STREAM, YAML] }
+    }
+
+    /// Strategic merges need what only built-in types say of themselves.
+    fn patches(&self) -> Vec<&'static str> {
+        PATCHES.iter().copied().filter(|media| self.binary || !media.contains("strategic")).collect()
+    }
 }
 
 pub fn build(gv: &GroupVersion, kinds: &[&KindDef], components: &Components) -> Map<String, Value> {
@@ -108,7 +130,7 @@ impl Writer<'_> {
             "description": "get available resources",
             "operationId": self.gv.operation("get", "APIResources"),
             "tags": [self.gv.tag()],
-            "responses": answers(list, &[JSON, YAML], &[OK]),
+            "responses": answers(list, &[JSON, YAML, PROTOBUF], &[OK]),
         });
         let Value::Object(operation) = operation else { return };
         self.put(&format!("/{}/", self.gv.path()), Vec::new(), vec![("get", operation)]);
@@ -127,6 +149,7 @@ impl Writer<'_> {
             version: resource.version(),
             kind: resource.kind(),
             schema: names.object.clone(),
+            binary: protobuf::table().kind(&resource.api_version(), resource.kind()).is_some(),
         };
         let mut common = vec![parameters::pretty()];
         if resource.namespaced() {
@@ -139,7 +162,7 @@ impl Writer<'_> {
             path.remove("delete");
         }
         common.insert(0, parameters::in_path("name", &format!("name of the {}", resource.kind())));
-        self.object(&base, &what, &subject, common.clone());
+        self.object(&base, &what, &subject, common.clone(), kind.returns_deleted);
         if resource.namespaced() {
             let everywhere = format!("/{}/{}", self.gv.path(), resource.plural());
             let what = format!("{}ForAllNamespaces", resource.kind());
@@ -148,6 +171,7 @@ impl Writer<'_> {
             parameters.push(parameters::pretty());
             self.put(&everywhere, parameters, vec![("get", operation)]);
         }
+        self.watches(resource.namespaced(), resource.plural(), &subject);
         for name in kind.all_subresources() {
             self.subresource(&format!("{base}/{{name}}/{name}"), &what, name, &subject, common.clone());
         }
@@ -156,9 +180,42 @@ impl Writer<'_> {
     fn list(&self, what: &str, subject: &Subject<'_>, names: &KindNames) -> Map<String, Value> {
         let description = format!("list or watch objects of kind {}", subject.kind);
         let mut operation = self.operation("list", what, "list", description, subject);
+        operation.insert("responses".to_owned(), answers(reference(&names.list), subject.streams(), &[OK]));
         operation
-            .insert("responses".to_owned(), answers(reference(&names.list), &[JSON, STREAM, YAML], &[OK]));
-        operation
+    }
+
+    /// The old form of watches, which has paths of its own.
+    fn watches(&mut self, namespaced: bool, plural: &str, subject: &Subject<'_>) {
+        let (root, kind) = (format!("/{}/watch", self.gv.path()), subject.kind);
+        let namespace = parameters::in_path("namespace", "The namespace of the objects.");
+        let name = parameters::in_path("name", &format!("name of the {kind}"));
+        let mut forms = Vec::new();
+        if namespaced {
+            let base = format!("{root}/namespaces/{{namespace}}/{plural}");
+            forms.push((format!("{root}/{plural}"), format!("{kind}ListForAllNamespaces"), vec![]));
+            forms.push((base.clone(), format!("Namespaced{kind}List"), vec![namespace.clone()]));
+            forms.push((format!("{base}/{{name}}"), format!("Namespaced{kind}"), vec![name, namespace]));
+        } else {
+            let base = format!("{root}/{plural}");
+            forms.push((base.clone(), format!("{kind}List"), vec![]));
+            forms.push((format!("{base}/{{name}}"), kind.to_owned(), vec![name]));
+        }
+        for (path, what, mut parameters) in forms {
+            let (action, of) = if path.ends_with('}') {
+                ("watch", "an object")
+            } else {
+                ("watchlist", "individual changes to a list")
+            };
+            let description = format!(
+                "watch {of} of kind {kind}. deprecated: use the 'watch' parameter with a list operation instead"
+            );
+            let mut operation = self.operation("watch", &what, action, description, subject);
+            let event = reference(&meta_name("WatchEvent"));
+            operation.insert("responses".to_owned(), answers(event, subject.streams(), &[OK]));
+            parameters.extend(parameters::list());
+            parameters.push(parameters::pretty());
+            self.put(&path, parameters, vec![("get", operation)]);
+        }
     }
 
     fn collection(
@@ -177,26 +234,37 @@ impl Writer<'_> {
         create.insert("requestBody".to_owned(), body(&subject.schema, &["*/*"], true));
         create.insert(
             "responses".to_owned(),
-            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED, ACCEPTED]),
+            answers(reference(&subject.schema), subject.media_types(), &[OK, CREATED, ACCEPTED]),
         );
         let description = format!("delete collection of {kind}");
         let mut delete =
             self.operation("delete", &format!("Collection{what}"), "deletecollection", description, subject);
         delete.insert("parameters".to_owned(), parameters::delete_collection().into());
         delete.insert("requestBody".to_owned(), body(&meta_name("DeleteOptions"), &["*/*"], false));
-        delete.insert("responses".to_owned(), answers(reference(&meta_name("Status")), &[JSON, YAML], &[OK]));
+        delete.insert(
+            "responses".to_owned(),
+            answers(reference(&meta_name("Status")), subject.media_types(), &[OK]),
+        );
         self.put(path, common, vec![("get", list), ("post", create), ("delete", delete)]);
     }
 
-    fn object(&mut self, base: &str, what: &str, subject: &Subject<'_>, common: Vec<Value>) {
+    fn object(
+        &mut self,
+        base: &str,
+        what: &str,
+        subject: &Subject<'_>,
+        common: Vec<Value>,
+        returns_deleted: bool,
+    ) {
         let kind = subject.kind;
+        let deleted = if returns_deleted { subject.schema.clone() } else { meta_name("Status") };
         let description = format!("delete a {kind}");
         let mut delete = self.operation("delete", what, "delete", description, subject);
         delete.insert("parameters".to_owned(), parameters::delete().into());
         delete.insert("requestBody".to_owned(), body(&meta_name("DeleteOptions"), &["*/*"], false));
         delete.insert(
             "responses".to_owned(),
-            answers(reference(&meta_name("Status")), &[JSON, YAML], &[OK, ACCEPTED]),
+            answers(reference(&deleted), subject.media_types(), &[OK, ACCEPTED]),
         );
         let operations = vec![
             ("get", self.read(what, &format!("read the specified {kind}"), subject)),
@@ -209,7 +277,10 @@ impl Writer<'_> {
 
     fn read(&self, what: &str, description: &str, subject: &Subject<'_>) -> Map<String, Value> {
         let mut operation = self.operation("read", what, "get", description.to_owned(), subject);
-        operation.insert("responses".to_owned(), answers(reference(&subject.schema), &[JSON, YAML], &[OK]));
+        operation.insert(
+            "responses".to_owned(),
+            answers(reference(&subject.schema), subject.media_types(), &[OK]),
+        );
         operation
     }
 
@@ -219,7 +290,7 @@ impl Writer<'_> {
         operation.insert("requestBody".to_owned(), body(&subject.schema, &["*/*"], true));
         operation.insert(
             "responses".to_owned(),
-            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED]),
+            answers(reference(&subject.schema), subject.media_types(), &[OK, CREATED]),
         );
         operation
     }
@@ -227,10 +298,10 @@ impl Writer<'_> {
     fn patch(&self, what: &str, description: &str, subject: &Subject<'_>) -> Map<String, Value> {
         let mut operation = self.operation("patch", what, "patch", description.to_owned(), subject);
         operation.insert("parameters".to_owned(), parameters::patch().into());
-        operation.insert("requestBody".to_owned(), body(&meta_name("Patch"), PATCHES, true));
+        operation.insert("requestBody".to_owned(), body(&meta_name("Patch"), &subject.patches(), true));
         operation.insert(
             "responses".to_owned(),
-            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED]),
+            answers(reference(&subject.schema), subject.media_types(), &[OK, CREATED]),
         );
         operation
     }
@@ -240,7 +311,7 @@ impl Writer<'_> {
         operation.insert("requestBody".to_owned(), body(&subject.schema, &["*/*"], true));
         operation.insert(
             "responses".to_owned(),
-            answers(reference(&subject.schema), &[JSON, YAML], &[OK, CREATED, ACCEPTED]),
+            answers(reference(&subject.schema), subject.media_types(), &[OK, CREATED, ACCEPTED]),
         );
         operation
     }
@@ -258,33 +329,38 @@ impl Writer<'_> {
         let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         let document = own.and_then(|_| self.components.documents.get(&(api_version, kind.to_owned())));
         let schema = document.cloned().unwrap_or_else(|| parent.schema.clone());
-        let subject = Subject { group, version, kind, schema };
+        let subject = Subject { group, version, kind, schema, binary: parent.binary };
         let what = format!("{what}{}", capitalised(name));
         let of = |doing: &str| format!("{doing} {name} of the specified {}", parent.kind);
-        let text = || answers(json!({ "type": "string" }), &["*/*"], &[OK]);
         if name == "log" {
             let mut operation = self.operation("read", &what, "get", of("read"), &subject);
-            operation.insert("responses".to_owned(), text());
+            let media_types = [&["text/plain"], subject.media_types()].concat();
+            operation
+                .insert("responses".to_owned(), answers(json!({ "type": "string" }), &media_types, &[OK]));
             common.extend(parameters::log());
             self.put(path, common, vec![("get", operation)]);
             return;
         }
-        let methods: &[&'static str] = match name {
-            "attach" | "exec" | "portforward" => &["get", "post"],
-            "proxy" => &["delete", "get", "head", "options", "patch", "post", "put"],
-            _ => &[],
-        };
-        if !methods.is_empty() {
-            let mut operations = Vec::new();
-            for method in methods {
-                let doing = format!("connect {} requests to", method.to_uppercase());
-                let what = format!("{}{what}", capitalised(method));
-                let description = format!("{doing} {name} of {}", parent.kind);
-                let mut operation = self.operation("connect", &what, "connect", description, &subject);
-                operation.insert("responses".to_owned(), text());
-                operations.push((*method, operation));
+        if let Some(methods) = connect::methods(name) {
+            let kind = connect::options_kind(parent.kind, name);
+            let subject = Subject { group: parent.group, version: parent.version, kind: &kind, ..subject };
+            common.retain(|parameter| parameter["in"] == "path");
+            common.extend(connect::parameters(name));
+            for rest in [false, true] {
+                let operations = connect::each(methods, |method| {
+                    let what = format!("{method}{what}{}", if rest { "WithPath" } else { "" });
+                    let description = format!("connect {method} requests to {name} of {}", parent.kind);
+                    let mut operation = self.operation("connect", &what, "connect", description, &subject);
+                    operation.insert("responses".to_owned(), connect::responses());
+                    operation
+                });
+                if !rest {
+                    self.put(path, common.clone(), operations);
+                } else if name == "proxy" {
+                    common.insert(0, connect::rest());
+                    self.put(&format!("{path}/{{path}}"), common.clone(), operations);
+                }
             }
-            self.put(path, common, operations);
             return;
         }
         let mut operations = Vec::new();
@@ -313,6 +389,7 @@ impl Writer<'_> {
             version: review.version,
             kind: review.kind,
             schema: schema.clone(),
+            binary: true,
         };
         let operation = self.create(review.kind, format!("create a {}", review.kind), &subject);
         let mut common = parameters::write();

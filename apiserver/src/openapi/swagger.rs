@@ -57,8 +57,8 @@ fn definition(schema: Value) -> Value {
             ("oneOf", _) => {
                 out.insert("type".to_owned(), "string".into());
             }
-            // Defaults of structs belong to v3.
-            ("default", Value::Object(_)) => {}
+            // Defaults belong to v3.
+            ("default", _) => {}
             ("properties", Value::Object(properties)) => {
                 let properties: Map<String, Value> =
                     properties.into_iter().map(|(field, schema)| (field, definition(schema))).collect();

@@ -84,6 +84,31 @@ fn schemas_are_in_upstreams_form() {
 }
 
 #[test]
+fn what_upstreams_documents_say_of_elements_watches_and_connections() {
+    let (_, core) = documents();
+    let schemas = &core["components"]["schemas"];
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"]["items"];
+    let reference = json!([{ "$ref": "#/components/schemas/io.k8s.api.core.v1.Container" }]);
+    assert_eq!((&containers["default"], &containers["allOf"]), (&json!({}), &reference));
+    let container = &schemas["io.k8s.api.core.v1.Container"]["properties"];
+    assert_eq!(container["command"]["items"]["default"], "");
+    assert_eq!(container["imagePullPolicy"]["enum"], json!(["Always", "IfNotPresent", "Never"]));
+    let limits = &schemas["io.k8s.api.core.v1.ResourceRequirements"]["properties"]["limits"];
+    assert!(limits["additionalProperties"]["$ref"].as_str().unwrap().ends_with("Quantity"));
+    let paths = &core["paths"];
+    let watch = &paths["/api/v1/watch/namespaces/{namespace}/pods/{name}"]["get"];
+    assert_eq!(watch["operationId"], "watchCoreV1NamespacedPod");
+    assert_eq!(watch["x-kubernetes-action"], "watch");
+    assert_eq!(paths["/api/v1/watch/nodes"]["get"]["operationId"], "watchCoreV1NodeList");
+    let proxy = &paths["/api/v1/nodes/{name}/proxy/{path}"]["put"];
+    assert_eq!(proxy["operationId"], "connectCoreV1PutNodeProxyWithPath");
+    assert_eq!(proxy["x-kubernetes-group-version-kind"]["kind"], "NodeProxyOptions");
+    let answer = &paths["/api/v1/namespaces/{namespace}/pods"]["get"]["responses"]["200"]["content"];
+    assert!(answer["application/vnd.kubernetes.protobuf;stream=watch"].is_object());
+    assert_eq!(core["info"]["version"], "1.37");
+}
+
+#[test]
 fn writes_declare_what_kubectl_looks_for() {
     let (openapi, core) = documents();
     let apps = parsed(openapi.document("apis/apps/v1").unwrap());

@@ -3,7 +3,7 @@
 
 use super::lines::Lines;
 
-/// A line for each type: `field;map=key,key;set;free;patch=strategy:key;atomic;granular;default=JSON`, and `!atomic`
+/// A line for each type: `field;map=key,key;set;free;patch=strategy:key;atomic;granular;default=JSON;enum=A|B;elements=A|B`, and `!atomic`
 /// for types that are atomic themselves, `!required=field,field`, `!unions=JSON`. Lists without `map`, `set` or `free` are atomic. From the markers of the types
 /// in Kubernetes v1.37.
 static FACTS: Lines = Lines::new(include_str!("facts.txt"));
@@ -69,6 +69,10 @@ pub struct FieldFacts {
     pub map: Option<&'static str>,
     /// As JSON.
     pub default: Option<&'static str>,
+    /// What a text may be (`enum`), with bars between.
+    pub words: Option<&'static str>,
+    /// The same for a list's elements.
+    pub elements: Option<&'static str>,
 }
 
 /// What is known of a field, by the type's OpenAPI name (`io.k8s.api.core.v1.PodSpec`).
@@ -83,6 +87,8 @@ pub fn field(type_name: &str, field: &str) -> FieldFacts {
             Some(("map", keys)) => facts.list = List::Map(keys),
             Some(("patch", patch)) => facts.patch = Patch::parse(patch),
             Some(("default", json)) => facts.default = Some(json),
+            Some(("enum", words)) => facts.words = Some(words),
+            Some(("elements", words)) => facts.elements = Some(words),
             _ => match word {
                 "set" => facts.list = List::Set,
                 "free" => facts.list = List::Free,

@@ -12,6 +12,7 @@ mod first;
 mod forms;
 mod harness;
 mod lists;
+mod properties;
 mod quota;
 mod sequences;
 mod subresources;
