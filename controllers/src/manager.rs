@@ -43,6 +43,7 @@ pub fn controllers() -> Vec<Controller> {
         "node-ipam-controller" => crate::node_ipam::run,
         "persistentvolumeclaim-protection-controller" => crate::volume_protection::claims,
         "persistentvolume-protection-controller" => crate::volume_protection::volumes,
+        "volumeattributesclass-protection-controller" => crate::volume_protection::attributes_classes,
         "service-cidr-controller" => crate::service_cidr::run,
         "certificatesigningrequest-approving-controller" => crate::certificates::approver::run,
         "certificatesigningrequest-signing-controller" => crate::certificates::signer::run,

@@ -1,8 +1,9 @@
-//! StorageObjectInUseProtection: claims and volumes that are in use are not gone before they are not.
+//! StorageObjectInUseProtection: claims, volumes and classes that are in use are not gone before they are not.
 
 use async_trait::async_trait;
 use coracle_client::ApiError;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use super::{Attributes, Operation, Plugin};
 use crate::object::ApiObject;
@@ -10,6 +11,7 @@ use crate::object::ApiObject;
 /// The volume protection controllers take these away again.
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES_CLASS: &str = "kubernetes.io/vac-protection";
 
 pub struct StorageObjectInUseProtection;
 
@@ -32,6 +34,8 @@ impl Plugin for StorageObjectInUseProtection {
             CLAIM
         } else if object.as_any().is::<PersistentVolume>() {
             VOLUME
+        } else if object.as_any().is::<VolumeAttributesClass>() {
+            ATTRIBUTES_CLASS
         } else {
             return Ok(());
         };

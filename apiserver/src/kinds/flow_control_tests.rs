@@ -71,7 +71,7 @@ fn schemas_are_whole() {
         (
             schema("distinguisherMethod", json!({"type": "X"})),
             "spec.distinguisherMethod.type",
-            "Unsupported value: \"X\": supported values: \"ByNamespace\", \"ByUser\"",
+            "Unsupported value: {\"Type\":\"X\"}: supported values: \"ByNamespace\", \"ByUser\"",
         ),
         (
             schema("priorityLevelConfiguration", json!({"name": ""})),

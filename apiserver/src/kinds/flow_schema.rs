@@ -88,7 +88,8 @@ fn validate_spec(name: &str, spec: &FlowSchemaSpec, path: &Path<'_>, errors: &mu
     }
     if let Some(method) = spec.distinguisher_method.as_ref().filter(|m| !METHODS.contains(&&*m.type_)) {
         let at = path.child("distinguisherMethod");
-        errors.not_supported(at.child("type"), &method.type_, METHODS);
+        // Upstream shows the whole.
+        errors.not_supported_value(at.child("type"), json!({ "Type": method.type_ }), METHODS);
     }
     let at = path.child("priorityLevelConfiguration");
     let level = &spec.priority_level_configuration.name;

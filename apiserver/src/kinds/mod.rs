@@ -60,6 +60,7 @@ mod service_account;
 mod service_cidr;
 mod stateful_set;
 mod storage_class;
+mod storage_version_migration;
 #[cfg(test)]
 mod testing;
 mod validating_admission_policy;
@@ -95,7 +96,7 @@ use crate::object::ApiObject;
 pub fn all() -> Vec<KindDef> {
     use k8s_openapi::api::{
         admissionregistration, apps, certificates, coordination, core, discovery, events, flowcontrol,
-        networking, node, rbac, resource, scheduling, storage,
+        networking, node, rbac, resource, scheduling, storage, storagemigration,
     };
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions as extensions;
     use k8s_openapi::kube_aggregator::pkg::apis::apiregistration as kube_aggregator;
@@ -158,6 +159,7 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<storage::v1::StorageClass>(),
         KindDef::of::<storage::v1::VolumeAttachment>(),
         KindDef::of::<storage::v1::VolumeAttributesClass>(),
+        KindDef::of::<storagemigration::v1::StorageVersionMigration>(),
     ]
 }
 

@@ -33,7 +33,9 @@ fn served(api: &Api) -> BTreeSet<(String, String, bool)> {
         (resource.group().to_owned(), resource.version().to_owned(), kind.def.built_in)
     });
     let reviews = REVIEWS.iter().map(|r| (r.group.to_owned(), r.version.to_owned(), true));
-    kinds.chain(reviews).collect()
+    // The group of these objects itself has none, as upstream.
+    let own = Resource::of::<APIService>();
+    kinds.chain(reviews).filter(|(group, ..)| group != own.group()).collect()
 }
 
 pub(super) async fn ensure(api: &Api, client: &Client) -> Result<(), ApiError> {

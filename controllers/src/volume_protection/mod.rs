@@ -5,10 +5,11 @@ mod plan;
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::{ApiError, Change, Client, Informer, Key, Object, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::context::Context;
-use plan::{Action, CLAIM_FINALIZER, VOLUME_FINALIZER, plan};
+use plan::{Action, CLAIM_FINALIZER, CLASS_FINALIZER, VOLUME_FINALIZER, plan};
 
 const BY_CLAIM: &str = "claim";
 
@@ -102,6 +103,73 @@ impl Reconciler for Volumes {
             return Ok(Outcome::Done);
         }
         written(self.client.update(&volume).await.map(drop))
+    }
+}
+
+pub async fn attributes_classes(context: Context) {
+    if !context.serves::<VolumeAttributesClass>().await {
+        return;
+    }
+    let controller = Classes {
+        client: context.client.clone(),
+        classes: context.of::<VolumeAttributesClass>(),
+        claims: context.of::<PersistentVolumeClaim>(),
+        volumes: context.of::<PersistentVolume>(),
+    };
+    controller.claims.add_index(BY_CLASS, classes_of_claim);
+    controller.volumes.add_index(BY_CLASS, class_of_volume);
+    let queue = WorkQueue::new();
+    let added = queue.clone();
+    controller.classes.on_change(move |change: &Change| added.add(change.key()));
+    for (informer, classes) in [
+        (&controller.claims, classes_of_claim as fn(&Object) -> Vec<Box<str>>),
+        (&controller.volumes, class_of_volume),
+    ] {
+        let added = queue.clone();
+        informer.on_change(move |change: &Change| {
+            if let Some(object) = &change.old {
+                classes(object).iter().for_each(|class| added.add(Key::new("", class)));
+            }
+        });
+    }
+    context.work(controller, queue).await;
+}
+
+const BY_CLASS: &str = "attributes class";
+
+fn classes_of_claim(claim: &Object) -> Vec<Box<str>> {
+    let classes = claim.decode().map(|claim| plan::classes_of(&claim)).unwrap_or_default();
+    classes.into_iter().map(Into::into).collect()
+}
+
+fn class_of_volume(volume: &Object) -> Vec<Box<str>> {
+    let class = volume.decode::<PersistentVolume>().ok().and_then(|v| v.spec?.volume_attributes_class_name);
+    class.filter(|name| !name.is_empty()).into_iter().map(Into::into).collect()
+}
+
+struct Classes {
+    client: Client,
+    classes: Informer,
+    claims: Informer,
+    volumes: Informer,
+}
+
+impl Reconciler for Classes {
+    type Key = Key;
+    type Error = ApiError;
+
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Outcome, ApiError> {
+        let Some(object) = self.classes.get_key(key) else { return Ok(Outcome::Done) };
+        let mut class: VolumeAttributesClass = object.decode()?;
+        let used = [&self.claims, &self.volumes].iter().any(|i| !i.by_index(BY_CLASS, &key.name).is_empty());
+        if !change(&mut class.metadata, CLASS_FINALIZER, used) {
+            return Ok(Outcome::Done);
+        }
+        written(self.client.update(&class).await.map(drop))
     }
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+pub const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -38,6 +39,16 @@ fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
 pub fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes.filter_map(|volume| claim_of(pod, volume)).collect()
+}
+
+/// The attributes classes that a claim has, wants or is being given.
+pub fn classes_of(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let wanted = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.clone());
+    let next =
+        status.and_then(|s| s.modify_volume_status.as_ref()?.target_volume_attributes_class_name.clone());
+    [wanted, current, next].into_iter().flatten().filter(|name| !name.is_empty()).collect()
 }
 
 /// Whether the pod is on a node with this claim. One that is not will not be started with a claim that goes.
@@ -82,6 +93,15 @@ mod tests {
         ] {
             assert_eq!(plan(&meta(deleting, finalizers), "f", used), want);
         }
+    }
+
+    #[test]
+    fn classes_are_used_as_long_as_they_count() {
+        let claim = json!({"spec": {"volumeAttributesClassName": "a"},
+            "status": {"currentVolumeAttributesClassName": "b",
+                "modifyVolumeStatus": {"status": "Pending", "targetVolumeAttributesClassName": "c"}}});
+        assert_eq!(classes_of(&serde_json::from_value(claim).unwrap()), ["a", "b", "c"]);
+        assert!(classes_of(&PersistentVolumeClaim::default()).is_empty());
     }
 
     #[test]
