@@ -110,9 +110,6 @@ pub fn error(error: &ApiError, form: Form) -> Response {
     if let Some(seconds) = error.details().and_then(|d| d.retry_after_seconds) {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
-    if code == 401 {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"kubernetes\""));
-    }
     response
 }
 

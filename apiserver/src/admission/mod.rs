@@ -1,6 +1,7 @@
 //! Admission: what may still change or refuse a write, one plug-in per file, in order.
 
 mod certificate_requester;
+pub mod certificates;
 mod claim_resize;
 mod default_tolerations;
 mod defaults;
@@ -42,6 +43,8 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(defaults::DefaultIngressClass),
         Arc::new(certificate_requester::CertificateRequester),
+        Arc::new(certificates::CertificateSigning),
+        Arc::new(certificates::CertificateSubjectRestriction),
         // Last: it judges what the others have left.
         Arc::new(escalation::Escalation),
         // After all others: what is charged has passed them.

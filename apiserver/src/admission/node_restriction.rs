@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use coracle_client::ApiError;
+use coracle_client::{ApiError, Resource};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::storage::v1::CSINode;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::{Attributes, Operation, Plugin};
+use crate::kinds::references;
 use crate::object::ApiObject;
 
 pub struct NodeRestriction;
 
+const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
 const SIGNERS: &[&str] = &["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"];
 
@@ -46,12 +49,14 @@ impl Plugin for NodeRestriction {
     ) -> Result<(), ApiError> {
         let call = attributes.call;
         let Some(node) = call.identity.node_name() else { return Ok(()) };
+        let registered = call.api.kind(&Resource::of::<Node>())?.cache.get(node);
         let subject = Subject {
             node,
             name: call.name(),
             namespace: call.namespace.as_deref().unwrap_or_default(),
             subresource: call.subresource.as_deref().unwrap_or_default(),
             operation: attributes.operation,
+            uid: registered.map(|node| node.head.uid.to_string()),
         };
         let (new, old) = (object.map(ApiObject::as_any), attributes.old.map(ApiObject::as_any));
         let any = new.or(old);
@@ -63,6 +68,7 @@ impl Plugin for NodeRestriction {
                 subject.pod(new.and_then(|n| n.downcast_ref()), old.and_then(|o| o.downcast_ref()))
             }
             Some(any) if any.is::<Lease>() => subject.lease(),
+            Some(any) if any.is::<CSINode>() => subject.csi_node(),
             Some(any) => match any.downcast_ref::<CertificateSigningRequest>() {
                 Some(csr) if attributes.operation == Operation::Create => subject.request(csr),
                 _ => Ok(()),
@@ -80,6 +86,8 @@ struct Subject<'a> {
     namespace: &'a str,
     subresource: &'a str,
     operation: Operation,
+    /// Of the node itself, once it has registered.
+    uid: Option<String>,
 }
 
 impl Subject<'_> {
@@ -89,16 +97,32 @@ impl Subject<'_> {
             return Err(format!("node \"{node}\" is not allowed to modify node \"{name}\""));
         }
         let Some(new) = new else { return Ok(()) };
+        let source = |node: &Node| node.spec.as_ref().and_then(|s| s.config_source.clone());
+        if let Some(new_source) = source(new) {
+            match old {
+                None => {
+                    return Err(format!(
+                        "node \"{node}\" is not allowed to create pods with a non-nil configSource"
+                    ));
+                }
+                Some(old) if source(old).as_ref() != Some(&new_source) => {
+                    return Err(format!(
+                        "node \"{node}\" is not allowed to update configSource to a new non-nil configSource"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
         let none = BTreeMap::new();
         let labels = |node: Option<&Node>| node.and_then(|n| n.metadata.labels.clone()).unwrap_or_default();
         let old_labels = old.map_or(none, |old| labels(Some(old)));
         let forbidden = forbidden_labels(&old_labels, &labels(Some(new)));
         if !forbidden.is_empty() {
-            let verb = if self.operation == Operation::Create { "set" } else { "modify" };
-            return Err(format!(
-                "node \"{node}\" is not allowed to {verb} the following labels: {}",
-                forbidden.join(", ")
-            ));
+            let list = forbidden.join(", ");
+            if self.operation == Operation::Create {
+                return Err(format!("node \"{node}\" is not allowed to set the following labels: {list}"));
+            }
+            return Err(format!("is not allowed to modify labels: {list}"));
         }
         let Some(old) = old else { return Ok(()) };
         let taints = |node: &Node| node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
@@ -115,23 +139,73 @@ impl Subject<'_> {
     fn pod(&self, new: Option<&Pod>, old: Option<&Pod>) -> Result<(), String> {
         let node = self.node;
         if self.operation == Operation::Create {
-            return Err(format!(
-                "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can only create mirror pods"
-            ));
+            return new.map_or(Ok(()), |pod| self.mirror(pod));
         }
         let bound = old.or(new).and_then(|p| p.spec.as_ref()).and_then(|s| s.node_name.as_deref());
         if bound != Some(node) {
-            let verb = match (self.operation, self.subresource) {
-                (Operation::Delete, _) => "delete",
-                (_, "status") => "update status for",
-                _ => "update",
+            let what = match (self.operation, self.subresource) {
+                (Operation::Delete, _) => "delete pods",
+                (_, "status") => "update pod status for pods",
+                _ => "update pods",
             };
-            return Err(format!("node \"{node}\" can only {verb} pods with spec.nodeName set to itself"));
+            return Err(format!("node \"{node}\" can only {what} with spec.nodeName set to itself"));
+        }
+        if self.operation == Operation::Update && self.subresource.is_empty() {
+            return Err(format!(
+                "unexpected operation \"UPDATE\", node \"{node}\" can only create and delete mirror pods"
+            ));
         }
         if let (Some(new), Some(old)) = (new, old)
             && new.metadata.labels != old.metadata.labels
         {
             return Err(format!("node \"{node}\" cannot update labels through pod status"));
+        }
+        Ok(())
+    }
+
+    /// A static pod's mirror: the node's own, by its owner too, and without anything of the API in it.
+    fn mirror(&self, pod: &Pod) -> Result<(), String> {
+        let node = self.node;
+        if !pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(MIRROR)) {
+            return Err(format!(
+                "pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"
+            ));
+        }
+        let spec = pod.spec.clone().unwrap_or_default();
+        let only = |what: &str| Err(format!("node \"{node}\" can only create pods with {what} set to itself"));
+        if spec.node_name.as_deref() != Some(node) {
+            return only("spec.nodeName");
+        }
+        let owner = match pod.metadata.owner_references.as_deref().unwrap_or_default() {
+            [] => return only("an owner reference"),
+            [owner] => owner,
+            _ => return only("a single owner reference"),
+        };
+        if owner.api_version != "v1" || owner.kind != "Node" || owner.name != node {
+            return only("an owner reference");
+        }
+        if owner.controller != Some(true) {
+            return only("a controller owner reference");
+        }
+        if owner.block_owner_deletion == Some(true) {
+            return Err(format!("node \"{node}\" must not set blockOwnerDeletion on an owner reference"));
+        }
+        match &self.uid {
+            None => return Err(format!("nodes \"{node}\" not found")),
+            Some(uid) if *uid != owner.uid => {
+                return Err(format!("node {node} UID mismatch: expected {} got {uid}", owner.uid));
+            }
+            Some(_) => {}
+        }
+        match references::any(&spec) {
+            Some(resource) => Err(format!("node \"{node}\" can not create pods that reference {resource}")),
+            None => Ok(()),
+        }
+    }
+
+    fn csi_node(&self) -> Result<(), String> {
+        if self.name != self.node {
+            return Err("can only access CSINode with the same name as the requesting node".into());
         }
         Ok(())
     }
@@ -196,7 +270,7 @@ mod tests {
     use super::*;
 
     fn subject(name: &'static str, operation: Operation) -> Subject<'static> {
-        Subject { node: "a", name, namespace: "", subresource: "", operation }
+        Subject { node: "a", name, namespace: "", subresource: "", operation, uid: Some("u".into()) }
     }
 
     fn node(labels: Value, spec: Value) -> Node {
@@ -235,7 +309,7 @@ mod tests {
                 &plain,
                 Some(&isolated),
                 Err(
-                    "node \"a\" is not allowed to modify the following labels: sub.node-restriction.kubernetes.io/tenant",
+                    "is not allowed to modify labels: sub.node-restriction.kubernetes.io/tenant",
                 ),
             ),
             ("a", Update, &role, Some(&role), Ok(())),
@@ -273,7 +347,6 @@ mod tests {
         use Operation::{Create, Delete, Update};
         for (operation, bound, allowed) in [
             (Create, "a", false),
-            (Update, "a", true),
             (Update, "b", false),
             (Delete, "a", true),
             (Delete, "", false),
@@ -281,10 +354,50 @@ mod tests {
             let got = subject("p", operation).pod(Some(&pod(bound)), Some(&pod(bound)));
             assert_eq!(got.is_ok(), allowed, "{operation:?} {bound}: {got:?}");
         }
+        let status = |bound| Subject { subresource: "status", ..subject("p", Update) }.pod(Some(&pod(bound)), Some(&pod(bound)));
+        assert_eq!(status("a"), Ok(()));
+        assert!(status("b").is_err());
         for (name, namespace, allowed) in [("a", LEASES, true), ("b", LEASES, false), ("a", "default", false)]
         {
             let got = Subject { namespace, ..subject(name, Create) }.lease();
             assert_eq!(got.is_ok(), allowed, "{namespace}/{name}");
+        }
+    }
+
+    #[test]
+    fn mirrors_are_the_nodes_own_and_name_nothing() {
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u", "controller": true});
+        let mirror = |owners: Value, spec: Value| -> Pod {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "annotations": {MIRROR: "x"}, "ownerReferences": owners},
+                "spec": spec
+            }))
+            .unwrap()
+        };
+        let here = json!({"nodeName": "a"});
+        let mut other = owner.clone();
+        other["uid"] = json!("v");
+        let mut plain = owner.clone();
+        plain["controller"] = json!(false);
+        for (pod, want) in [
+            (mirror(json!([owner]), here.clone()), None),
+            (mirror(json!([owner]), json!({"nodeName": "b"})), Some("spec.nodeName set to itself")),
+            (mirror(json!([]), here.clone()), Some("with an owner reference set to itself")),
+            (mirror(json!([owner, owner]), here.clone()), Some("a single owner reference")),
+            (mirror(json!([plain]), here.clone()), Some("a controller owner reference")),
+            (mirror(json!([other]), here.clone()), Some("UID mismatch: expected v got u")),
+            (
+                mirror(json!([owner]), json!({"nodeName": "a", "volumes": [{"name": "v", "configMap": {"name": "m"}}]})),
+                Some("can not create pods that reference configmaps (via configmap volumes)"),
+            ),
+        ] {
+            let got = subject("p", Operation::Create).pod(Some(&pod), None);
+            match want {
+                None => assert_eq!(got, Ok(())),
+                Some(part) => assert!(got.as_ref().is_err_and(|e| e.contains(part)), "{got:?}"),
+            }
         }
     }
 

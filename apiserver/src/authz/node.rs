@@ -73,6 +73,13 @@ impl Authorizer for NodeAuthorizer {
                     Decision::NoOpinion("can only list/watch pods with spec.nodeName field selector".into())
                 }
             }
+            // Mirrors of its static pods: NodeRestriction sees to it.
+            ("", "pods", "") if attributes.verb == "create" => Decision::allow(),
+            ("storage.k8s.io", "csinodes", "") => {
+                let own =
+                    attributes.name == node || (attributes.verb == "create" && attributes.name.is_empty());
+                Decision::allow_if(own && attributes.verb != "deletecollection")
+            }
             ("", "pods", "" | "status" | "eviction") => self.own_pod(node, attributes).await,
             // Lists and watches of one object, pinned by its name, are reads of that object.
             ("", "secrets" | "configmaps", "") if attributes.is_read() && !attributes.name.is_empty() => {

@@ -71,6 +71,7 @@ mod volume_attributes_class;
 mod webhook;
 mod workload;
 
+pub use pod::references;
 pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use definition::{Decoded, KindDef, Operations};
 pub use ingress_class::is_default as is_default_ingress_class;

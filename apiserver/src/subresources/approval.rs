@@ -10,9 +10,10 @@ use crate::kinds::prepare_approval;
 use crate::object::ApiObject;
 use crate::verbs::modify::{Current, Part, modify};
 use crate::verbs::{Answer, Call};
-use crate::{decode, patch as patches};
+use crate::{admission, decode, patch as patches};
 
 pub async fn update(call: &Call) -> Result<Answer, ApiError> {
+    admission::certificates::approval(call).await?;
     let def = &call.kind.def;
     let decoded = decode::body(def, call.content_type.as_deref(), &call.body, call.validation())?;
     let answer =
@@ -21,6 +22,7 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
 }
 
 pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
+    admission::certificates::approval(call).await?;
     let def = &call.kind.def;
     let mut warnings = Vec::new();
     let answer = modify(call, Part::Whole, |current| {

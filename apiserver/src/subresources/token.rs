@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::document;
+use crate::authz::Attributes;
 use crate::authn::token::{Bound, Claims, ISSUER, NameAndUid};
 use crate::field_error::Errors;
 use crate::validation::given;
@@ -45,6 +46,10 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
     }
     let spec = request.spec.get_or_insert_default();
     let seconds = spec.expiration_seconds.unwrap_or(SECONDS_DEFAULT);
+    if let Some(node) = call.identity.node_name() {
+        let audiences = spec.audiences.as_deref().unwrap_or_default();
+        restrict_to_node(call, node, spec.bound_object_ref.as_ref(), audiences).await?;
+    }
     let audiences = spec.audiences.get_or_insert_default();
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
@@ -54,9 +59,6 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
         Some(reference) => bind(call, reference)?,
         None => BoundTo::default(),
     };
-    if let Some(node) = call.identity.node_name() {
-        restrict_to_node(call, node, bound.pod.as_ref())?;
-    }
     let (mut lasts, mut warn_after) = (seconds, None);
     if bound.pod.is_some() && seconds == SECONDS_EXTENDED_FOR && audiences.iter().all(|a| a == ISSUER) {
         (lasts, warn_after) = (SECONDS_EXTENDED, Some(seconds));
@@ -124,17 +126,63 @@ fn refuse(errors: Errors, name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(&resource, name, errors.into_causes()))
 }
 
-/// As NodeRestriction: a node gets tokens for its own pods, which end with them.
-fn restrict_to_node(call: &Call, node: &str, pod: Option<&NameAndUid>) -> Result<(), ApiError> {
+/// As NodeRestriction: a node gets tokens for its own pods, which end with them, for audiences that the pod names.
+async fn restrict_to_node(
+    call: &Call,
+    node: &str,
+    reference: Option<&BoundObjectReference>,
+    audiences: &[String],
+) -> Result<(), ApiError> {
     let forbidden = |why: String| Err(ApiError::forbidden(call.kind.resource(), call.name(), why));
-    let reference = "node requested token not bound to a pod";
-    let Some(pod) = pod else { return forbidden(reference.into()) };
-    let bound = object::<Pod>(call, call.namespace.as_deref(), &pod.name)?
-        .is_some_and(|pod| pod.head.field("spec.nodeName") == Some(node));
-    if bound {
+    let to_pod = |r: &&BoundObjectReference| {
+        r.api_version.as_deref() == Some("v1") && r.kind.as_deref() == Some("Pod") && given(&r.name).is_some()
+    };
+    let Some(reference) = reference.filter(to_pod) else {
+        return forbidden("node requested token not bound to a pod".into());
+    };
+    let Some(uid) = given(&reference.uid) else {
+        return forbidden("node requested token with a pod binding without a uid".into());
+    };
+    let (object, pod) = there::<Pod>(call, reference)?;
+    if pod.uid != uid {
+        return forbidden(format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        ));
+    }
+    if object.head.field("spec.nodeName") != Some(node) {
+        return forbidden("node requested token bound to a pod scheduled on a different node".into());
+    }
+    let audience = match audiences {
+        [] => "",
+        [one] => one.as_str(),
+        _ => return forbidden("node may only request 0 or 1 audiences".into()),
+    };
+    let pod: Pod = object.decode()?;
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut tokens = volumes
+        .filter_map(|volume| volume.projected.as_ref())
+        .flat_map(|projected| projected.sources.iter().flatten())
+        .filter_map(|source| source.service_account_token.as_ref());
+    if tokens.any(|token| token.audience.as_deref().unwrap_or_default() == audience) {
         return Ok(());
     }
-    forbidden("node requested token bound to a pod scheduled on a different node".into())
+    let asked = Attributes {
+        verb: "request-serviceaccounts-token-audience".into(),
+        version: "v1".into(),
+        resource: audience.into(),
+        namespace: call.namespace.clone().unwrap_or_default(),
+        name: call.name().into(),
+        ..Attributes::default()
+    };
+    if let Some(authorizers) = &call.api.options.authorizer
+        && authorizers.decide(&call.identity, &asked).await.is_allowed()
+    {
+        return Ok(());
+    }
+    forbidden(format!(
+        "audience {audience:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
+        call.identity.name
+    ))
 }
 
 /// Without which the token is worth nothing; a pod's token says on which node the pod is.

@@ -9,8 +9,18 @@ use super::{MODE_DEFAULT, MountError, PodVolumes, Volumes, downward, token};
 use crate::pods::downward::Fields;
 use crate::pods::env::Reference;
 
-/// Tokens are for their pod only.
+/// Tokens of pods with a user or a group of their own are for that only, as upstream.
 const TOKEN_MODE: u32 = 0o600;
+
+fn has_owner(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let whole = spec.security_context.as_ref();
+    whole.is_some_and(|c| c.fs_group.is_some() || c.run_as_user.is_some())
+        || spec
+            .containers
+            .iter()
+            .any(|c| c.security_context.as_ref().is_some_and(|c| c.run_as_user.is_some()))
+}
 
 impl Volumes {
     pub(super) async fn project(
@@ -57,7 +67,7 @@ impl Volumes {
                     None => token::request(self.sources.client(), pod, source).await?,
                 };
                 let bytes = token.value.clone().into_bytes();
-                payload.insert(source.path.clone(), Projected { bytes, mode: TOKEN_MODE });
+                payload.insert(source.path.clone(), Projected { bytes, mode: if has_owner(pod) { TOKEN_MODE } else { default_mode } });
                 pod_volumes.tokens.insert(key, token);
             } else {
                 let kind = if projection.cluster_trust_bundle.is_some() {

@@ -6,6 +6,7 @@ pub(crate) mod defaults;
 mod env;
 pub(crate) mod placement;
 mod probe;
+pub mod references;
 pub(crate) mod resources;
 pub(crate) mod spec;
 mod update;
