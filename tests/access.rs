@@ -15,7 +15,8 @@ fn says(text: &str, part: &str) {
 /// kubectl with a token and nothing else.
 fn with_token(cluster: &Cluster, token: &str, command: &str) -> harness::Output {
     let ca = cluster.data().join("pki/ca.crt");
-    let mut words: Vec<&str> = vec!["--kubeconfig", "/dev/null", "--server", cluster.server(), "--token", token];
+    let mut words: Vec<&str> =
+        vec!["--kubeconfig", "/dev/null", "--server", cluster.server(), "--token", token];
     words.extend(["--certificate-authority", ca.to_str().unwrap()]);
     words.extend(command.split(' '));
     cluster.kubectl_version(33).attempt(&words)
@@ -26,7 +27,10 @@ fn roles_give_and_take() {
     let cluster = Cluster::start();
     let k = |command: &str| cluster.kubectl(command);
     let forbidden = cluster.try_kubectl("get pods --as jane").failure();
-    says(&forbidden, "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"");
+    says(
+        &forbidden,
+        "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+    );
 
     // Upstream's roles are there, and gathered.
     let view = k("get clusterrole view -o jsonpath={.rules[*].resources}");
@@ -46,7 +50,9 @@ fn roles_give_and_take() {
     says(&cluster.try_kubectl("get pods --as jane").failure(), "forbidden");
 
     // Nobody gives what they do not have.
-    k("create role granter --verb create,get,list --resource roles.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io");
+    k(
+        "create role granter --verb create,get,list --resource roles.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io",
+    );
     k("create rolebinding granter --role granter --group granters");
     let escalating = "create role mine --verb get --resource pods --as joe --as-group granters";
     says(
@@ -54,12 +60,18 @@ fn roles_give_and_take() {
         "is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}",
     );
     let binding = "create rolebinding mine --clusterrole edit --user joe --as joe --as-group granters";
-    says(&cluster.try_kubectl(binding).failure(), "is attempting to grant RBAC permissions not currently held");
-    k("create clusterrole binder --verb bind --resource clusterroles.rbac.authorization.k8s.io --resource-name edit");
+    says(
+        &cluster.try_kubectl(binding).failure(),
+        "is attempting to grant RBAC permissions not currently held",
+    );
+    k(
+        "create clusterrole binder --verb bind --resource clusterroles.rbac.authorization.k8s.io --resource-name edit",
+    );
     k("create rolebinding binder --clusterrole binder --group granters");
     k(binding);
 
-    let changed = cluster.try_kubectl("patch rolebinding binder --type merge -p {\"roleRef\":{\"name\":\"view\"}}");
+    let changed =
+        cluster.try_kubectl("patch rolebinding binder --type merge -p {\"roleRef\":{\"name\":\"view\"}}");
     says(&changed.failure(), "cannot change roleRef");
     let reconciled = cluster.kubectl_version(33).with_input(
         &["auth", "reconcile", "-f", "-"],
@@ -76,7 +88,10 @@ fn somebody_else_is_acted_as_where_that_is_allowed() {
     for part in ["jane", "u1", "[devs system:authenticated]"] {
         says(&who, part);
     }
-    says(&k("auth whoami --as system:serviceaccount:a:b"), "[system:serviceaccounts system:serviceaccounts:a system:authenticated]");
+    says(
+        &k("auth whoami --as system:serviceaccount:a:b"),
+        "[system:serviceaccounts system:serviceaccounts:a system:authenticated]",
+    );
 
     k("create serviceaccount robot");
     let token = k("create token robot");
@@ -86,7 +101,10 @@ fn somebody_else_is_acted_as_where_that_is_allowed() {
     k("create clusterrolebinding impersonator --clusterrole impersonator --serviceaccount default:robot");
     says(&with_token(&cluster, &token, "auth whoami --as jane").success(), "jane");
     says(&with_token(&cluster, &token, "auth whoami --as joe").failure(), "cannot impersonate");
-    says(&with_token(&cluster, &token, "auth whoami --as jane --as-group system:masters").failure(), "system:masters");
+    says(
+        &with_token(&cluster, &token, "auth whoami --as jane --as-group system:masters").failure(),
+        "system:masters",
+    );
 }
 
 #[test]
@@ -202,13 +220,17 @@ fn a_person_gets_a_certificate_when_somebody_may_approve_it() {
     says(&refused.failure(), "with system:masters group is not allowed");
     let (key, made) = request("jane", &[(CommonName, "jane"), (OrganizationName, "devs")]);
     made.success();
-    k("create clusterrole approver --verb get,update --resource certificatesigningrequests,certificatesigningrequests/approval");
+    k(
+        "create clusterrole approver --verb get,update --resource certificatesigningrequests,certificatesigningrequests/approval",
+    );
     k("create clusterrolebinding approver --clusterrole approver --user joe");
     says(
         &cluster.try_kubectl("certificate approve jane --as joe").failure(),
         "user not permitted to approve requests with signerName \"kubernetes.io/kube-apiserver-client\"",
     );
-    k("create clusterrole signers --verb approve --resource signers.certificates.k8s.io --resource-name kubernetes.io/kube-apiserver-client");
+    k(
+        "create clusterrole signers --verb approve --resource signers.certificates.k8s.io --resource-name kubernetes.io/kube-apiserver-client",
+    );
     k("create clusterrolebinding signers --clusterrole signers --user joe");
     k("certificate approve jane --as joe");
     let certificate = eventually("the certificate", || {
@@ -225,8 +247,18 @@ fn a_person_gets_a_certificate_when_somebody_may_approve_it() {
     std::fs::write(&key_file, key.serialize_pem()).unwrap();
     let ca = cluster.data().join("pki/ca.crt");
     let words = [
-        "--kubeconfig", "/dev/null", "--server", cluster.server(), "--certificate-authority", ca.to_str().unwrap(),
-        "--client-certificate", file.to_str().unwrap(), "--client-key", key_file.to_str().unwrap(), "auth", "whoami",
+        "--kubeconfig",
+        "/dev/null",
+        "--server",
+        cluster.server(),
+        "--certificate-authority",
+        ca.to_str().unwrap(),
+        "--client-certificate",
+        file.to_str().unwrap(),
+        "--client-key",
+        key_file.to_str().unwrap(),
+        "auth",
+        "whoami",
     ];
     let who = cluster.kubectl_version(33).attempt(&words).success();
     for part in ["jane", "[devs system:authenticated]", "X509SHA256="] {

@@ -70,7 +70,8 @@ impl Plugin for CertificateSigning {
             return Ok(());
         };
         let (new_status, old_status) = (new.status.unwrap_or_default(), old.status.unwrap_or_default());
-        if new_status.certificate == old_status.certificate && new_status.conditions == old_status.conditions {
+        if new_status.certificate == old_status.certificate && new_status.conditions == old_status.conditions
+        {
             return Ok(());
         }
         require(call, "sign", &old.spec.signer_name).await

@@ -172,7 +172,8 @@ impl Subject<'_> {
             ));
         }
         let spec = pod.spec.clone().unwrap_or_default();
-        let only = |what: &str| Err(format!("node \"{node}\" can only create pods with {what} set to itself"));
+        let only =
+            |what: &str| Err(format!("node \"{node}\" can only create pods with {what} set to itself"));
         if spec.node_name.as_deref() != Some(node) {
             return only("spec.nodeName");
         }
@@ -308,9 +309,7 @@ mod tests {
                 Update,
                 &plain,
                 Some(&isolated),
-                Err(
-                    "is not allowed to modify labels: sub.node-restriction.kubernetes.io/tenant",
-                ),
+                Err("is not allowed to modify labels: sub.node-restriction.kubernetes.io/tenant"),
             ),
             ("a", Update, &role, Some(&role), Ok(())),
         ] {
@@ -345,16 +344,16 @@ mod tests {
             .unwrap()
         };
         use Operation::{Create, Delete, Update};
-        for (operation, bound, allowed) in [
-            (Create, "a", false),
-            (Update, "b", false),
-            (Delete, "a", true),
-            (Delete, "", false),
-        ] {
+        for (operation, bound, allowed) in
+            [(Create, "a", false), (Update, "b", false), (Delete, "a", true), (Delete, "", false)]
+        {
             let got = subject("p", operation).pod(Some(&pod(bound)), Some(&pod(bound)));
             assert_eq!(got.is_ok(), allowed, "{operation:?} {bound}: {got:?}");
         }
-        let status = |bound| Subject { subresource: "status", ..subject("p", Update) }.pod(Some(&pod(bound)), Some(&pod(bound)));
+        let status = |bound| {
+            Subject { subresource: "status", ..subject("p", Update) }
+                .pod(Some(&pod(bound)), Some(&pod(bound)))
+        };
         assert_eq!(status("a"), Ok(()));
         assert!(status("b").is_err());
         for (name, namespace, allowed) in [("a", LEASES, true), ("b", LEASES, false), ("a", "default", false)]
@@ -389,7 +388,10 @@ mod tests {
             (mirror(json!([plain]), here.clone()), Some("a controller owner reference")),
             (mirror(json!([other]), here.clone()), Some("UID mismatch: expected v got u")),
             (
-                mirror(json!([owner]), json!({"nodeName": "a", "volumes": [{"name": "v", "configMap": {"name": "m"}}]})),
+                mirror(
+                    json!([owner]),
+                    json!({"nodeName": "a", "volumes": [{"name": "v", "configMap": {"name": "m"}}]}),
+                ),
                 Some("can not create pods that reference configmaps (via configmap volumes)"),
             ),
         ] {

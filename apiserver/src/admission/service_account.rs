@@ -124,10 +124,7 @@ async fn account(call: &Call, name: &str) -> Result<Option<Account>, ApiError> {
     }
 }
 
-async fn appearing(
-    accounts: &Arc<ResourceCache>,
-    namespace: &str,
-) -> Option<Arc<coracle_client::Object>> {
+async fn appearing(accounts: &Arc<ResourceCache>, namespace: &str) -> Option<Arc<coracle_client::Object>> {
     let filter = Filter {
         namespace: Some(namespace.to_owned()),
         fields: FieldSelector::parse(&format!("metadata.name={DEFAULT}")).ok()?,
@@ -146,7 +143,8 @@ fn mount_token(spec: &mut PodSpec) {
     let present = own.map(|volume| volume.name.clone());
     let name = present.clone().unwrap_or_else(|| generate_name(VOLUME));
     let mut needed = false;
-    let containers: [&mut Vec<Container>; 2] = [spec.init_containers.get_or_insert_default(), &mut spec.containers];
+    let containers: [&mut Vec<Container>; 2] =
+        [spec.init_containers.get_or_insert_default(), &mut spec.containers];
     for container in containers.into_iter().flatten() {
         let mounts = container.volume_mounts.get_or_insert_default();
         if mounts.iter().any(|mount| mount.mount_path == MOUNT_PATH) {
@@ -178,11 +176,7 @@ fn api_access() -> ProjectedVolumeSource {
     };
     let ca = ConfigMapProjection {
         name: "kube-root-ca.crt".into(),
-        items: Some(vec![KeyToPath {
-            key: "ca.crt".into(),
-            path: "ca.crt".into(),
-            ..KeyToPath::default()
-        }]),
+        items: Some(vec![KeyToPath { key: "ca.crt".into(), path: "ca.crt".into(), ..KeyToPath::default() }]),
         optional: None,
     };
     let namespace = DownwardAPIVolumeFile {
@@ -225,7 +219,9 @@ fn unlisted_secret(spec: &PodSpec, account: &Account) -> Option<String> {
     let listed =
         |name: &str| account.secrets.iter().flatten().any(|secret| secret.name.as_deref() == Some(name));
     let tail = |name: &str| {
-        format!("secret.secretName={name:?} is not allowed because service account {own} does not reference that secret")
+        format!(
+            "secret.secretName={name:?} is not allowed because service account {own} does not reference that secret"
+        )
     };
     for volume in spec.volumes.iter().flatten() {
         let name = volume.secret.as_ref().map(|s| s.secret_name.as_deref().unwrap_or_default());
@@ -238,7 +234,11 @@ fn unlisted_secret(spec: &PodSpec, account: &Account) -> Option<String> {
             let key = env.value_from.as_ref().and_then(|from| from.secret_key_ref.as_ref());
             if let Some(key) = key.filter(|key| !listed(&key.name)) {
                 let (kind, container) = (container.kind, container.name);
-                return Some(format!("{kind} {container} with envVar {} referencing {}", env.name, tail(&key.name)));
+                return Some(format!(
+                    "{kind} {container} with envVar {} referencing {}",
+                    env.name,
+                    tail(&key.name)
+                ));
             }
         }
         for from in container.env_from.into_iter().flatten() {

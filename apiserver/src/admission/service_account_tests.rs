@@ -31,9 +31,8 @@ fn the_token_is_mounted_where_nothing_else_is() {
             ]}}
         ]})
     );
-    let mounts = |c: &Container| -> Vec<String> {
-        c.volume_mounts.iter().flatten().map(|m| m.name.clone()).collect()
-    };
+    let mounts =
+        |c: &Container| -> Vec<String> { c.volume_mounts.iter().flatten().map(|m| m.name.clone()).collect() };
     assert_eq!(mounts(&pod.containers[0]), [volumes[0].name.clone()]);
     assert_eq!(mounts(&pod.containers[1]), ["own"]);
     assert_eq!(mounts(&pod.init_containers.as_ref().unwrap()[0]), [volumes[0].name.clone()]);
@@ -85,22 +84,30 @@ fn an_account_may_list_what_its_pods_mount() {
         (json!({"containers": [], "imagePullSecrets": [{"name": "pull"}]}), None),
         (
             json!({"containers": [], "imagePullSecrets": [{"name": "other"}]}),
-            Some("imagePullSecrets[0].name=\"other\" is not allowed because service account sa does not reference that imagePullSecret"),
+            Some(
+                "imagePullSecrets[0].name=\"other\" is not allowed because service account sa does not reference that imagePullSecret",
+            ),
         ),
         (json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "listed"}}]}), None),
         (
             json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "x"}}]}),
-            Some("volume with secret.secretName=\"x\" is not allowed because service account sa does not reference that secret"),
+            Some(
+                "volume with secret.secretName=\"x\" is not allowed because service account sa does not reference that secret",
+            ),
         ),
         (
             json!({"containers": [{"name": "c", "env": [
                 {"name": "E", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}
             ]}]}),
-            Some("container c with envVar E referencing secret.secretName=\"x\" is not allowed because service account sa does not reference that secret"),
+            Some(
+                "container c with envVar E referencing secret.secretName=\"x\" is not allowed because service account sa does not reference that secret",
+            ),
         ),
         (
             json!({"containers": [], "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "x"}}]}]}),
-            Some("init container i with envFrom referencing secret.secretName=\"x\" is not allowed because service account sa does not reference that secret"),
+            Some(
+                "init container i with envFrom referencing secret.secretName=\"x\" is not allowed because service account sa does not reference that secret",
+            ),
         ),
     ] {
         assert_eq!(unlisted_secret(&spec(value.clone()), &account).as_deref(), want, "{value}");

@@ -71,10 +71,10 @@ mod volume_attributes_class;
 mod webhook;
 mod workload;
 
-pub use pod::references;
 pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use definition::{Decoded, KindDef, Operations};
 pub use ingress_class::is_default as is_default_ingress_class;
+pub use pod::references;
 pub use service::{
     AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses as service_addresses,
     owner as service_owner,

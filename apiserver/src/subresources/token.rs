@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::document;
-use crate::authz::Attributes;
 use crate::authn::token::{Bound, Claims, ISSUER, NameAndUid};
+use crate::authz::Attributes;
 use crate::field_error::Errors;
 use crate::validation::given;
 use crate::verbs::{Answer, Call, metadata};

@@ -67,7 +67,10 @@ impl Volumes {
                     None => token::request(self.sources.client(), pod, source).await?,
                 };
                 let bytes = token.value.clone().into_bytes();
-                payload.insert(source.path.clone(), Projected { bytes, mode: if has_owner(pod) { TOKEN_MODE } else { default_mode } });
+                payload.insert(
+                    source.path.clone(),
+                    Projected { bytes, mode: if has_owner(pod) { TOKEN_MODE } else { default_mode } },
+                );
                 pod_volumes.tokens.insert(key, token);
             } else {
                 let kind = if projection.cluster_trust_bundle.is_some() {
