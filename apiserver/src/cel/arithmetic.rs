@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ast::operators;
 use super::equality;
 use super::error::EvalError;
 use super::library::time::Timestamp;
@@ -17,7 +18,7 @@ fn overflow(of: &'static str) -> EvalError {
         "int" => "integer overflow",
         "uint" => "unsigned integer overflow",
         "timestamp" => "timestamp overflow",
-        _ => "duration overflow",
+        _ => "integer overflow",
     })
 }
 
@@ -66,7 +67,10 @@ pub(super) fn add<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
         | (Value::Duration(duration), Value::Timestamp(timestamp)) => {
             Value::Timestamp(moved(*timestamp, (*duration).into())?)
         }
-        _ => return Err(EvalError::no_such_overload()),
+        (Value::Int(_) | Value::Uint(_) | Value::Double(_) | Value::Bytes(_) | Value::List(_), _) => {
+            return Err(EvalError::no_such_overload());
+        }
+        (left, _) => return Err(EvalError::no_such_operator(operators::ADD, left)),
     })
 }
 
@@ -89,7 +93,8 @@ pub(super) fn subtract<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
             let between = left.as_nanoseconds() - right.as_nanoseconds();
             Value::Duration(i64::try_from(between).map_err(|_| overflow("duration"))?)
         }
-        _ => return Err(EvalError::no_such_overload()),
+        (Value::Int(_) | Value::Uint(_) | Value::Double(_), _) => return Err(EvalError::no_such_overload()),
+        (left, _) => return Err(EvalError::no_such_operator(operators::SUBTRACT, left)),
     })
 }
 
@@ -102,7 +107,8 @@ pub(super) fn multiply<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
             Value::Uint(left.checked_mul(*right).ok_or_else(|| overflow("uint"))?)
         }
         (Value::Double(left), Value::Double(right)) => Value::Double(left * right),
-        _ => return Err(EvalError::no_such_overload()),
+        (Value::Int(_) | Value::Uint(_) | Value::Double(_), _) => return Err(EvalError::no_such_overload()),
+        (left, _) => return Err(EvalError::no_such_operator(operators::MULTIPLY, left)),
     })
 }
 
@@ -116,7 +122,8 @@ pub(super) fn divide<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
         }
         (Value::Uint(left), Value::Uint(right)) => Value::Uint(left / right),
         (Value::Double(left), Value::Double(right)) => Value::Double(left / right),
-        _ => return Err(EvalError::no_such_overload()),
+        (Value::Int(_) | Value::Uint(_) | Value::Double(_), _) => return Err(EvalError::no_such_overload()),
+        (left, _) => return Err(EvalError::no_such_operator(operators::DIVIDE, left)),
     })
 }
 
@@ -129,7 +136,8 @@ pub(super) fn modulo<'a>(left: &Value<'a>, right: &Value<'a>) -> Result<'a> {
             Value::Int(left.checked_rem(*right).ok_or_else(|| overflow("int"))?)
         }
         (Value::Uint(left), Value::Uint(right)) => Value::Uint(left % right),
-        _ => return Err(EvalError::no_such_overload()),
+        (Value::Int(_) | Value::Uint(_), _) => return Err(EvalError::no_such_overload()),
+        (left, _) => return Err(EvalError::no_such_operator(operators::MODULO, left)),
     })
 }
 

@@ -73,6 +73,16 @@ impl PartialEq for ObjectType {
 
 impl Eq for ObjectType {}
 
+impl ObjectType {
+    /// A field by its identifier. Words that are reserved elsewhere can be written as they are after a dot.
+    pub(super) fn field(&self, identifier: &str) -> Option<&DeclaredField> {
+        self.fields.get(identifier).or_else(|| {
+            let escaped = escape(identifier).filter(|escaped| *escaped == format!("__{identifier}__"))?;
+            self.fields.get(&escaped)
+        })
+    }
+}
+
 impl DeclaredType {
     /// The type that a structural schema, as JSON, declares; none if its values cannot be seen by expressions: what has no type,
     /// or holds what has none. `resource_root` is set for the schema of a whole custom resource, which always has

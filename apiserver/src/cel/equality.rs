@@ -84,7 +84,8 @@ fn lists(one: &List<'_>, other: &List<'_>, depth: usize) -> Result<bool, EvalErr
     if one.len() != other.len() {
         return Ok(false);
     }
-    match one.kind.or(other.kind) {
+    // The left list says how both are compared.
+    match one.kind {
         Some(ListKind::Set) => {
             for item in other.iter() {
                 if !contains(one, &item?)? {

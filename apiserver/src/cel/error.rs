@@ -3,14 +3,44 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// Why an expression cannot be compiled: each mistake with its place, written as upstream writes them.
+use super::value::Value;
+
+/// Why an expression cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompileError {
     /// The expression that is wrong.
     pub source: String,
-    pub mistakes: Vec<Mistake>,
-    /// Set if nothing is wrong but the type of the result: upstream says only this, without a place.
-    pub wrong_result: Option<String>,
+    pub kind: CompileErrorKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompileErrorKind {
+    /// The text or the types are wrong: each mistake with its place.
+    Mistakes(Vec<Mistake>),
+    /// The result is not of the type that is wanted, `bool` or `string`.
+    Result(&'static str),
+    /// A conversion of a constant can only fail.
+    Constant(String),
+}
+
+impl CompileError {
+    /// What upstream says of a rule.
+    pub fn of_rule(&self) -> String {
+        match &self.kind {
+            CompileErrorKind::Mistakes(_) => format!("compilation failed: {self}"),
+            CompileErrorKind::Result(_) => format!("cel expression {self}"),
+            CompileErrorKind::Constant(_) => format!("program instantiation failed: {self}"),
+        }
+    }
+
+    /// What upstream says of the expression of a rule's message.
+    pub fn of_message_expression(&self) -> String {
+        match &self.kind {
+            CompileErrorKind::Mistakes(_) => format!("messageExpression compilation failed: {self}"),
+            CompileErrorKind::Result(_) => format!("messageExpression {self}"),
+            CompileErrorKind::Constant(_) => format!("messageExpression instantiation failed: {self}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,16 +52,19 @@ pub struct Mistake {
 
 impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(wrong) = &self.wrong_result {
-            return f.write_str(wrong);
-        }
-        for (number, mistake) in self.mistakes.iter().enumerate() {
-            if number > 0 {
-                f.write_str("\n")?;
+        match &self.kind {
+            CompileErrorKind::Result(wanted) => write!(f, "must evaluate to a {wanted}"),
+            CompileErrorKind::Constant(why) => f.write_str(why),
+            CompileErrorKind::Mistakes(mistakes) => {
+                for (number, mistake) in mistakes.iter().enumerate() {
+                    if number > 0 {
+                        f.write_str("\n")?;
+                    }
+                    mistake.write(&self.source, f)?;
+                }
+                Ok(())
             }
-            mistake.write(&self.source, f)?;
         }
-        Ok(())
     }
 }
 
@@ -104,6 +137,23 @@ impl EvalError {
         EvalError { kind: EvalErrorKind::NoSuchOverload, message: "no such overload".into() }
     }
 
+    /// A function was called with what it does not take.
+    pub(super) fn no_such_function(function: &str, arguments: &[Value<'_>]) -> EvalError {
+        let types: Vec<_> = arguments.iter().map(|argument| argument.type_name().into_owned()).collect();
+        EvalError::of(
+            EvalErrorKind::NoSuchOverload,
+            format!("no such overload: {function}({})", types.join(", ")),
+        )
+    }
+
+    /// An operator's left operand does not have the operator. Texts and times say less, since they could have any function.
+    pub(super) fn no_such_operator(function: &str, left: &Value<'_>) -> EvalError {
+        match left {
+            Value::String(_) | Value::Timestamp(_) | Value::Duration(_) => EvalError::no_such_overload(),
+            _ => EvalError::of(EvalErrorKind::NoSuchOverload, format!("no such overload: {function}")),
+        }
+    }
+
     pub(super) fn no_such_key(key: impl fmt::Display) -> EvalError {
         EvalError::new(format!("no such key: {key}"))
     }
@@ -142,8 +192,10 @@ mod tests {
     fn mistakes_are_pointed_at() {
         let error = CompileError {
             source: "self.foo > 1".into(),
-            mistakes: vec![Mistake { offset: Some(4), message: "undefined field 'foo'".into() }],
-            wrong_result: None,
+            kind: CompileErrorKind::Mistakes(vec![Mistake {
+                offset: Some(4),
+                message: "undefined field 'foo'".into(),
+            }]),
         };
         assert_eq!(error.to_string(), "ERROR: <input>:1:5: undefined field 'foo'\n | self.foo > 1\n | ....^");
     }
@@ -152,8 +204,7 @@ mod tests {
     fn places_are_counted_in_characters_of_their_line() {
         let error = CompileError {
             source: "true &&\n'ß' == x".into(),
-            mistakes: vec![Mistake { offset: Some(15), message: "m".into() }],
-            wrong_result: None,
+            kind: CompileErrorKind::Mistakes(vec![Mistake { offset: Some(15), message: "m".into() }]),
         };
         assert_eq!(error.to_string(), "ERROR: <input>:2:8: m\n | 'ß' == x\n | .．.....^");
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::arithmetic;
+use super::ast::operators;
 use super::cost::{LIST, MAP, Rule};
 use super::equality;
-use super::error::{EvalError, EvalErrorKind};
+use super::error::EvalError;
 use super::plan::{Binary, Call, Fold, Node};
 use super::value::{Entries, Items, List, Map, Value};
 
@@ -55,12 +56,19 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
             }
             Node::Has(operand, field) => {
                 let operand = self.run(operand)?;
-                Ok(Value::Bool(find(&operand, field)?.is_some()))
+                // A null that is written out counts as a field that is not there, if the object has a schema.
+                Ok(Value::Bool(match find(&operand, field)? {
+                    Some(Ok(Value::Null)) => !matches!(operand, Value::Object(_)),
+                    found => found.is_some(),
+                }))
             }
             Node::OptionalSelect(operand, field) => {
                 let operand = self.run(operand)?;
                 self.spend(1)?;
-                optional(find(inside(&operand), field)?)
+                match (find(inside(&operand), field)?, inside(&operand)) {
+                    (Some(Ok(Value::Null)), Value::Object(_)) => Ok(Value::NONE),
+                    (found, _) => optional(found),
+                }
             }
             Node::Index(operand, index) => {
                 let (operand, index) = (self.run(operand)?, self.run(index)?);
@@ -116,12 +124,12 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
             Node::OptionalOr(left, right) => match self.run(left)? {
                 found @ Value::Optional(Some(_)) => Ok(found),
                 Value::Optional(None) => self.run(right),
-                _ => Err(EvalError::no_such_overload()),
+                value => Ok(value),
             },
             Node::OptionalOrValue(left, right) => match self.run(left)? {
                 Value::Optional(Some(value)) => Ok((*value).clone()),
                 Value::Optional(None) => self.run(right),
-                _ => Err(EvalError::no_such_overload()),
+                value => Ok(value),
             },
             Node::MapInsert(arguments) => self.map_insert(arguments),
             Node::Call(call) => self.call(call),
@@ -179,16 +187,23 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
         let operands = [self.run(left)?, self.run(right)?];
         let [left, right] = &operands;
         self.spend(rule.cost(&operands, None))?;
-        let ordered = |is: fn(std::cmp::Ordering) -> bool| {
-            equality::compare(left, right).map(|ordering| Value::Bool(ordering.is_some_and(is)))
+        let ordered = |function: &str, is: fn(std::cmp::Ordering) -> bool| match left {
+            Value::Null
+            | Value::List(_)
+            | Value::Map(_)
+            | Value::Object(_)
+            | Value::Optional(_)
+            | Value::Type(_)
+            | Value::Opaque(_) => Err(EvalError::no_such_operator(function, left)),
+            _ => equality::compare(left, right).map(|ordering| Value::Bool(ordering.is_some_and(is))),
         };
         match operator {
             Binary::Equals => equality::equal(left, right).map(Value::Bool),
             Binary::NotEquals => equality::equal(left, right).map(|equal| Value::Bool(!equal)),
-            Binary::Less => ordered(std::cmp::Ordering::is_lt),
-            Binary::LessEquals => ordered(std::cmp::Ordering::is_le),
-            Binary::Greater => ordered(std::cmp::Ordering::is_gt),
-            Binary::GreaterEquals => ordered(std::cmp::Ordering::is_ge),
+            Binary::Less => ordered(operators::LESS, std::cmp::Ordering::is_lt),
+            Binary::LessEquals => ordered(operators::LESS_EQUALS, std::cmp::Ordering::is_le),
+            Binary::Greater => ordered(operators::GREATER, std::cmp::Ordering::is_gt),
+            Binary::GreaterEquals => ordered(operators::GREATER_EQUALS, std::cmp::Ordering::is_ge),
             Binary::Add => {
                 if let (Value::List(one), Value::List(other)) = (left, right) {
                     // NOTE: the list is copied, though adding costs one; no limit on the number of copies follows from that.
@@ -223,12 +238,11 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
         });
         let result = match fitting.and_then(|overload| overload.run) {
             Some(run) => run(&call.site, &arguments),
-            None => {
-                let types: Vec<_> =
-                    arguments.iter().map(|argument| argument.type_name().into_owned()).collect();
-                let message = format!("no such overload: {}({})", call.function, types.join(", "));
-                Err(EvalError::of(EvalErrorKind::NoSuchOverload, message))
-            }
+            None => Err(match &*call.function {
+                "startsWith" | "endsWith" | "contains" | "matches" => EvalError::no_such_overload(),
+                "size" => EvalError::no_such_operator("size", &Value::Null),
+                function => EvalError::no_such_function(function, &arguments),
+            }),
         };
         self.spend(call.rule.cost(&arguments, result.as_ref().ok()))?;
         result
@@ -244,7 +258,10 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
                 (Value::Optional(None), true) => continue,
                 (other, true) => return Err(not_optional(&other)),
             };
-            insert(&mut map, key, value)?;
+            let Some(place) = key.key() else {
+                return Err(EvalError::new(format!("unsupported key type: {}", key.type_name())));
+            };
+            map.insert(place, (key, value));
         }
         self.spend(MAP)?;
         Ok(Value::Map(Map::Owned(Arc::new(map))))
@@ -333,7 +350,9 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
                     }
                 }
             }
-            _ => return Err(EvalError::no_such_overload()),
+            other => {
+                return Err(EvalError::new(format!("got '{}', expected iterable type", other.go_type())));
+            }
         }
         self.locals.truncate(fold.place + 1);
         self.run(&fold.result)
@@ -364,6 +383,7 @@ impl<'p, 'a: 'p> Evaluation<'p, 'a> {
     }
 }
 
+/// Adds an entry to a map that a loop makes, whose keys must differ.
 fn insert<'a>(map: &mut Entries<'a>, key: Value<'a>, value: Value<'a>) -> Result<(), EvalError> {
     let Some(place) = key.key() else {
         return Err(EvalError::new(format!("unsupported key type: {}", key.type_name())));
@@ -403,9 +423,10 @@ fn find<'a>(operand: &Value<'a>, field: &str) -> Result<Option<Evaluated<'a>>, E
     match operand {
         Value::Object(object) => Ok(object.get(field)),
         Value::Map(map) => Ok(map.get(&Value::String(super::value::Text::Borrowed(field)))),
-        Value::Optional(None) => Ok(None),
         Value::Optional(Some(inner)) => find(inner, field),
-        _ => Err(EvalError::no_such_overload()),
+        Value::List(_) => Err(EvalError::new("unsupported index type 'string' in list")),
+        // What has no fields does not have this one.
+        _ => Ok(None),
     }
 }
 
@@ -421,11 +442,20 @@ fn select<'a>(operand: &Value<'a>, field: &str) -> Evaluated<'a> {
 fn at<'a>(operand: &Value<'a>, index: &Value<'_>) -> Result<Option<Evaluated<'a>>, EvalError> {
     match operand {
         Value::List(list) => {
-            let index = match index {
-                Value::Int(index) => *index,
-                Value::Uint(index) => i64::try_from(*index).unwrap_or(i64::MAX),
-                Value::Double(index) if index.fract() == 0.0 => *index as i64,
-                _ => {
+            let index = match (index, &list.items) {
+                (Value::Int(index), _) => *index,
+                (index, Items::Json(..)) => {
+                    return Err(EvalError::new(format!(
+                        "unsupported index: {}",
+                        super::library::conversions::text(index)
+                    )));
+                }
+                (Value::Uint(index), _) => i64::try_from(*index).unwrap_or(i64::MAX),
+                (Value::Double(index), _) if index.fract() == 0.0 => *index as i64,
+                (Value::Double(index), _) => {
+                    return Err(EvalError::new(format!("unsupported index value {index} in list")));
+                }
+                (index, _) => {
                     return Err(EvalError::new(format!(
                         "unsupported index type '{}' in list",
                         index.type_name()
@@ -439,7 +469,7 @@ fn at<'a>(operand: &Value<'a>, index: &Value<'_>) -> Result<Option<Evaluated<'a>
             Value::String(field) => Ok(object.get(field)),
             _ => Err(EvalError::no_such_overload()),
         },
-        _ => Err(EvalError::no_such_overload()),
+        _ => Ok(None),
     }
 }
 

@@ -104,7 +104,8 @@ fn token(text: &[char], at: usize) -> Result<(TokenKind, usize), usize> {
             return Ok((TokenKind::Sign, at + length));
         }
     }
-    Err(at + 1)
+    // What could have begun an operator is not one only because of what follows it.
+    Err(if matches!(character, '=' | '&' | '|') { (at + 2).min(text.len()) } else { at + 1 })
 }
 
 fn run(text: &[char], mut at: usize, belongs: impl Fn(char) -> bool) -> usize {
@@ -169,7 +170,7 @@ fn string_end(text: &[char], at: usize, raw: bool) -> Result<usize, usize> {
             if triple(end) {
                 return Ok(end + 3);
             }
-            end += if !raw && text[end] == '\\' { escape_length(text, end).ok_or(end + 1)? } else { 1 };
+            end += if !raw && text[end] == '\\' { escape_length(text, end)? } else { 1 };
         }
         return Err(text.len());
     }
@@ -178,26 +179,31 @@ fn string_end(text: &[char], at: usize, raw: bool) -> Result<usize, usize> {
         match character {
             _ if character == quote => return Ok(end + 1),
             '\n' | '\r' => return Err(end + 1),
-            '\\' if !raw => end += escape_length(text, end).ok_or((end + 2).min(text.len()))?,
+            '\\' if !raw => end += escape_length(text, end)?,
             _ => end += 1,
         }
     }
     Err(text.len())
 }
 
-fn escape_length(text: &[char], at: usize) -> Option<usize> {
-    let hexadecimal = |count: usize| {
-        (0..count)
-            .all(|offset| text.get(at + 2 + offset).is_some_and(char::is_ascii_hexdigit))
-            .then_some(count + 2)
-    };
-    match text.get(at + 1)? {
-        'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '"' | '\'' | '\\' | '?' | '`' => Some(2),
-        'x' | 'X' => hexadecimal(2),
-        'u' => hexadecimal(4),
-        'U' => hexadecimal(8),
-        '0'..='3' => (2..4).all(|offset| matches!(text.get(at + offset), Some('0'..='7'))).then_some(4),
-        _ => None,
+/// The length of an escape, or the end of what is none.
+fn escape_length(text: &[char], at: usize) -> Result<usize, usize> {
+    let hexadecimal =
+        |count: usize| digits(text, at + 2, count, |c| c.is_ascii_hexdigit()).map(|()| count + 2);
+    match text.get(at + 1) {
+        Some('a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '"' | '\'' | '\\' | '?' | '`') => Ok(2),
+        Some('x' | 'X') => hexadecimal(2),
+        Some('u') => hexadecimal(4),
+        Some('U') => hexadecimal(8),
+        Some('0'..='3') => digits(text, at + 2, 2, |c| ('0'..='7').contains(&c)).map(|()| 4),
+        _ => Err((at + 2).min(text.len())),
+    }
+}
+
+fn digits(text: &[char], at: usize, count: usize, is: impl Fn(char) -> bool) -> Result<(), usize> {
+    match (at..at + count).find(|place| !text.get(*place).is_some_and(|c| is(*c))) {
+        None => Ok(()),
+        Some(wrong) => Err((wrong + 1).min(text.len())),
     }
 }
 

@@ -85,11 +85,15 @@ impl Make<'_> {
     }
 
     fn has(&mut self, arguments: Vec<Expr>) -> Made {
-        match arguments.into_iter().next().map(|argument| argument.kind) {
-            Some(Kind::Select { operand, field, test: false }) => {
+        let Some(argument) = arguments.into_iter().next() else {
+            return Err((self.offset, "invalid argument to has() macro".into()));
+        };
+        let offset = self.builder.offset(&argument);
+        match argument.kind {
+            Kind::Select { operand, field, test: false } => {
                 Ok(self.node(Kind::Select { operand, field, test: true }))
             }
-            _ => Err((self.offset, "invalid argument to has() macro".into())),
+            _ => Err((offset, "invalid argument to has() macro".into())),
         }
     }
 

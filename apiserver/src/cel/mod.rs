@@ -6,7 +6,7 @@
 //! ```ignore
 //! let declared = DeclaredType::from_schema(&schema, true)?;          // the schema of the whole resource; nested ones by .field() and .element()
 //! let environment = Environment::for_rule(declared, optional_old_self);
-//! let program = environment.compile("self.spec.replicas <= 10", Expected::Bool)?; // error: "compilation failed: " + its text
+//! let program = environment.compile("self.spec.replicas <= 10", Expected::Bool)?; // error.of_rule() is upstream's message
 //! program.estimated_cost() > limits::EXPRESSION                          // what a rule may cost
 //! let mut budget = Budget::object();                                 // one for all rules of an object
 //! program.evaluate(Bindings::new().json("self", &object), &mut budget)?.as_bool();
@@ -37,6 +37,7 @@ mod convert;
 mod equality;
 mod arithmetic;
 mod evaluate;
+mod stack;
 #[cfg(test)]
 mod tests;
 
@@ -48,7 +49,7 @@ use serde_json::Value as Json;
 
 pub use cost::{CALL_LIMIT, OBJECT_BUDGET};
 pub use declared::{DeclaredType, ListKind};
-pub use error::{CompileError, EvalError, EvalErrorKind, Mistake};
+pub use error::{CompileError, CompileErrorKind, EvalError, EvalErrorKind, Mistake};
 pub use escape::escape;
 pub use library::time::Timestamp;
 pub use types::Type;
@@ -59,6 +60,7 @@ pub use value::Value;
 pub struct Environment {
     variables: Vec<Variable>,
     root: types::Root,
+    mutation: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -113,28 +115,35 @@ impl Environment {
         self
     }
 
-    /// Reads, checks and prepares an expression. The error's text is what follows `compilation failed: ` upstream,
-    /// but for the wrong type of a result, where it is all that upstream says, `must evaluate to a bool`.
+    /// Adds the functions that only expressions which make patches have.
+    pub fn mutation(mut self) -> Environment {
+        self.mutation = true;
+        self
+    }
+
+    /// Reads, checks and prepares an expression. [`CompileError::of_rule`] has upstream's message.
     pub fn compile(&self, source: &str, expected: Expected) -> Result<Program, CompileError> {
-        let wrong = |mistakes| CompileError { source: source.to_owned(), mistakes, wrong_result: None };
-        let parser::Parsed { mut root, offsets } = parser::parse(source).map_err(wrong)?;
+        let compiled = stack::with_room(stack::depth_of(source), || self.compile_here(source, expected));
+        compiled.unwrap_or_else(|| {
+            let kind = CompileErrorKind::Constant("no thread for an expression this deep".into());
+            Err(CompileError { source: source.to_owned(), kind })
+        })
+    }
+
+    fn compile_here(&self, source: &str, expected: Expected) -> Result<Program, CompileError> {
+        let wrong = |kind| CompileError { source: source.to_owned(), kind };
+        let mistaken = |mistakes| wrong(CompileErrorKind::Mistakes(mistakes));
+        let parser::Parsed { mut root, offsets } = parser::parse(source).map_err(mistaken)?;
         let types: HashMap<String, Type> =
             self.variables.iter().map(|variable| (variable.name.clone(), variable.of.clone())).collect();
-        let checked = checker::check(&mut root, &offsets, &types, &self.root).map_err(wrong)?;
-        validators::validate(&root, &offsets, &checked, &self.root).map_err(wrong)?;
+        let checked =
+            checker::check(&mut root, &offsets, &types, &self.root, self.mutation).map_err(mistaken)?;
+        validators::validate(&root, &offsets, &checked, &self.root).map_err(mistaken)?;
         let of = checked.type_of(&root).clone();
-        let fits = match expected {
-            Expected::Bool => of == Type::Bool,
-            Expected::String => of == Type::String,
-            Expected::Any => true,
-        };
-        if !fits {
-            let wanted = if expected == Expected::Bool { "bool" } else { "string" };
-            return Err(CompileError {
-                source: source.to_owned(),
-                mistakes: Vec::new(),
-                wrong_result: Some(format!("must evaluate to a {wanted}")),
-            });
+        match expected {
+            Expected::Bool if of != Type::Bool => return Err(wrong(CompileErrorKind::Result("bool"))),
+            Expected::String if of != Type::String => return Err(wrong(CompileErrorKind::Result("string"))),
+            _ => {}
         }
         let roots = self
             .variables
@@ -148,17 +157,15 @@ impl Environment {
             .enumerate()
             .map(|(place, variable)| (variable.name.clone(), place))
             .collect();
-        let mut planner = plan::Planner {
-            checked: &checked,
-            variables: &places,
-            locals: Vec::new(),
-            used: vec![false; self.variables.len()],
-        };
+        let mut planner = plan::Planner::new(&checked, &places);
         let node = planner.plan(&root);
-        let used = planner.used;
+        if let Some(error) = planner.failed {
+            return Err(wrong(CompileErrorKind::Constant(error.to_string())));
+        }
+        let (used, depth) = (planner.used, planner.depth_max);
         let names = self.variables.iter().map(|variable| variable.name.clone()).collect();
         let declared = self.variables.iter().map(|variable| variable.declared.clone()).collect();
-        Ok(Program { node, names, declared, used, estimated_cost, of })
+        Ok(Program { node, names, declared, used, estimated_cost, of, depth })
     }
 }
 
@@ -171,6 +178,7 @@ pub struct Program {
     used: Vec<bool>,
     estimated_cost: u64,
     of: Type,
+    depth: usize,
 }
 
 /// The values of an environment's variables for one evaluation.
@@ -235,6 +243,19 @@ pub mod limits {
     pub const EXPRESSION: u64 = 10_000_000;
     /// All rules of a custom resource definition.
     pub const DEFINITION: u64 = 100_000_000;
+
+    /// How many times a cost is the limit, as messages have it: what follows "exceeds budget by factor of".
+    pub fn excess(cost: u64, limit: u64) -> String {
+        let factor = cost as f64 / limit as f64;
+        if factor > 100.0 {
+            "more than 100x".into()
+        } else if factor < 1.5 {
+            // Not `1.0x`.
+            format!("{factor:.6}x")
+        } else {
+            format!("{factor:.1}x")
+        }
+    }
 }
 
 impl Program {
@@ -277,15 +298,17 @@ impl Program {
                 Some((_, Binding::Value(value))) => Some(value.clone()),
             });
         }
-        let mut evaluation = evaluate::Evaluation {
-            variables: &variables,
-            names: &self.names,
-            locals: Vec::new(),
-            cost: 0,
-            limit: budget.call_limit,
+        let limit = budget.call_limit;
+        let evaluated = stack::with_room(self.depth, || {
+            let (variables, names) = (variables.as_slice(), self.names.as_slice());
+            let mut evaluation =
+                evaluate::Evaluation { variables, names, locals: Vec::new(), cost: 0, limit };
+            let result = evaluation.run(&self.node);
+            (result, evaluation.cost)
+        });
+        let Some((result, cost)) = evaluated else {
+            return Err(EvalError::new("no thread for an expression this deep"));
         };
-        let result = evaluation.run(&self.node);
-        let cost = evaluation.cost;
         match budget.remaining.checked_sub(cost) {
             Some(remaining) => {
                 budget.remaining = remaining;

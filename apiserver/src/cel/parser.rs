@@ -7,10 +7,8 @@ use super::macros;
 
 /// Longer expressions are not read.
 const CHARACTERS_MAX: usize = 100_000;
-/// Deeper trees are not read: everything that walks them can then do so on its stack.
+/// Deeper trees are not read: everything that walks them recurses.
 const DEPTH_MAX: usize = 250;
-/// What is nested more is not read either. Reading it takes more stack than a chain of fields or of sums that is as deep.
-const NESTING_MAX: usize = 100;
 
 /// What an operand may begin with, as syntax errors list it.
 const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
@@ -52,7 +50,7 @@ pub(super) fn parse(source: &str) -> Result<Parsed, Vec<Mistake>> {
     }
     let mut mistakes = Vec::new();
     let tokens = lexer::tokens(source, &mut mistakes);
-    let mut parser = Parser { tokens, at: 0, builder: Builder::default(), mistakes, depth: 0, nesting: 0 };
+    let mut parser = Parser { tokens, at: 0, builder: Builder::default(), mistakes, depth: 0 };
     // Numbers begin at one.
     parser.builder.offsets.push(0);
     let root = match parser.expression() {
@@ -104,7 +102,6 @@ struct Parser {
     builder: Builder,
     mistakes: Vec<Mistake>,
     depth: usize,
-    nesting: usize,
 }
 
 impl Parser {
@@ -143,22 +140,25 @@ impl Parser {
         Stopped
     }
 
-    /// What follows an operand is neither an operator nor `expected`.
+    /// What follows an operand is neither an operator nor `expected`, which is one sign or a set of them as messages list it.
+    #[cold]
     fn unexpected_after_operand(&mut self, expected: &str) -> Stopped {
         let token = self.peek().clone();
-        let signs =
-            "'==', '!=', 'in', '<', '<=', '>=', '>', '&&', '||', '[', '.', '-', '?', '+', '*', '/', '%'";
         let message = match (token.kind, expected) {
-            (TokenKind::End, _) => {
-                format!("Syntax error: mismatched input '<EOF>' expecting {}", quoted(expected))
-            }
-            (_, "<EOF>") => {
-                format!("Syntax error: extraneous input '{}' expecting {{<EOF>, {signs}}}", token.text)
-            }
+            (_, "<EOF>") => format!("Syntax error: extraneous input '{}' expecting <EOF>", token.text),
+            (TokenKind::End, ")") => "Syntax error: missing ')' at '<EOF>'".to_owned(),
             _ => format!("Syntax error: mismatched input '{}' expecting {}", token.text, quoted(expected)),
         };
         self.mistake(token.offset, message);
         Stopped
+    }
+
+    /// The end of what commas separate.
+    fn expect_end(&mut self, sign: &str, expected: &str) -> Result<u32, Stopped> {
+        match self.take(sign) {
+            Some(offset) => Ok(offset),
+            None => Err(self.unexpected_after_operand(expected)),
+        }
     }
 
     fn expect(&mut self, sign: &str) -> Result<u32, Stopped> {
@@ -183,10 +183,6 @@ impl Parser {
 
     fn expression(&mut self) -> Result<Expr, Stopped> {
         self.descend()?;
-        self.nesting += 1;
-        if self.nesting > NESTING_MAX {
-            return Err(self.too_deep(NESTING_MAX));
-        }
         let condition = self.logical()?;
         let expression = match self.take("?") {
             None => condition,
@@ -199,7 +195,6 @@ impl Parser {
             }
         };
         self.depth -= 1;
-        self.nesting -= 1;
         Ok(expression)
     }
 
@@ -281,6 +276,14 @@ impl Parser {
                 self.next();
                 odd = !odd;
             }
+            if !self.operand_follows() {
+                let token = self.peek().clone();
+                self.mistake(
+                    token.offset,
+                    format!("Syntax error: extraneous input '{}' expecting {OPERAND}", token.text),
+                );
+                return Err(Stopped);
+            }
             if !odd {
                 return self.member();
             }
@@ -289,6 +292,17 @@ impl Parser {
             return Ok(call(id, function, vec![operand]));
         }
         self.member()
+    }
+
+    fn operand_follows(&self) -> bool {
+        let token = self.peek();
+        match token.kind {
+            TokenKind::End | TokenKind::Escaped => false,
+            TokenKind::Sign => {
+                matches!(token.text.as_str(), "[" | "{" | "(" | "." | "-" | "!" | "true" | "false" | "null")
+            }
+            _ => true,
+        }
     }
 
     /// An operand with all its fields, indexes and method calls.
@@ -320,6 +334,9 @@ impl Parser {
                 let function =
                     if self.take("?").is_some() { operators::OPTIONAL_INDEX } else { operators::INDEX };
                 let id = self.builder.id(open);
+                if !self.operand_follows() {
+                    return Err(self.unexpected(&OPERAND.replace("'!', ", "'!', '?', ")));
+                }
                 let index = self.expression()?;
                 self.expect("]")?;
                 expression = call(id, function, vec![expression, index]);
@@ -345,12 +362,29 @@ impl Parser {
                         "Syntax error: mismatched input '<EOF>' expecting {'?', IDENTIFIER, ESC_IDENTIFIER}"
                             .to_owned()
                     }
-                    _ => format!("Syntax error: no viable alternative at input '.{}'", token.text),
+                    _ => format!(
+                        "Syntax error: no viable alternative at input '{}{}'",
+                        self.blank_before(&token),
+                        token.text
+                    ),
                 };
                 self.mistake(token.offset, message);
                 Err(Stopped)
             }
         }
+    }
+
+    /// The dot before a token, with the blanks between.
+    fn blank_before(&self, token: &Token) -> String {
+        let earlier = &self.tokens[..self.at.min(self.tokens.len())];
+        let dot = earlier
+            .iter()
+            .rev()
+            .find(|earlier| is_sign(earlier, ".") && earlier.offset < token.offset)
+            .map_or(token.offset, |dot| dot.offset);
+        let unread = |place: &u32| self.mistakes.iter().any(|mistake| mistake.offset == Some(*place));
+        let blanks = (dot + 1..token.offset).filter(|place| !unread(place)).count();
+        format!(".{}", " ".repeat(blanks))
     }
 
     fn primary(&mut self) -> Result<Expr, Stopped> {
@@ -513,7 +547,7 @@ impl Parser {
         loop {
             arguments.push(self.expression()?);
             if self.take(",").is_none() {
-                self.expect(")")?;
+                self.expect_end(")", "{')', ','}")?;
                 return Ok(arguments);
             }
         }
@@ -529,7 +563,7 @@ impl Parser {
                 break;
             }
         }
-        self.expect("]")?;
+        self.expect_end("]", "{']', ','}")?;
         Ok(Expr { id, kind: Kind::List(elements) })
     }
 
@@ -545,7 +579,7 @@ impl Parser {
                 break;
             }
         }
-        self.expect("}")?;
+        self.expect_end("}", "{'}', ','}")?;
         Ok(Expr { id, kind: Kind::Map(entries) })
     }
 
@@ -570,7 +604,7 @@ impl Parser {
 }
 
 fn quoted(expected: &str) -> String {
-    if expected.starts_with('<') { expected.to_owned() } else { format!("'{expected}'") }
+    if expected.starts_with(['<', '{']) { expected.to_owned() } else { format!("'{expected}'") }
 }
 
 fn is_sign(token: &Token, sign: &str) -> bool {
@@ -648,7 +682,7 @@ mod tests {
         );
         assert_eq!(first_mistake("if == 1"), (Some(0), "reserved identifier: if".into()));
         assert_eq!(first_mistake("9223372036854775808"), (Some(0), "invalid int literal".into()));
-        assert_eq!(first_mistake("has(a)"), (Some(3), "invalid argument to has() macro".into()));
+        assert_eq!(first_mistake("has(a)"), (Some(4), "invalid argument to has() macro".into()));
         assert_eq!(first_mistake("a.`b`"), (Some(2), "unsupported syntax: '`'".into()));
     }
 
@@ -664,7 +698,7 @@ mod tests {
             vec!["1"; 300].join(" + "),
             "a?b:".repeat(1000),
         ] {
-            let mistakes = parse(&deep).unwrap_err();
+            let mistakes = crate::cel::stack::with_room(deep.len(), || parse(&deep)).unwrap().unwrap_err();
             assert!(
                 mistakes.iter().any(|mistake| mistake.message.contains("recursion limit")),
                 "{:?}",

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::ast::{ACCUMULATOR, Comprehension, Expr, Kind, Literal, operators};
 use super::checker::Checked;
 use super::cost::Rule;
+use super::error::EvalError;
 use super::functions::{self, Overload, Site};
 use super::library::patterns;
 use super::types::Type;
@@ -92,15 +93,40 @@ pub(super) struct Fold {
 
 /// The environment's variables that an expression uses, by name.
 pub(super) struct Planner<'a> {
-    pub checked: &'a Checked,
-    pub variables: &'a HashMap<String, usize>,
-    pub locals: Vec<String>,
+    checked: &'a Checked,
+    variables: &'a HashMap<String, usize>,
+    locals: Vec<String>,
     /// Variables that are used.
     pub used: Vec<bool>,
+    /// The first conversion of a constant that cannot succeed.
+    pub failed: Option<EvalError>,
+    depth: usize,
+    /// How deep the tree is.
+    pub depth_max: usize,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    pub fn new(checked: &'a Checked, variables: &'a HashMap<String, usize>) -> Planner<'a> {
+        Planner {
+            checked,
+            variables,
+            locals: Vec::new(),
+            used: vec![false; variables.len()],
+            failed: None,
+            depth: 0,
+            depth_max: 0,
+        }
+    }
+
     pub fn plan(&mut self, expression: &Expr) -> Node {
+        self.depth += 1;
+        self.depth_max = self.depth_max.max(self.depth);
+        let node = self.node(expression);
+        self.depth -= 1;
+        node
+    }
+
+    fn node(&mut self, expression: &Expr) -> Node {
         match &expression.kind {
             Kind::Literal(literal) => Node::Constant(constant(literal)),
             Kind::Ident(name) => match self.ident(name) {
@@ -256,6 +282,25 @@ impl Planner<'_> {
             }
             _ => None,
         };
+        let converts = matches!(
+            function,
+            "bool"
+                | "bytes"
+                | "double"
+                | "duration"
+                | "dyn"
+                | "int"
+                | "string"
+                | "timestamp"
+                | "type"
+                | "uint"
+        );
+        if let ([Node::Constant(constant)], true, None) = (planned.as_slice(), converts, target) {
+            match convert(function, &overloads, constant) {
+                Ok(value) => return Node::Constant(value),
+                Err(error) => self.failed = self.failed.take().or(Some(error)),
+            }
+        }
         let rule = Rule::of(function, certain);
         Node::Call(Box::new(Call {
             function: function.into(),
@@ -287,6 +332,23 @@ impl Planner<'_> {
         let whole = matches!(comprehension.condition.kind, Kind::Literal(Literal::Bool(true)));
         let two_variables = comprehension.second_variable.is_some();
         Node::Fold(Box::new(Fold { range, start, place, two_variables, whole, condition, step, result }))
+    }
+}
+
+/// A conversion that is done once.
+fn convert(
+    function: &str,
+    overloads: &[&'static Overload],
+    constant: &Value<'static>,
+) -> Result<Value<'static>, EvalError> {
+    let arguments = std::slice::from_ref(constant);
+    match overloads
+        .iter()
+        .find(|overload| overload.parameters.iter().all(|of| constant.fits(of)))
+        .and_then(|overload| overload.run)
+    {
+        Some(run) => run(&Site::default(), arguments),
+        None => Err(EvalError::no_such_function(function, arguments)),
     }
 }
 

@@ -5,7 +5,7 @@ use super::checker::Checked;
 use super::error::Mistake;
 use super::library::text_format::{self, Piece};
 use super::library::{patterns, time};
-use super::types::Root;
+use super::types::{Root, Type};
 
 pub(super) fn validate(
     root: &Expr,
@@ -13,7 +13,7 @@ pub(super) fn validate(
     checked: &Checked,
     names: &Root,
 ) -> Result<(), Vec<Mistake>> {
-    let mut validator = Validator { offsets, checked, names, mistakes: Vec::new() };
+    let mut validator = Validator { offsets, checked, names, exempt: false, mistakes: Vec::new() };
     validator.visit(root);
     if validator.mistakes.is_empty() { Ok(()) } else { Err(validator.mistakes) }
 }
@@ -22,6 +22,7 @@ struct Validator<'a> {
     offsets: &'a [u32],
     checked: &'a Checked,
     names: &'a Root,
+    exempt: bool,
     mistakes: Vec<Mistake>,
 }
 
@@ -35,13 +36,22 @@ impl Validator<'_> {
             Kind::Literal(_) | Kind::Ident(_) | Kind::Wrong => {}
             Kind::Select { operand, .. } => self.visit(operand),
             Kind::Call { target, function, arguments } => {
+                // The values of a format may be of any types, whatever they are in.
+                let exempt = self.exempt;
+                self.exempt |= function == "format" && target.is_some();
                 for operand in target.iter().map(|target| &**target).chain(arguments) {
                     self.visit(operand);
                 }
+                self.exempt = exempt;
                 self.call(expression, target.as_deref(), function, arguments);
             }
-            Kind::List(elements) => elements.iter().for_each(|element| self.visit(&element.value)),
+            Kind::List(elements) => {
+                elements.iter().for_each(|element| self.visit(&element.value));
+                self.agree(elements.iter().map(|element| (&element.value, element.optional)));
+            }
             Kind::Map(entries) => {
+                self.agree(entries.iter().map(|entry| (&entry.key, false)));
+                self.agree(entries.iter().map(|entry| (&entry.value, entry.optional)));
                 for entry in entries {
                     self.visit(&entry.key);
                     self.visit(&entry.value);
@@ -56,11 +66,40 @@ impl Validator<'_> {
         }
     }
 
+    /// Values that are written as one list or map have one type.
+    fn agree<'e>(&mut self, values: impl Iterator<Item = (&'e Expr, bool)>) {
+        if self.exempt {
+            return;
+        }
+        let mut common: Option<Type> = None;
+        for (value, optional) in values {
+            let of = match self.checked.type_of(value) {
+                Type::Optional(inner) if optional => (**inner).clone(),
+                of => of.clone(),
+            };
+            match &common {
+                None => common = Some(of),
+                Some(expected) if *expected == of => {}
+                Some(expected) => {
+                    let message = format!(
+                        "expected type '{}' but found '{}'",
+                        expected.display(self.names),
+                        of.display(self.names)
+                    );
+                    return self.mistake(value, message);
+                }
+            }
+        }
+    }
+
     fn call(&mut self, expression: &Expr, target: Option<&Expr>, function: &str, arguments: &[Expr]) {
         match (function, target, arguments) {
             ("duration", None, [argument @ Expr { kind: Kind::Literal(Literal::String(text)), .. }])
                 if time::parse_duration(text).is_none() =>
             {
+                self.mistake(argument, "invalid duration argument".into());
+            }
+            ("duration", None, [argument @ Expr { kind: Kind::Literal(Literal::Int(_)), .. }]) => {
                 self.mistake(argument, "invalid duration argument".into());
             }
             ("timestamp", None, [argument @ Expr { kind: Kind::Literal(Literal::String(text)), .. }])

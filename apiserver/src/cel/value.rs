@@ -80,6 +80,8 @@ pub type Entries<'a> = BTreeMap<Key, (Value<'a>, Value<'a>)>;
 pub enum Key {
     Bool(bool),
     Int(i128),
+    /// The bits of a number that is not whole.
+    Double(u64),
     String(Box<str>),
 }
 
@@ -151,6 +153,25 @@ impl<'a> Value<'a> {
         })
     }
 
+    /// The type's name in upstream's implementation, which some messages have.
+    pub(super) fn go_type(&self) -> &'static str {
+        match self {
+            Value::Null => "types.Null",
+            Value::Bool(_) => "types.Bool",
+            Value::Int(_) => "types.Int",
+            Value::Uint(_) => "types.Uint",
+            Value::Double(_) => "types.Double",
+            Value::String(_) => "types.String",
+            Value::Bytes(_) => "types.Bytes",
+            Value::Timestamp(_) => "types.Timestamp",
+            Value::Duration(_) => "types.Duration",
+            Value::Optional(_) => "*types.Optional",
+            Value::Type(_) => "*types.Type",
+            Value::List(_) | Value::Map(_) | Value::Object(_) => "types.Lister",
+            Value::Opaque(opaque) => opaque.type_name(),
+        }
+    }
+
     pub(super) fn type_of(&self) -> Type {
         match self {
             Value::Null => Type::Null,
@@ -218,6 +239,7 @@ impl<'a> Value<'a> {
             Value::Double(value) if value.fract() == 0.0 && value.abs() < 2f64.powi(64) => {
                 Some(Key::Int(*value as i128))
             }
+            Value::Double(value) if !value.is_nan() => Some(Key::Double(value.to_bits())),
             Value::String(text) => Some(Key::String((&**text).into())),
             _ => None,
         }
@@ -291,7 +313,7 @@ impl<'a> Map<'a> {
 impl<'a> Object<'a> {
     /// A field by its identifier; none if the object does not have it.
     pub(super) fn get(&self, identifier: &str) -> Option<Result<Value<'a>, EvalError>> {
-        let field = self.of.fields.get(identifier)?;
+        let field = self.of.field(identifier)?;
         let value = self.json.get(&field.name)?;
         Some(Value::from_json(value, Some(&field.declared)))
     }

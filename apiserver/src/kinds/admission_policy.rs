@@ -5,7 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 
 use super::webhook::{MATCH_POLICIES, Rule};
-use crate::cel::{Environment, Expected, Type};
+use crate::cel::{CompileErrorKind, Environment, Expected, Type};
 use crate::field_error::{Errors, Path};
 use crate::validation::given;
 use crate::{table, validation};
@@ -238,10 +238,10 @@ impl Names {
             return;
         }
         if let Err(error) = self.environment().compile(text, expected) {
-            let detail = match &error.wrong_result {
-                Some(_) if expected == Expected::Bool => "must evaluate to bool".to_owned(),
-                Some(_) => "must evaluate to string".to_owned(),
-                None => format!("compilation failed: {error}"),
+            let detail = match &error.kind {
+                CompileErrorKind::Result(wanted) => format!("must evaluate to {wanted}"),
+                CompileErrorKind::Mistakes(_) => format!("compilation failed: {error}"),
+                CompileErrorKind::Constant(why) => format!("instantiation failed: {why}"),
             };
             errors.invalid(path, text, detail);
         }

@@ -88,7 +88,7 @@ fn parse_ip(text: &str) -> Result<IpAddr, String> {
 /// What Go finds wrong with an address.
 fn wrong_address(text: &str) -> String {
     if !text.contains(['.', ':']) {
-        return "unable to parse IP".into();
+        return if text.contains('%') { "missing IPv6 address".into() } else { "unable to parse IP".into() };
     }
     if text.contains(':') {
         return "unexpected character".to_owned() + &format!(", want colon (at {text:?})");

@@ -120,7 +120,15 @@ fn parsed_double(text: &str) -> Option<f64> {
     if !special && !plain.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
     }
-    text.parse().ok()
+    // Between digits an underscore may be.
+    let bytes = text.as_bytes();
+    let between = |place: usize| {
+        place > 0 && bytes[place - 1].is_ascii_digit() && bytes.get(place + 1).is_some_and(u8::is_ascii_digit)
+    };
+    if text.match_indices('_').any(|(place, _)| !between(place)) {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
 }
 
 fn double<'a>(_: &Site, arguments: &[Value<'a>]) -> Converted<'a> {
@@ -195,7 +203,7 @@ pub(in crate::cel) fn double_text(value: f64) -> String {
         return if value > 0.0 { "+Inf".into() } else { "-Inf".into() };
     }
     let magnitude = value.abs();
-    if value != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+    if value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
         let text = format!("{value:e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, exponent) = match exponent.strip_prefix('-') {

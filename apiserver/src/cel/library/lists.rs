@@ -101,7 +101,7 @@ fn is_sorted<'a>(_: &Site, arguments: &[Value<'a>]) -> Result<'a> {
     for item in only(arguments)?.iter() {
         let item = item?;
         if let Some(earlier) = &earlier
-            && equality::compare(earlier, &item)? == Some(Ordering::Greater)
+            && equality::compare(earlier, &item) == Ok(Some(Ordering::Greater))
         {
             return Ok(Value::Bool(false));
         }
@@ -115,7 +115,8 @@ fn extreme<'a>(arguments: &[Value<'a>], better: Ordering, name: &str) -> Result<
     for item in only(arguments)?.iter() {
         let item = item?;
         best = Some(match best {
-            Some(best) if equality::compare(&item, &best)? != Some(better) => best,
+            // What cannot be compared is not better.
+            Some(best) if equality::compare(&item, &best) != Ok(Some(better)) => best,
             _ => item,
         });
     }

@@ -27,6 +27,11 @@ pub(super) fn declare(functions: &mut Functions) {
 
 /// Compiles an RE2 pattern. What is wrong with it is said as Go says it, as far as that can be told.
 pub(in crate::cel) fn compile(pattern: &str) -> Result<Regex, String> {
+    if pattern.contains('{')
+        && let Some(why) = complaint(pattern).filter(|why| why.starts_with("invalid repeat count"))
+    {
+        return Err(format!("error parsing regexp: {why}"));
+    }
     RegexBuilder::new(&translated(pattern)).size_limit(SIZE_MAX).build().map_err(|error| {
         let why = complaint(pattern).unwrap_or_else(|| match error {
             regex::Error::CompiledTooBig(_) => "expression too large".to_owned(),
@@ -47,6 +52,23 @@ fn complaint(pattern: &str) -> Option<String> {
                 None => return Some("trailing backslash at end of expression: ``".into()),
                 Some(_) => repeatable = true,
             },
+            '{' if repeatable => {
+                let counts: String =
+                    characters.clone().map(|(_, next)| next).take_while(|next| *next != '}').collect();
+                let is_count =
+                    |count: &str| !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
+                let mut parts = counts.splitn(2, ',');
+                let (least, most) = (parts.next().unwrap_or_default(), parts.next());
+                let repeats = is_count(least) && most.is_none_or(|most| most.is_empty() || is_count(most));
+                if repeats
+                    && [Some(least), most]
+                        .into_iter()
+                        .flatten()
+                        .any(|count| count.parse::<u32>().is_ok_and(|count| count > 1000))
+                {
+                    return Some(format!("invalid repeat count: `{{{counts}}}`"));
+                }
+            }
             '[' => {
                 let mut end =
                     characters.clone().skip_while(|(next, c)| *next == place + 1 && matches!(c, '^' | ']'));

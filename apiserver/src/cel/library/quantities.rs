@@ -12,6 +12,8 @@ use crate::cel::value::Value;
 pub struct Quantity {
     digits: i128,
     scale: u32,
+    /// Whether upstream keeps it as an integer and a scale, and not as a decimal of any length, which is never taken for an integer.
+    small: bool,
 }
 
 impl PartialEq for Quantity {
@@ -74,7 +76,7 @@ fn parse(text: &str) -> Result<Quantity, &'static str> {
         return Err(FORMAT);
     }
     // Ten or two, to which power.
-    let (binary, power): (u32, i32) = match suffix {
+    let (binary, power): (u32, i64) = match suffix {
         "" => (0, 0),
         "n" => (0, -9),
         "u" => (0, -6),
@@ -100,30 +102,37 @@ fn parse(text: &str) -> Result<Quantity, &'static str> {
                 return Err(FORMAT);
             }
             let exponent = suffix.strip_prefix(['e', 'E']).ok_or(SUFFIX)?;
-            (0, exponent.parse::<i32>().map_err(|_| SUFFIX)?)
+            (0, exponent.parse::<i32>().map_err(|_| SUFFIX)?.into())
         }
     };
     let largest = i128::from(i64::MAX);
     let whole = whole.trim_start_matches('0');
+    let written_fraction = fraction.len();
     let fraction = fraction.trim_end_matches('0');
     // Numbers so long that they are out of range or beyond the finest fraction whatever follows.
     let zero = whole.is_empty() && fraction.is_empty();
-    let magnitude = whole.len() as i32 + power + (binary * 3 / 10) as i32;
+    let magnitude = whole.len() as i64 + power + i64::from(binary * 3 / 10);
     let sign = if negative { -1 } else { 1 };
+    let small = if binary == 0 {
+        whole.len() + written_fraction <= 18 && power - written_fraction as i64 >= -(SCALE_MAX as i64)
+    } else {
+        written_fraction == 0 && whole.len() + (binary * 3 / 10) as usize <= 14
+    };
     if zero {
-        return Ok(Quantity { digits: 0, scale: 0 });
+        return Ok(Quantity { digits: 0, scale: 0, small });
     }
+    let beyond = Quantity { digits: sign * largest, scale: 0, small: false };
     if magnitude > 30 {
-        return Ok(Quantity { digits: sign * largest, scale: 0 });
+        return Ok(beyond);
     }
     let leading_zeros =
-        if whole.is_empty() { fraction.len() - fraction.trim_start_matches('0').len() } else { 0 } as i32;
-    if whole.is_empty() && power - leading_zeros < -(SCALE_MAX as i32) && binary == 0 {
+        if whole.is_empty() { fraction.len() - fraction.trim_start_matches('0').len() } else { 0 } as i64;
+    if whole.len() as i64 + power - leading_zeros < -(SCALE_MAX as i64) && binary == 0 {
         // Rounded away from zero.
-        return Ok(Quantity { digits: sign, scale: SCALE_MAX });
+        return Ok(Quantity { digits: sign, scale: SCALE_MAX, small: false });
     }
     // Digits times ten to the power of this, then two to the power of `binary`, rounded up to billionths.
-    let mut exponent = power - fraction.len() as i32;
+    let mut exponent = power - fraction.len() as i64;
     let mut digits: i128 = 0;
     let mut lost = false;
     for digit in whole.bytes().chain(fraction.bytes()) {
@@ -138,11 +147,11 @@ fn parse(text: &str) -> Result<Quantity, &'static str> {
     while exponent > 0 {
         digits = match digits.checked_mul(10) {
             Some(more) => more,
-            None => return Ok(Quantity { digits: sign * largest, scale: 0 }),
+            None => return Ok(beyond),
         };
         exponent -= 1;
     }
-    while exponent < -(SCALE_MAX as i32) {
+    while exponent < -(SCALE_MAX as i64) {
         lost |= digits % 10 != 0;
         digits /= 10;
         exponent += 1;
@@ -150,11 +159,16 @@ fn parse(text: &str) -> Result<Quantity, &'static str> {
     if lost {
         digits += 1;
     }
-    let scale = exponent.unsigned_abs();
+    let mut scale = exponent.unsigned_abs() as u32;
     if digits / 10_i128.pow(scale) > largest {
-        return Ok(Quantity { digits: sign * largest, scale: 0 });
+        return Ok(beyond);
     }
-    Ok(Quantity { digits: sign * digits, scale })
+    // The digits that were written count: `1.0` is no integer.
+    while small && binary == 0 && i64::from(scale) < written_fraction as i64 - power {
+        digits *= 10;
+        scale += 1;
+    }
+    Ok(Quantity { digits: sign * digits, scale, small })
 }
 
 impl Quantity {
@@ -168,13 +182,19 @@ impl Quantity {
     }
 
     fn plus(self, other: Quantity, sign: i128) -> Quantity {
+        let other = Quantity { digits: sign * other.digits, ..other };
+        match (self.digits, other.digits) {
+            (_, 0) => return self,
+            (0, _) => return other,
+            _ => {}
+        }
         let scale = self.scale.max(other.scale);
-        Quantity { digits: self.at_scale(scale).saturating_add(sign * other.at_scale(scale)), scale }
+        let small = self.small && other.small;
+        Quantity { digits: self.at_scale(scale).saturating_add(other.at_scale(scale)), scale, small }
     }
 
     fn as_integer(&self) -> Option<i64> {
-        let unit = 10_i128.pow(self.scale);
-        if self.digits % unit == 0 { i64::try_from(self.digits / unit).ok() } else { None }
+        if self.small && self.scale == 0 { i64::try_from(self.digits).ok() } else { None }
     }
 }
 
@@ -206,7 +226,7 @@ fn two(arguments: &[Value<'_>]) -> Result<(Quantity, Quantity), EvalError> {
     match arguments {
         [Value::Opaque(Opaque::Quantity(one)), Value::Opaque(Opaque::Quantity(other))] => Ok((*one, *other)),
         [Value::Opaque(Opaque::Quantity(one)), Value::Int(other)] => {
-            Ok((*one, Quantity { digits: i128::from(*other), scale: 0 }))
+            Ok((*one, Quantity { digits: i128::from(*other), scale: 0, small: true }))
         }
         _ => Err(EvalError::no_such_overload()),
     }
@@ -274,7 +294,10 @@ mod tests {
         }
         assert_eq!(parse("1.5").unwrap().as_integer(), None);
         assert_eq!(parse("3k").unwrap().as_integer(), Some(3000));
-        assert_eq!(parse("1e100").unwrap().as_integer(), Some(i64::MAX));
+        assert_eq!(parse("1.0").unwrap().as_integer(), None);
+        assert_eq!(parse("1e100").unwrap().as_integer(), None);
+        assert_eq!(parse("1e100").unwrap(), parse("9223372036854775807").unwrap());
+        assert!(parse("1e2147483647").is_ok() && parse("1e-2147483648").is_ok());
         assert_eq!(parse("0.0000000001").unwrap(), parse("1n").unwrap());
         assert!(parse(&"9".repeat(100)).is_ok());
         assert!(parse(&format!("0.{}1", "0".repeat(100))).is_ok());

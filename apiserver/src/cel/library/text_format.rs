@@ -17,7 +17,7 @@ pub(in crate::cel) enum Verb {
     Text,
     Decimal,
     Fixed(usize),
-    Scientific(usize),
+    Scientific,
     Binary,
     Hexadecimal { upper: bool },
     Octal,
@@ -65,7 +65,7 @@ pub(in crate::cel) fn parse(format: &str) -> Result<Vec<Piece>, String> {
             's' => Verb::Text,
             'd' => Verb::Decimal,
             'f' => Verb::Fixed(precision.unwrap_or(PRECISION)),
-            'e' => Verb::Scientific(precision.unwrap_or(PRECISION)),
+            'e' => Verb::Scientific,
             'b' => Verb::Binary,
             'x' => Verb::Hexadecimal { upper: false },
             'X' => Verb::Hexadecimal { upper: true },
@@ -94,7 +94,7 @@ impl Verb {
             _ if of.is_dyn() => true,
             Verb::Text => !matches!(of, Type::Object(_) | Type::Opaque(_) | Type::Optional(_)),
             Verb::Decimal | Verb::Octal => matches!(of, Type::Int | Type::Uint),
-            Verb::Fixed(_) | Verb::Scientific(_) => matches!(of, Type::Double | Type::String),
+            Verb::Fixed(_) | Verb::Scientific => matches!(of, Type::Double | Type::String),
             Verb::Binary => matches!(of, Type::Int | Type::Uint | Type::Bool),
             Verb::Hexadecimal { .. } => matches!(of, Type::Int | Type::Uint | Type::String | Type::Bytes),
         };
@@ -108,7 +108,7 @@ impl Verb {
             }
             Verb::Decimal => "decimal clause can only be used on integers",
             Verb::Fixed(_) => "fixed-point clause can only be used on doubles",
-            Verb::Scientific(_) => "scientific clause can only be used on doubles",
+            Verb::Scientific => "scientific clause can only be used on doubles",
             Verb::Binary => "only integers and bools can be formatted as binary",
             Verb::Hexadecimal { .. } => "only integers, byte buffers, and strings can be formatted as hex",
             Verb::Octal => "octal clause can only be used on integers",
@@ -145,8 +145,8 @@ impl Verb {
                 Ok(if upper { text.to_uppercase() } else { text })
             }
             (Verb::Fixed(precision), Value::Double(value)) => Ok(fixed(*value, precision)),
-            (Verb::Scientific(precision), Value::Double(value)) => Ok(scientific(*value, precision)),
-            (Verb::Fixed(_) | Verb::Scientific(_), Value::String(text)) => match special(text) {
+            (Verb::Scientific, Value::Double(value)) => Ok(scientific(*value)),
+            (Verb::Fixed(_) | Verb::Scientific, Value::String(text)) => match special(text) {
                 Some(value) => Ok(fixed(value, 0)),
                 None => refused(),
             },
@@ -196,12 +196,12 @@ fn fixed(value: f64, precision: usize) -> String {
     grouped
 }
 
-/// With the power of ten written out, as the English locale has it.
-fn scientific(value: f64, precision: usize) -> String {
+/// With the power of ten written out, as the English locale has it, which does not heed the digits that are asked for.
+fn scientific(value: f64) -> String {
     if let Some(text) = infinite(value) {
         return text.into();
     }
-    let text = format!("{value:.precision$e}");
+    let text = format!("{value:.PRECISION$e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let (sign, exponent) = match exponent.strip_prefix('-') {
         Some(exponent) => ("\u{207b}", exponent),
@@ -214,7 +214,7 @@ fn scientific(value: f64, precision: usize) -> String {
         digit => char::from_u32(0x2070 + digit.to_digit(10).unwrap_or_default()).unwrap_or(digit),
     };
     let exponent: String = format!("{exponent:0>2}").chars().map(raised).collect();
-    format!("{digits}\u{202f}×\u{202f}10{sign}{exponent}")
+    format!("{digits}×10{sign}{exponent}")
 }
 
 /// A value as `%s` has it; inside lists and maps as it would be written in an expression.
@@ -251,12 +251,20 @@ fn written(value: &Value<'_>, inside: bool, depth: usize) -> Result<String, ()> 
             entries.sort_unstable();
             format!("{{{}}}", entries.join(", "))
         }
+        Value::Object(object) => {
+            let mut entries = Vec::new();
+            for name in object.of.fields.keys() {
+                if let Some(value) = object.get(name) {
+                    entries.push(format!("{name:?}:{}", written(&value.map_err(|_| ())?, true, depth + 1)?));
+                }
+            }
+            format!("{{{}}}", entries.join(", "))
+        }
         Value::Type(of) => {
             let name = of.display(&Default::default()).to_string();
-            let name = name.split('(').next().unwrap_or_default().to_owned();
-            if inside { format!("type({name})") } else { name }
+            name.split('(').next().unwrap_or_default().to_owned()
         }
-        Value::Object(_) | Value::Optional(_) | Value::Opaque(_) => return Err(()),
+        Value::Optional(_) | Value::Opaque(_) => return Err(()),
         plain => text(plain),
     })
 }

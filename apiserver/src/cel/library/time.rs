@@ -77,7 +77,7 @@ impl Timestamp {
                     return None;
                 }
                 let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
-                if hours > 23 || minutes > 59 {
+                if hours > 24 || minutes > 60 {
                     return None;
                 }
                 (hours * 60 + minutes) * if offset.starts_with('-') { -60 } else { 60 }
