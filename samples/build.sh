@@ -27,7 +27,7 @@ else
     fi
     rustup toolchain link coracle-guest /usr
     guest_cargo="cargo +coracle-guest"
-    build_std="-Zbuild-std=std,panic_abort"
+    build_std="-Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size"
     command_args="-Clink-arg=/usr/lib/wasm32-wasi/crt1-command.o"
     proxy_args="-Clink-arg=--wasi-adapter=proxy"
     # rust-lld and wasm-component-ld come with the host's own toolchain.

@@ -75,6 +75,7 @@ pub use certificate_signing_request::{prepare_approval, set_requester};
 pub use definition::{Decoded, KindDef, Operations};
 pub use ingress_class::is_default as is_default_ingress_class;
 pub use pod::references;
+pub(crate) use pod::resources::qos_class;
 pub use service::{
     AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses as service_addresses,
     owner as service_owner,

@@ -5,12 +5,14 @@ mod access_review;
 mod approval;
 mod binding;
 pub mod connect;
+mod ephemeral_containers;
 mod eviction;
 mod finalize;
 mod log;
 mod node;
 mod proxy;
 mod rules_review;
+mod resize;
 mod scale;
 mod self_review;
 mod streams;
@@ -32,7 +34,8 @@ use crate::authn::Identity;
 use crate::decode::{self, FieldValidation};
 use crate::request_info::RequestInfo;
 use crate::verbs::options::Query;
-use crate::verbs::{Answer, Call};
+use crate::verbs::modify::{Detail, Part};
+use crate::verbs::{Answer, Call, patch, update};
 
 /// A response body that is passed on as it comes.
 pub type BodyStream = BoxStream<'static, Result<Bytes, std::io::Error>>;
@@ -132,9 +135,24 @@ pub async fn perform(call: &Call, name: &str, verb: Verb) -> Result<Answer, ApiE
         ("eviction", Verb::Create) => eviction::create(call).await,
         ("token", Verb::Create) => token::create(call).await,
         ("finalize", Verb::Update) => finalize::update(call).await,
+        ("ephemeralcontainers", verb) => detail(call, &ephemeral_containers::PART, verb).await,
+        ("resize", verb) => detail(call, &resize::PART, verb).await,
         ("approval", Verb::Get) => Ok(Answer::ok(call.current().await?.json.clone())),
         ("approval", Verb::Update) => approval::update(call).await,
         ("approval", Verb::Patch(patch)) => approval::patch(call, patch).await,
+        _ => Err(ApiError::wrong_method()),
+    }
+}
+
+/// The whole object, of which one part may change.
+async fn detail(call: &Call, part: &'static Detail, verb: Verb) -> Result<Answer, ApiError> {
+    match verb {
+        Verb::Get => {
+            call.api.cache.catch_up(&*call.api.store).await?;
+            Ok(Answer::ok(call.current().await?.json.clone()))
+        }
+        Verb::Update => update::update(call, Part::Detail(part)).await,
+        Verb::Patch(kind) => patch::patch(call, kind, Part::Detail(part)).await,
         _ => Err(ApiError::wrong_method()),
     }
 }

@@ -28,9 +28,34 @@ pub enum Part {
     /// Everything but status, where the kind has a status subresource.
     Main,
     Status,
+    /// A part with rules of its own, behind a subresource.
+    Detail(&'static Detail),
     /// A subresource made the new object out of the old one and answers for it: nothing is restored or validated.
     Whole,
 }
+
+/// The rules of a part that a subresource changes.
+pub struct Detail {
+    pub name: &'static str,
+    /// The old object with what may change taken from the new one.
+    pub confine: fn(&dyn ApiObject, &dyn ApiObject) -> Result<Box<dyn ApiObject>, ApiError>,
+    /// New, old: what the part may become. All other rules of the kind hold as well.
+    pub validate: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
+}
+
+impl std::fmt::Debug for Detail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Detail {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Detail {}
 
 /// The state that a change starts from.
 pub struct Current {
@@ -115,7 +140,17 @@ async fn attempt(
     if part == Part::Whole {
         return write(call, current, new, revision, pinned, Reservations::default()).await;
     }
-    let mut new = confine(call, part, new, old)?;
+    let mut new = match part {
+        Part::Detail(detail) => {
+            let version = new.meta().resource_version.clone();
+            let managed = new.meta().managed_fields.clone();
+            let mut confined = (detail.confine)(&*new, old)?;
+            confined.meta_mut().resource_version = version;
+            confined.meta_mut().managed_fields = managed;
+            confined
+        }
+        _ => confine(call, part, new, old)?,
+    };
     def.ops.set_defaults(&mut *new);
     if owners == Owners::Track {
         call.track(part, Some(old), &mut new)?;
@@ -124,8 +159,10 @@ async fn attempt(
     match part {
         Part::Status => def.ops.prepare_status_update(&mut *new, old),
         Part::Main | Part::Whole => def.ops.prepare_update(&mut *new, old),
+        Part::Detail(_) => {}
     }
-    if part == Part::Main && def.has_generation && spec_differs(&*new, old, def.has_status || def.built_in)? {
+    let counts = matches!(part, Part::Main | Part::Detail(_)) && def.has_generation;
+    if counts && spec_differs(&*new, old, def.has_status || def.built_in)? {
         new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
     }
     let mut errors = Errors::default();
@@ -135,7 +172,10 @@ async fn attempt(
         def.ops.validate_status_update(&*new, old, &mut errors);
     } else {
         def.ops.validate(&*new, &mut errors);
-        def.ops.validate_update(&*new, old, &mut errors);
+        match part {
+            Part::Detail(detail) => (detail.validate)(&*new, old, &mut errors),
+            _ => def.ops.validate_update(&*new, old, &mut errors),
+        }
     }
     let invalid = |errors: Errors| ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes());
     if !errors.is_empty() {

@@ -32,7 +32,12 @@ pub fn adopt(spec: &Spec, pod: &Pod, label: &str, now: Timestamp) -> PodState {
         })
         .collect();
     let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let statuses = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let statuses = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .chain(&status.ephemeral_container_statuses)
+        .flatten();
     for known in statuses {
         let Some(index) = spec.containers.iter().position(|view| *view.name == *known.name) else { continue };
         let container = &mut state.containers[index];

@@ -10,9 +10,11 @@ use coracle_client::events::EventRecorder;
 use coracle_client::informer::Informer;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Amounts, Rejection, fits};
+use super::state::Resize;
 use super::images::Images;
 use crate::logs::Logs;
 use crate::network::Network;
@@ -49,12 +51,13 @@ pub struct NodeFacts {
 /// What the accepted pods ask for together.
 pub struct Ledger {
     capacity: Amounts,
+    freed: watch::Sender<()>,
     used: Mutex<(Amounts, HashMap<Box<str>, Amounts>)>,
 }
 
 impl Ledger {
     pub fn new(capacity: Amounts) -> Self {
-        Ledger { capacity, used: Mutex::default() }
+        Ledger { capacity, freed: watch::channel(()).0, used: Mutex::default() }
     }
 
     /// Books the pod in, unless it does not fit; `force` for one that this node accepted before it restarted.
@@ -71,11 +74,37 @@ impl Ledger {
         Ok(())
     }
 
+    /// Books a pod that is in for other amounts.
+    pub fn resize(&self, uid: &str, wanted: Amounts) -> Result<(), Resize> {
+        fits(wanted, Amounts::default(), self.capacity).map_err(|r| Resize::infeasible(r.message))?;
+        let mut used = self.used.lock();
+        let before = used.1.get(uid).copied().unwrap_or_default();
+        let mut others = used.0;
+        others.subtract(before);
+        fits(wanted, others, self.capacity).map_err(|r| Resize::deferred(r.message))?;
+        others.add(wanted);
+        used.0 = others;
+        used.1.insert(uid.into(), wanted);
+        drop(used);
+        self.freed.send_replace(());
+        Ok(())
+    }
+
+    /// Returns when some pod needs less than now.
+    pub fn freed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut freed = self.freed.subscribe();
+        async move {
+            let _ = freed.changed().await;
+        }
+    }
+
     pub fn release(&self, uid: &str) {
         let mut used = self.used.lock();
         if let Some(amounts) = used.1.remove(uid) {
             used.0.subtract(amounts);
         }
+        drop(used);
+        self.freed.send_replace(());
     }
 }
 

@@ -23,7 +23,7 @@ impl<'a> PodEvents<'a> {
         self.record(None, EventType::Warning, reason, message.into());
     }
 
-    /// `field`: as [`field_path`] gives it.
+    /// `field`: as `Spec::field_path` gives it.
     pub fn container(&self, field: &str, kind: EventType, reason: &str, message: impl Into<String>) {
         self.record(Some(field.to_owned()), kind, reason, message.into());
     }
@@ -41,9 +41,4 @@ impl<'a> PodEvents<'a> {
         };
         self.recorder.event_for(about, kind, reason, message);
     }
-}
-
-/// `spec.containers{name}`: which container an event is about.
-pub fn field_path(name: &str, init: bool) -> String {
-    format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::admission;
 use super::context::Context;
 use super::downward::Fields;
-use super::events::{PodEvents, field_path};
+use super::events::PodEvents;
 use super::hooks;
 use super::spec::Spec;
 use super::start::{Failed, MessageSource, Started};
@@ -37,6 +37,8 @@ pub enum Done {
         terminated: Terminated,
     },
     Stopped,
+    /// Another pod has left room.
+    Freed,
     Probed {
         index: usize,
         run: u64,
@@ -269,9 +271,9 @@ pub async fn stop(
             let view = spec.container_of(&pod, index)?;
             let hook = view.lifecycle.as_ref()?.pre_stop.as_ref()?;
             let ip = network.as_ref()?.ip();
-            let error = hooks::run(hook, view, ip, grace).await.err()?;
+            let error = hooks::run(hook, &view, &container, ip, grace).await.err()?;
             PodEvents::new(&context.recorder, &object).container(
-                &field_path(&view.name, spec.is_init(index)),
+                &spec.field_path(index),
                 coracle_client::events::EventType::Warning,
                 "FailedPreStopHook",
                 format!("PreStopHook failed: {error}"),

@@ -77,7 +77,7 @@ pub fn is_complete(spec: &Spec, state: &PodState) -> bool {
     let init_failed = (0..spec.init_count).any(|index| {
         !spec.containers[index].sidecar && for_good(index) && !state.containers[index].succeeded()
     });
-    init_failed || (spec.init_count..spec.containers.len()).all(for_good)
+    init_failed || spec.mains().all(for_good)
 }
 
 /// Every init container has done its work, every sidecar among them has started.
@@ -121,8 +121,12 @@ fn check_deadline(spec: &Spec, state: &mut PodState, now: Timestamp, plan: &mut 
 }
 
 fn run(spec: &Spec, state: &mut PodState, now: Timestamp, plan: &mut Plan) {
+    // Who debugs a pod that does not start needs them before all others.
+    for index in spec.main_end..spec.containers.len() {
+        keep_running(spec, state, index, now, plan);
+    }
     // Once the main containers have begun, a finished init container is history; sidecars are still kept alive.
-    let begun = (spec.init_count..spec.containers.len()).any(|index| {
+    let begun = spec.mains().any(|index| {
         let container = &state.containers[index];
         container.last.is_some() || !matches!(container.run, Run::Waiting(_))
     });
@@ -134,7 +138,7 @@ fn run(spec: &Spec, state: &mut PodState, now: Timestamp, plan: &mut Plan) {
             return;
         }
     }
-    for index in spec.init_count..spec.containers.len() {
+    for index in spec.mains() {
         keep_running(spec, state, index, now, plan);
     }
 }

@@ -1,16 +1,21 @@
 //! What the pod worker must remember of a pod's spec between wake-ups; the rest is decoded when it is needed.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod};
 
 /// The default of `terminationGracePeriodSeconds`.
 const GRACE_DEFAULT_SECONDS: i64 = 30;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// Init containers first, then the main ones, each in the order of the pod.
+    /// Init containers first, then the main ones, then ephemeral ones, each in the order of the pod.
     pub containers: Box<[ContainerView]>,
     pub init_count: usize,
+    /// Where the ephemeral ones begin.
+    pub main_end: usize,
     pub restart_policy: RestartPolicy,
     pub active_deadline_seconds: Option<i64>,
     pub grace_seconds: i64,
@@ -81,8 +86,15 @@ impl Spec {
                 .iter()
                 .map(|c| ContainerView::of(c, true, restart_policy))
                 .chain(spec.containers.iter().map(|c| ContainerView::of(c, false, restart_policy)))
+                .chain(
+                    spec.ephemeral_containers
+                        .iter()
+                        .flatten()
+                        .map(|c| ContainerView::of(&plain(c), false, RestartPolicy::Never)),
+                )
                 .collect(),
             init_count: init.len(),
+            main_end: init.len() + spec.containers.len(),
             restart_policy,
             active_deadline_seconds: spec.active_deadline_seconds,
             grace_seconds,
@@ -101,13 +113,60 @@ impl Spec {
         index < self.init_count
     }
 
+    pub fn is_ephemeral(&self, index: usize) -> bool {
+        index >= self.main_end
+    }
+
+    /// The main containers.
+    pub fn mains(&self) -> Range<usize> {
+        self.init_count..self.main_end
+    }
+
+    /// `spec.containers{name}`: which container an event is about.
+    pub fn field_path(&self, index: usize) -> String {
+        let list = match (self.is_init(index), self.is_ephemeral(index)) {
+            (true, _) => "initContainers",
+            (_, true) => "ephemeralContainers",
+            _ => "containers",
+        };
+        format!("spec.{list}{{{}}}", self.containers[index].name)
+    }
+
     /// The container of the typed pod at our index.
-    pub fn container_of<'a>(&self, pod: &'a Pod, index: usize) -> Option<&'a Container> {
+    pub fn container_of<'a>(&self, pod: &'a Pod, index: usize) -> Option<Cow<'a, Container>> {
         let spec = pod.spec.as_ref()?;
+        if let Some(ephemeral) = index.checked_sub(self.main_end) {
+            return spec.ephemeral_containers.as_ref()?.get(ephemeral).map(|c| Cow::Owned(plain(c)));
+        }
         match index.checked_sub(self.init_count) {
             Some(main) => spec.containers.get(main),
             None => spec.init_containers.as_ref()?.get(index),
         }
+        .map(Cow::Borrowed)
+    }
+}
+
+/// What an ephemeral container has in common with the others; the rest it may not have.
+fn plain(container: &EphemeralContainer) -> Container {
+    let c = container.clone();
+    Container {
+        name: c.name,
+        image: c.image,
+        image_pull_policy: c.image_pull_policy,
+        command: c.command,
+        args: c.args,
+        working_dir: c.working_dir,
+        env: c.env,
+        env_from: c.env_from,
+        volume_mounts: c.volume_mounts,
+        volume_devices: c.volume_devices,
+        security_context: c.security_context,
+        termination_message_path: c.termination_message_path,
+        termination_message_policy: c.termination_message_policy,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        tty: c.tty,
+        ..Container::default()
     }
 }
 

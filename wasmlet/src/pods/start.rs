@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::Context;
 use super::downward::Fields;
 use super::env;
-use super::events::{PodEvents, field_path};
+use super::events::PodEvents;
 use super::expansion::expand;
 use super::hooks;
 use super::images::{PullSecret, image_id, pull_secret};
@@ -91,7 +91,8 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
         let view = spec
             .container_of(&pod, order.index)
             .ok_or_else(|| Failed::new("CreateContainerConfigError", "no such container"))?;
-        let field = field_path(&view.name, spec.is_init(order.index));
+        let field = spec.field_path(order.index);
+        let view = &*view;
         let image = image(&order, &pod, view, &field).await?;
         let spec = container_spec(&order, &pod, view, image.clone()).await?;
         order.runtime.prepare(&image).await.map_err(|e| Failed::new("CreateContainerError", e))?;
@@ -132,7 +133,7 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
     events.container(&field, EventType::Normal, "Started", format!("Started container {name}"));
     let mut hook_failure = None;
     if let Some((hook, view)) = post_start
-        && let Err(error) = hooks::run(&hook, &view, order.network.ip(), POST_START_MAX).await
+        && let Err(error) = hooks::run(&hook, &view, &container, order.network.ip(), POST_START_MAX).await
     {
         events.container(
             &field,

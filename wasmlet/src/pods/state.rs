@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::backoff::Backoff;
 use super::spec::Spec;
@@ -22,8 +23,19 @@ pub struct PodState {
     /// Gone from the API (or about to be): end it without saying so to anyone.
     pub vanished: bool,
     pub conditions: Vec<Condition>,
+    /// A resize that waits.
+    pub resize: Option<Resize>,
+    /// Whether the API was ever told of one.
+    pub resize_told: bool,
     /// `name_namespace(uid)`, as back-off messages name the pod.
     pub label: Box<str>,
+}
+
+/// `PodResizePending`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resize {
+    pub reason: &'static str,
+    pub message: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +78,8 @@ pub struct ContainerState {
     /// Of starts that failed: the image's pull above all.
     pub start_backoff: Backoff,
     pub crash_backoff: Backoff,
+    /// What it was given of what the pod asks for.
+    pub resources: Option<Box<ResourceRequirements>>,
     /// The readiness probe's verdict; meaningless without one.
     pub ready: bool,
     /// The startup probe's verdict; meaningless without one.
@@ -133,11 +147,14 @@ impl PodState {
         let waiting = if spec.init_count > 0 { "PodInitializing" } else { "ContainerCreating" };
         PodState {
             containers: (0..spec.containers.len())
-                .map(|index| ContainerState {
+                .map(|index| {
                     // Upstream shows the containers of a pod with init containers as initialising from the start.
-                    run: Run::Waiting(Waiting::of(waiting)),
-                    started: !spec.containers[index].startup_probe,
-                    ..ContainerState::default()
+                    let waiting = if spec.is_ephemeral(index) { "ContainerCreating" } else { waiting };
+                    ContainerState {
+                        run: Run::Waiting(Waiting::of(waiting)),
+                        started: !spec.containers[index].startup_probe,
+                        ..ContainerState::default()
+                    }
                 })
                 .collect(),
             sandbox: Sandbox::Absent,
@@ -146,6 +163,8 @@ impl PodState {
             ip: None,
             vanished: false,
             conditions: Vec::new(),
+            resize: None,
+            resize_told: false,
             label: label.into(),
         }
     }

@@ -26,6 +26,8 @@ impl Phase {
     }
 }
 
+const RESIZE_PENDING: &str = "PodResizePending";
+
 /// Facts of the API object that go into the status unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
@@ -57,7 +59,7 @@ pub fn phase(spec: &Spec, state: &PodState) -> Phase {
             (_, Some(last)) => failed_init |= last.exit_code != 0,
         }
     }
-    let mains = state.containers.get(spec.init_count..).unwrap_or_default();
+    let mains = state.containers.get(spec.mains()).unwrap_or_default();
     let begun =
         mains.iter().any(|c| c.last.is_some() || !matches!(c.run, Run::Waiting(_) | Run::Starting(_)));
     if failed_init && (spec.restart_policy == RestartPolicy::Never || terminal) {
@@ -106,6 +108,10 @@ pub fn refresh_conditions(spec: &Spec, state: &mut PodState, given: &Given, now:
     fresh.push(pod_ready(spec, given, ready, reason, message.clone()));
     fresh.push(("ContainersReady", ready, reason, message));
     fresh.push(("PodScheduled", true, "", String::new()));
+    if let Some(resize) = &state.resize {
+        state.resize_told = true;
+        fresh.push((RESIZE_PENDING, true, resize.reason, resize.message.clone()));
+    }
     state.conditions = fresh
         .into_iter()
         .map(|(kind, status, reason, message)| {
@@ -124,7 +130,7 @@ fn initialized(spec: &Spec, state: &PodState, phase: Phase) -> Fresh {
     if phase == Phase::Succeeded {
         return (KIND, true, "PodCompleted", String::new());
     }
-    let mains = state.containers.get(spec.init_count..).unwrap_or_default();
+    let mains = state.containers.get(spec.mains()).unwrap_or_default();
     let begun =
         mains.iter().any(|c| c.last.is_some() || matches!(c.run, Run::Running(_) | Run::Terminated(_)));
     if begun || is_initialized(spec, state) {
@@ -146,7 +152,7 @@ fn containers_ready(spec: &Spec, state: &PodState, phase: Phase) -> (bool, &'sta
     }
     let unready =
         names(spec.containers.iter().zip(&state.containers).enumerate().filter_map(|(index, (v, c))| {
-            ((v.sidecar || !spec.is_init(index)) && !is_ready(spec, index, c)).then_some(&*v.name)
+            ((v.sidecar || !spec.is_init(index)) && !spec.is_ephemeral(index) && !is_ready(spec, index, c)).then_some(&*v.name)
         }));
     if unready.is_empty() {
         (true, "", String::new())
@@ -187,6 +193,9 @@ fn pod_ready(
 /// A container's own `ready`.
 pub fn is_ready(spec: &Spec, index: usize, container: &ContainerState) -> bool {
     let view = &spec.containers[index];
+    if spec.is_ephemeral(index) {
+        return false;
+    }
     if spec.is_init(index) && !view.sidecar {
         return container.succeeded();
     }
@@ -220,17 +229,23 @@ pub fn compose(spec: &Spec, state: &PodState, given: &Given, runtime: &str) -> V
     if let Some(start) = state.start_time {
         status.insert("startTime".into(), time(start));
     }
-    status.insert(
-        "conditions".into(),
-        state.conditions.iter().map(|c| condition(c, spec.generation)).collect(),
-    );
+    let mut conditions: Vec<Value> =
+        state.conditions.iter().map(|c| condition(c, spec.generation)).collect();
+    if state.resize.is_none() && state.resize_told {
+        conditions.push(json!({"$patch": "delete", "type": RESIZE_PENDING}));
+    }
+    status.insert("conditions".into(), conditions.into());
     let statuses = |range: std::ops::Range<usize>| -> Value {
         range.map(|index| container_status(spec, state, index, runtime)).collect()
     };
     if spec.init_count > 0 {
         status.insert("initContainerStatuses".into(), statuses(0..spec.init_count));
     }
-    status.insert("containerStatuses".into(), statuses(spec.init_count..spec.containers.len()));
+    status.insert("containerStatuses".into(), statuses(spec.mains()));
+    if spec.main_end < spec.containers.len() {
+        let all = statuses(spec.main_end..spec.containers.len());
+        status.insert("ephemeralContainerStatuses".into(), all);
+    }
     Value::Object(status)
 }
 
@@ -270,7 +285,7 @@ fn container_status(spec: &Spec, state: &PodState, index: usize, runtime: &str) 
     let shown = match &container.run {
         Run::Waiting(waiting) | Run::Starting(waiting) => {
             // Until the pod is initialised, nothing shows its main containers as being created.
-            let held = !spec.is_init(index) && spec.init_count > 0 && !is_initialized(spec, state);
+            let held = spec.mains().contains(&index) && spec.init_count > 0 && !is_initialized(spec, state);
             if held && waiting.reason == "ContainerCreating" {
                 json!({"waiting": waiting_value(&Waiting::of("PodInitializing"))})
             } else {
@@ -287,6 +302,20 @@ fn container_status(spec: &Spec, state: &PodState, index: usize, runtime: &str) 
     };
     out.insert("lastState".into(), last);
     out.insert("ready".into(), json!(is_ready(spec, index, container)));
+    if let Some(resources) = &container.resources {
+        if let Some(requests) = resources.requests.as_ref().filter(|r| !r.is_empty()) {
+            out.insert("allocatedResources".into(), json!(requests));
+        }
+        if container.running().is_some() {
+            let mut shown = Map::new();
+            for (name, amounts) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+                if let Some(amounts) = amounts.as_ref().filter(|a| !a.is_empty()) {
+                    shown.insert(name.into(), json!(amounts));
+                }
+            }
+            out.insert("resources".into(), shown.into());
+        }
+    }
     out.insert("restartCount".into(), json!(container.restarts));
     out.insert("started".into(), json!(container.running().is_some() && container.started));
     Value::Object(out)

@@ -1,7 +1,6 @@
 //! The one task of a pod: takes in what happened, plans, acts, and keeps the API's status true.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,23 +19,19 @@ use super::admission;
 use super::adopt::adopt;
 use super::backoff::later;
 use super::context::Context;
-use super::events::{PodEvents, field_path};
+use super::events::PodEvents;
 use super::operations::{self, Done, Watched};
 use super::plan::{self, Action, step};
 use super::spec::Spec;
 use super::start::{self, Order};
 use super::state::{Failure, PodState, Run, Running, Sandbox, grace};
-use super::status::{self, Given};
+use super::status::Given;
 use crate::network::PodNetwork;
 use crate::runtime::{Container, Runtime};
 use crate::volumes::PodVolumes;
 
 /// How long running guests have when the node itself stops.
 const NODE_STOP_GRACE: Duration = Duration::from_secs(2);
-/// Failed writes to the API are tried again after this, doubling.
-const WRITE_RETRY_MIN: Duration = Duration::from_millis(200);
-const WRITE_CONFLICT_RETRY: Duration = Duration::from_millis(2);
-const WRITE_RETRY_MAX: Duration = Duration::from_secs(10);
 /// Mounted volumes that could not be brought up to date are tried again after this.
 const VOLUMES_RETRY: Duration = Duration::from_secs(10);
 /// How often what an emptyDir with a sizeLimit holds is added up: the kubelet's interval.
@@ -127,7 +122,8 @@ impl Worker {
         let label = format!("{}_{}({})", head.name, head.namespace, head.uid);
         let spec = Spec::of(pod);
         let now = Timestamp::now();
-        let state = adopt(&spec, pod, &label, now);
+        let mut state = adopt(&spec, pod, &label, now);
+        Self::allocate(&mut state, &spec, pod);
         let mut worker = Worker {
             given: given(&context, pod),
             context,
@@ -260,9 +256,12 @@ impl Worker {
         match object.decode::<Pod>() {
             Ok(pod) => {
                 let fresh = Spec::of(&pod);
-                // Containers never come and go in a pod; ephemeral ones are not run here.
-                if fresh.containers.len() == self.spec.containers.len() {
+                // Containers never come and go in a pod; ephemeral ones come.
+                let same = (fresh.init_count, fresh.main_end) == (self.spec.init_count, self.spec.main_end);
+                if same && fresh.containers.len() >= self.spec.containers.len() {
                     self.spec = fresh;
+                    self.state.containers.resize_with(self.spec.containers.len(), Default::default);
+                    self.resize(&pod);
                 }
                 self.given = given(&self.context, &pod);
                 let metadata_changed = !same_metadata(&self.object, &object);
@@ -315,14 +314,14 @@ impl Worker {
             }
             Action::CrashBackOff(index) => {
                 let view = &self.spec.containers[index];
-                let field = field_path(&view.name, self.spec.is_init(index));
+                let field = self.spec.field_path(index);
                 let message =
                     format!("Back-off restarting failed container {} in pod {}", view.name, self.state.label);
                 self.events().container(&field, EventType::Warning, "BackOff", message);
             }
             Action::PullBackOff(index) => {
                 let view = &self.spec.containers[index];
-                let field = field_path(&view.name, self.spec.is_init(index));
+                let field = self.spec.field_path(index);
                 let message = format!("Back-off pulling image \"{}\"", view.image);
                 self.events().container(&field, EventType::Normal, "BackOff", message);
                 self.events().container(&field, EventType::Warning, "Failed", "Error: ImagePullBackOff");
@@ -365,7 +364,7 @@ impl Worker {
 
     fn kill_event(&self, index: usize, why: &str) {
         let view = &self.spec.containers[index];
-        let field = field_path(&view.name, self.spec.is_init(index));
+        let field = self.spec.field_path(index);
         let message =
             if why.is_empty() { format!("Stopping container {}", view.name) } else { why.to_owned() };
         self.events().container(&field, EventType::Normal, "Killing", message);
@@ -416,6 +415,13 @@ impl Worker {
             Done::Started { index, result: Err(failed) } => self.start_failed(index, failed),
             Done::Ended { index, run, terminated } => self.ended(index, run, terminated),
             Done::Stopped => {}
+            Done::Freed => {
+                if let Ok(pod) = self.object.decode::<Pod>() {
+                    // It may wait again.
+                    self.state.resize = None;
+                    self.resize(&pod);
+                }
+            }
             Done::Probed { index, run, kind, outcome } => self.probed(index, run, kind, outcome),
             Done::VolumesChanged => {
                 self.volumes_watched = false;
@@ -558,7 +564,7 @@ impl Worker {
         if failed.image {
             return;
         }
-        let field = field_path(&self.spec.containers[index].name, self.spec.is_init(index));
+        let field = self.spec.field_path(index);
         self.events().container(&field, EventType::Warning, "Failed", format!("Error: {}", failed.message));
     }
 
@@ -572,84 +578,6 @@ impl Worker {
         self.context.running.remove(uid, name);
         self.state.containers[index].ended(terminated);
         self.status_dirty = true;
-    }
-
-    fn status_written(&mut self, hash: u64, result: Result<(), coracle_client::ApiError>) {
-        self.status_in_flight = false;
-        match result {
-            Ok(()) => {
-                self.status_sent = Some(hash);
-                self.write_failures = 0;
-            }
-            Err(error) if error.is_not_found() => {
-                // Deleted by force: the watch will say so too.
-                tracing::debug!(pod = %self.object.key(), "status of a pod that is gone");
-                self.status_sent = Some(hash);
-                self.state.vanished = true;
-            }
-            Err(error) if error.code() == 422 => {
-                // Trying again would not help; the next change of the status is another try.
-                tracing::error!(pod = %self.object.key(), %error, "the API refuses the pod's status");
-                self.status_sent = Some(hash);
-            }
-            Err(error) => {
-                self.status_dirty = true;
-                self.retry_write("writing the status of", &error);
-            }
-        }
-    }
-
-    fn retry_write(&mut self, what: &str, error: &coracle_client::ApiError) {
-        tracing::debug!(pod = %self.object.key(), %error, "{what} a pod");
-        // Another writer came first: what we say stays true, and nobody is to be spared.
-        let least = if error.is_conflict() { WRITE_CONFLICT_RETRY } else { WRITE_RETRY_MIN };
-        let delay = least.saturating_mul(1 << self.write_failures.min(10)).min(WRITE_RETRY_MAX);
-        self.write_failures += 1;
-        self.write_retry = Some(tokio::time::Instant::now() + delay);
-    }
-
-    fn write_blocked(&mut self) -> bool {
-        match self.write_retry {
-            Some(at) if at > tokio::time::Instant::now() => true,
-            _ => {
-                self.write_retry = None;
-                false
-            }
-        }
-    }
-
-    /// At most one write is under way, and what it says is the newest there is when it begins.
-    fn write_status(&mut self) {
-        if !self.status_dirty || self.status_in_flight || self.gone || self.write_blocked() {
-            return;
-        }
-        self.status_dirty = false;
-        let runtime = self.runtime.as_ref().or(self.context.runtimes.first()).map_or("", |r| r.name());
-        status::refresh_conditions(&self.spec, &mut self.state, &self.given, Timestamp::now());
-        let status = status::compose(&self.spec, &self.state, &self.given, runtime);
-        let mut hasher = DefaultHasher::new();
-        hasher.write(status.to_string().as_bytes());
-        let hash = hasher.finish();
-        if self.status_sent == Some(hash) {
-            return;
-        }
-        self.status_in_flight = true;
-        let work = operations::write_status(self.context.clone(), self.object.clone(), status, hash);
-        self.operations.push(work.boxed());
-    }
-
-    /// A deleted pod's object may go when its end has been written.
-    fn remove(&mut self) {
-        let due = self.spec.deletion.is_some()
-            && self.state.sandbox == Sandbox::Closed
-            && self.state.quiet()
-            && !self.status_dirty
-            && !self.status_in_flight;
-        if !due || self.removing || self.removed || self.gone || self.write_blocked() {
-            return;
-        }
-        self.removing = true;
-        self.operations.push(operations::remove(self.context.clone(), self.object.clone()).boxed());
     }
 }
 
@@ -703,6 +631,8 @@ fn same_metadata(before: &Object, after: &Object) -> bool {
 }
 
 mod probing;
+mod resizing;
+mod writing;
 
 #[cfg(test)]
 mod tests;

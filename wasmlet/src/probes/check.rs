@@ -1,6 +1,7 @@
 //! Carries out one check: an HTTP request or a TCP connect, within its timeout, with upstream's messages.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request};
@@ -11,10 +12,29 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::tls;
+use crate::runtime::Container;
+use crate::runtime::output::output_of;
 use super::{Check, HttpCheck, Outcome};
 
-pub async fn run(check: &Check, timeout: Duration) -> Outcome {
+/// What an exec probe's output is cut to, as upstream.
+const OUTPUT_BYTES_MAX: usize = 10 << 10;
+
+/// `container`: where commands are run.
+pub async fn run(check: &Check, timeout: Duration, container: &Arc<dyn Container>) -> Outcome {
     match check {
+        Check::Exec(command) => {
+            let run = output_of(container, command.clone(), OUTPUT_BYTES_MAX);
+            match tokio::time::timeout(timeout, run).await {
+                Ok(Ok((0, _))) => Outcome::Success,
+                Ok(Ok((_, text))) => Outcome::Failure(String::from_utf8_lossy(&text).into_owned()),
+                Ok(Err(error)) => Outcome::Unknown(error.to_string()),
+                Err(_) => Outcome::Failure(format!(
+                    "command timed out: \"{}\" timed out after {}s",
+                    command.join(" "),
+                    timeout.as_secs()
+                )),
+            }
+        }
         Check::Impossible(reason) => Outcome::Unknown(reason.clone()),
         Check::Tcp { host, port } => {
             let address = format!("{host}:{port}");

@@ -1,6 +1,7 @@
 //! What a pod worker may ask of something that runs containers, and nothing about how it is done.
 
 pub mod fake;
+pub mod output;
 pub mod stdio;
 pub mod wasm;
 

@@ -106,13 +106,18 @@ fn find(site: &Site, namespace: &str, name: &str, container: &str, previous: boo
     let pod: Pod = object.decode().map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     let spec = pod.spec.as_ref();
     let names = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    if !names.into_iter().any(|c| c.name == container) {
+    let ephemeral = spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+    let is_one = names.into_iter().any(|c| c.name == container) || ephemeral.into_iter().any(|c| c.name == container);
+    if !is_one {
         return Err((StatusCode::BAD_REQUEST, format!("container {container} is not valid for pod {name}")));
     }
     let known = pod
         .status
         .iter()
-        .flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten())
+        .flat_map(|s| {
+            let ephemeral = &s.ephemeral_container_statuses;
+            s.container_statuses.iter().chain(&s.init_container_statuses).chain(ephemeral).flatten()
+        })
         .find(|s| s.name == container);
     let latest = site.context.logs.latest(&object.head.uid, container);
     let run = which_run(known, latest.as_ref().map(|l| l.restart()), name, container, previous)?;

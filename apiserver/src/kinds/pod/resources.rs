@@ -76,7 +76,7 @@ fn amount(resource: &str, wire: &Wire, path: &Path<'_>, errors: &mut Errors) -> 
 
 /// `Guaranteed` where every container's limits for CPU and memory equal its requests, `BestEffort` where none says
 /// anything, else `Burstable`.
-pub(super) fn qos_class(spec: &PodSpec) -> &'static str {
+pub(crate) fn qos_class(spec: &PodSpec) -> &'static str {
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let all: Vec<Option<&ResourceRequirements>> = match &spec.resources {
         Some(resources) if resources.limits.is_some() || resources.requests.is_some() => {

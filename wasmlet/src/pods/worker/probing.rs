@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::Worker;
 use crate::pods::backoff::later;
-use crate::pods::events::field_path;
 use crate::pods::operations::Done;
 use crate::pods::state::Run;
 use crate::probes::{Check, Kind, Outcome, ProbeSpec, Tracker, check};
@@ -50,13 +49,13 @@ impl Worker {
         let run = live.run;
         let Some(probing) = live.probes.iter_mut().find(|p| p.spec.kind == kind) else { return };
         probing.began = Instant::now() + delay;
-        let spec = probing.spec.clone();
+        let (spec, container) = (probing.spec.clone(), live.container.clone());
         let round = async move {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
             // Boxed: while a probe only waits for its time, it holds no more than a timer.
-            let outcome = Box::pin(check::run(&spec.check, spec.timeout)).await;
+            let outcome = Box::pin(check::run(&spec.check, spec.timeout, &container)).await;
             Done::Probed { index, run, kind, outcome }
         };
         self.operations.push(round.boxed());
@@ -110,7 +109,7 @@ impl Worker {
             }
             Outcome::Unknown(text) => format!("{} probe errored: {text}", kind.title()),
         };
-        let field = field_path(&self.spec.containers[index].name, self.spec.is_init(index));
+        let field = self.spec.field_path(index);
         self.events().container(&field, EventType::Warning, "Unhealthy", message);
     }
 

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
-use super::session::{Ended, OUTPUT_QUEUE, Session, Wanted};
+use super::session::{Ended, Session, Wanted};
 use super::terminal::{self, Terminal};
 use super::{Target, answer, session, wanted};
+use crate::runtime::output::output_of;
 use crate::runtime::stdio::Stdio;
 use crate::runtime::{Container, ExecError};
 use crate::server::Site;
@@ -113,44 +112,13 @@ pub async fn run(
         [one] => one.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
         many => many.to_vec(),
     };
-    let (ended, text) = collect(container, command, RUN_BYTES_MAX).await;
-    match ended {
-        Ended::Exited(0) => text.into_response(),
-        Ended::Exited(code) => {
-            let mut text = text;
-            text.extend_from_slice(
-                format!("command '{}' exited with {code}\n", query.all("cmd").join(" ")).as_bytes(),
-            );
+    let shown = query.all("cmd").join(" ");
+    match output_of(&container, command, RUN_BYTES_MAX).await {
+        Ok((0, text)) => text.into_response(),
+        Ok((code, mut text)) => {
+            text.extend_from_slice(format!("command '{shown}' exited with {code}\n").as_bytes());
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
         }
-        Ended::Failed(text) => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
-}
-
-/// Runs a command without a client and returns how it ended and the first `limit` bytes of what it wrote. Dropped: the
-/// program ends.
-pub async fn collect(container: Arc<dyn Container>, command: Vec<String>, limit: usize) -> (Ended, Vec<u8>) {
-    let (output, mut pieces) = mpsc::channel(OUTPUT_QUEUE);
-    let (end, ended) = oneshot::channel();
-    let gone = CancellationToken::new();
-    let session = Session {
-        stdin: None,
-        stdout: Some(output.clone()),
-        stderr: Some(output),
-        size: watch::channel(None).1,
-        gone: gone.clone(),
-        end,
-    };
-    let wanted = Wanted { stdout: true, stderr: true, ..Wanted::default() };
-    let guard = gone.drop_guard();
-    // A task of its own: who stops waiting lets it clean up behind itself.
-    tokio::spawn(run_in(session, container, command, wanted));
-    let mut text = Vec::new();
-    while let Some(piece) = pieces.recv().await {
-        let room = limit.saturating_sub(text.len()).min(piece.len());
-        text.extend_from_slice(&piece[..room]);
-    }
-    let ended = ended.await.unwrap_or(Ended::Failed("the program was lost".into()));
-    drop(guard);
-    (ended, text)
 }
