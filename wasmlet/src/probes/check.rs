@@ -21,20 +21,24 @@ const OUTPUT_BYTES_MAX: usize = 10 << 10;
 
 /// `container`: where commands are run.
 pub async fn run(check: &Check, timeout: Duration, container: &Arc<dyn Container>) -> Outcome {
+    let Check::Exec(command) = check else { return ask(check, timeout).await };
+    let run = output_of(container, command.clone(), OUTPUT_BYTES_MAX);
+    match tokio::time::timeout(timeout, run).await {
+        Ok(Ok((0, _))) => Outcome::Success,
+        Ok(Ok((_, text))) => Outcome::Failure(String::from_utf8_lossy(&text).into_owned()),
+        Ok(Err(error)) => Outcome::Unknown(error.to_string()),
+        Err(_) => Outcome::Failure(format!(
+            "command timed out: \"{}\" timed out after {}s",
+            command.join(" "),
+            timeout.as_secs()
+        )),
+    }
+}
+
+/// What needs no container to ask.
+async fn ask(check: &Check, timeout: Duration) -> Outcome {
     match check {
-        Check::Exec(command) => {
-            let run = output_of(container, command.clone(), OUTPUT_BYTES_MAX);
-            match tokio::time::timeout(timeout, run).await {
-                Ok(Ok((0, _))) => Outcome::Success,
-                Ok(Ok((_, text))) => Outcome::Failure(String::from_utf8_lossy(&text).into_owned()),
-                Ok(Err(error)) => Outcome::Unknown(error.to_string()),
-                Err(_) => Outcome::Failure(format!(
-                    "command timed out: \"{}\" timed out after {}s",
-                    command.join(" "),
-                    timeout.as_secs()
-                )),
-            }
-        }
+        Check::Exec(_) => Outcome::Unknown("missing probe handler".into()),
         Check::Impossible(reason) => Outcome::Unknown(reason.clone()),
         Check::Tcp { host, port } => {
             let address = format!("{host}:{port}");
@@ -195,7 +199,7 @@ mod tests {
             (None, Some("context deadline exceeded")),
         ] {
             let (port, task) = server(answer).await;
-            match (run(&http(port), TIMEOUT).await, want) {
+            match (ask(&http(port), TIMEOUT).await, want) {
                 (Outcome::Success, None) => {}
                 (Outcome::Failure(text), Some(want)) => assert!(text.contains(want), "{text}"),
                 (got, want) => panic!("{got:?}, want {want:?}"),
@@ -207,15 +211,15 @@ mod tests {
     #[tokio::test]
     async fn tcp_and_refusal() {
         let (port, task) = server(None).await;
-        assert_eq!(run(&Check::Tcp { host: "127.0.0.1".into(), port }, TIMEOUT).await, Outcome::Success);
+        assert_eq!(ask(&Check::Tcp { host: "127.0.0.1".into(), port }, TIMEOUT).await, Outcome::Success);
         task.abort();
         let _ = task.await;
         let want = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
         assert_eq!(
-            run(&Check::Tcp { host: "127.0.0.1".into(), port }, TIMEOUT).await,
+            ask(&Check::Tcp { host: "127.0.0.1".into(), port }, TIMEOUT).await,
             Outcome::Refused(want.clone())
         );
-        let got = run(&http(port), TIMEOUT).await;
+        let got = ask(&http(port), TIMEOUT).await;
         assert_eq!(got, Outcome::Refused(format!("Get \"http://127.0.0.1:{port}/healthz\": {want}")));
     }
 }

@@ -42,21 +42,34 @@ pub struct Attachments {
     once: bool,
     pub terminal: bool,
     stdin: Mutex<Option<mpsc::Sender<Bytes>>>,
-    listeners: Mutex<Vec<Arc<Listener>>>,
+    listeners: Mutex<Vec<Listener>>,
     /// Spares writers the lock.
     any: AtomicBool,
 }
 
 struct Listener {
     queue: mpsc::UnboundedSender<(Stream, Bytes)>,
-    behind: AtomicUsize,
+    meter: Arc<Meter>,
+}
+
+/// How far a client is behind.
+#[derive(Default)]
+struct Meter {
+    bytes: AtomicUsize,
+    left: AtomicBool,
     room: Notify,
+}
+
+impl Meter {
+    fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= BEHIND_MAX && !self.left.load(Ordering::Relaxed)
+    }
 }
 
 /// One attached client. Dropped: it has left.
 pub struct Attached {
     owner: Arc<Attachments>,
-    listener: Arc<Listener>,
+    meter: Arc<Meter>,
     queue: mpsc::UnboundedReceiver<(Stream, Bytes)>,
     has_stdin: bool,
 }
@@ -92,38 +105,34 @@ impl Attachments {
     pub fn attach(self: &Arc<Self>, with_stdin: bool) -> Result<Attached, AttachError> {
         let has_stdin = with_stdin && self.stdin.lock().is_some();
         let (sender, queue) = mpsc::unbounded_channel();
-        let listener = Arc::new(Listener { queue: sender, behind: AtomicUsize::new(0), room: Notify::new() });
+        let meter = Arc::new(Meter::default());
         let mut listeners = self.listeners.lock();
         if listeners.len() >= ATTACHED_MAX {
             return Err(AttachError::TooMany);
         }
-        listeners.push(listener.clone());
+        listeners.push(Listener { queue: sender, meter: meter.clone() });
         self.any.store(true, Ordering::Release);
         drop(listeners);
-        Ok(Attached { owner: self.clone(), listener, queue, has_stdin })
+        Ok(Attached { owner: self.clone(), meter, queue, has_stdin })
     }
 
     /// Whether a guest may write now.
     pub fn has_room(&self) -> bool {
         !self.any.load(Ordering::Acquire)
-            || self.listeners.lock().iter().all(|l| l.behind.load(Ordering::Relaxed) < BEHIND_MAX)
+            || !self.listeners.lock().iter().any(|listener| listener.meter.is_full())
     }
 
     /// Returns when every attached client has room.
     pub async fn room(&self) {
         while self.any.load(Ordering::Acquire) {
-            let full = self
-                .listeners
-                .lock()
-                .iter()
-                .find(|l| l.behind.load(Ordering::Relaxed) >= BEHIND_MAX)
-                .cloned();
+            let full = {
+                let listeners = self.listeners.lock();
+                listeners.iter().find(|l| l.meter.is_full()).map(|l| l.meter.clone())
+            };
             let Some(full) = full else { return };
             let notified = full.room.notified();
-            if full.behind.load(Ordering::Relaxed) >= BEHIND_MAX && !full.queue.is_closed() {
+            if full.is_full() {
                 notified.await;
-            } else if full.queue.is_closed() {
-                self.listeners.lock().retain(|l| !Arc::ptr_eq(l, &full));
             }
         }
     }
@@ -134,7 +143,7 @@ impl Attachments {
         }
         let bytes = Bytes::copy_from_slice(bytes);
         for listener in self.listeners.lock().iter() {
-            listener.behind.fetch_add(bytes.len(), Ordering::Relaxed);
+            listener.meter.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
             let _ = listener.queue.send((stream, bytes.clone()));
         }
     }
@@ -156,9 +165,9 @@ impl Attached {
     /// The next piece of output; None when the guest has ended.
     pub async fn next(&mut self) -> Option<(Stream, Bytes)> {
         let (stream, bytes) = self.queue.recv().await?;
-        let before = self.listener.behind.fetch_sub(bytes.len(), Ordering::Relaxed);
+        let before = self.meter.bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
         if before >= BEHIND_MAX {
-            self.listener.room.notify_waiters();
+            self.meter.room.notify_waiters();
         }
         Some((stream, bytes))
     }
@@ -180,11 +189,11 @@ impl Drop for Attached {
     fn drop(&mut self) {
         self.stdin_ended();
         let mut listeners = self.owner.listeners.lock();
-        listeners.retain(|l| !Arc::ptr_eq(l, &self.listener));
+        listeners.retain(|l| !Arc::ptr_eq(&l.meter, &self.meter));
         self.owner.any.store(!listeners.is_empty(), Ordering::Release);
         drop(listeners);
-        self.queue.close();
-        self.listener.room.notify_waiters();
+        self.meter.left.store(true, Ordering::Relaxed);
+        self.meter.room.notify_waiters();
     }
 }
 
@@ -232,8 +241,12 @@ mod tests {
             drop(first);
             assert_eq!(guest.recv().await.unwrap(), "x");
             assert_eq!(hub.attach(true).unwrap().stdin().is_some(), stays);
+            let mut last = hub.attach(false).unwrap();
+            hub.write(Stream::Stdout, b"last words");
             hub.close();
             assert!(guest.recv().await.is_none());
+            assert_eq!(last.next().await.unwrap().1, "last words");
+            assert!(last.next().await.is_none(), "the guest has ended");
         }
     }
 }

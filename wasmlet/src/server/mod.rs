@@ -1,6 +1,7 @@
 //! The node's HTTPS server: container logs, exec and its like, statistics, pods, health; for the apiserver and
 //! administrators only.
 
+pub mod authorize;
 mod container_logs;
 mod query;
 mod stats;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::pods::context::Context;
+use authorize::Question;
 pub use tls::TlsError;
 use tls::{Acceptor, Peer};
 
@@ -49,6 +51,7 @@ pub struct Site {
     pub context: Arc<Context>,
     pub pods: Informer,
     pub rates: stats::Rates,
+    pub authorizer: authorize::Authorizer,
     pub streams: streaming::Streams,
 }
 
@@ -70,7 +73,7 @@ pub async fn serve(
     site: Arc<Site>,
     shutdown: CancellationToken,
 ) -> Result<(), TlsError> {
-    let router = router(site);
+    let router = router(site.clone());
     let mut acceptor = tls::acceptor(&serving.borrow_and_update(), &client_ca)?;
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut renewable = true;
@@ -90,7 +93,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-                let work = connection(stream, acceptor.clone(), router.clone());
+                let work = connection(stream, acceptor.clone(), router.clone(), site.clone());
                 let shutdown = shutdown.clone();
                 tokio::spawn(async move {
                     let _slot = slot;
@@ -109,7 +112,7 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
+async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router, site: Arc<Site>) {
     let _ = stream.set_nodelay(true);
     let (stream, peer) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(accepted)) => accepted,
@@ -119,12 +122,17 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
     let peer = Arc::new(peer);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (router, peer) = (router.clone(), peer.clone());
+        let (router, peer, site) = (router.clone(), peer.clone(), site.clone());
         async move {
-            let response: Result<Response, Infallible> = if peer.may_enter() {
+            let questions = Question::of(request.method(), request.uri().path());
+            let allowed = peer.may_enter() || {
+                let context = &site.context;
+                site.authorizer.allows(&context.client, &context.node.name, &peer, &questions).await
+            };
+            let response: Result<Response, Infallible> = if allowed {
                 router.oneshot(request.map(Body::new)).await
             } else {
-                Ok(forbidden(&peer, &request))
+                Ok(forbidden(&peer, &questions))
             };
             response
         }
@@ -138,21 +146,40 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router) {
     }
 }
 
-fn forbidden<B>(peer: &Peer, request: &Request<B>) -> Response {
-    let verb = match *request.method() {
-        http::Method::GET | http::Method::HEAD => "get",
-        http::Method::DELETE => "delete",
-        http::Method::PUT => "update",
-        _ => "create",
-    };
-    let text = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource=proxy)", peer.user);
+fn forbidden(peer: &Peer, questions: &[Question]) -> Response {
+    let verb = questions.first().map_or("get", |question| question.verb);
+    let subresources: Vec<&str> = questions.iter().map(|question| question.subresource).collect();
+    let text = format!(
+        "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{}])",
+        peer.user,
+        subresources.join(" ")
+    );
     (StatusCode::FORBIDDEN, text).into_response()
+}
+
+/// The settings of this node that a kubelet would have.
+async fn configz(State(site): State<Arc<Site>>) -> Response {
+    let node = &site.context.node;
+    let pods = node.allocatable.get("pods").and_then(|pods| pods.0.parse::<u64>().ok());
+    let body = serde_json::json!({"kubeletconfig": {
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "enableServer": true,
+        "port": PORT,
+        "clusterDomain": node.cluster_domain,
+        "maxPods": pods,
+        "streamingConnectionIdleTimeout": "4h0m0s",
+        "authentication": {"x509": {}, "webhook": {"enabled": false}, "anonymous": {"enabled": false}},
+        "authorization": {"mode": "Webhook"},
+    }});
+    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(pods))
+        .route("/configz", get(configz))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs::serve))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(stats::metrics))

@@ -83,6 +83,7 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
         context: node.pods.context().clone(),
         pods: node.informer.clone(),
         rates: Default::default(),
+        authorizer: Default::default(),
         streams: Default::default(),
     });
     let listener = listen([127, 0, 0, 1].into(), 0).await.unwrap();
@@ -97,7 +98,7 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
     let answer = get(&authority.client(Some(&nobody)), address, "/pods").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(
-        answer.ends_with("Forbidden (user=alice, verb=get, resource=nodes, subresource=proxy)"),
+        answer.ends_with("Forbidden (user=alice, verb=get, resource=nodes, subresource(s)=[pods proxy])"),
         "{answer}"
     );
 

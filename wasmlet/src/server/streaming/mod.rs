@@ -192,6 +192,3 @@ async fn websocket(
 fn answer(result: Result<Response, Refusal>) -> Response {
     result.unwrap_or_else(IntoResponse::into_response)
 }
-
-#[cfg(test)]
-mod tests;

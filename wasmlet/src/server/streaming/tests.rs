@@ -1,1 +1,0 @@
-//! Streams over real TLS against a node whose runtime is the fake one.
