@@ -53,7 +53,7 @@ fn validate(new: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors) {
     }
     let class = old.status.as_ref().and_then(|s| s.qos_class.clone());
     if class.unwrap_or_else(|| qos_class(old_spec).into()) != qos_class(new_spec) {
-        errors.invalid(&path, qos_class(new_spec), "Pod QOS Class may not change as a result of resizing");
+        errors.invalid(path, qos_class(new_spec), "Pod QOS Class may not change as a result of resizing");
     }
     let none = Vec::new();
     let (new_init, old_init) = (
@@ -64,11 +64,11 @@ fn validate(new: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors) {
         [("containers", &new_spec.containers, &old_spec.containers), ("initContainers", new_init, old_init)]
     {
         if new.len() != old.len() {
-            errors.forbidden(&path, &format!("{list} may not be added or removed on resize"));
+            errors.forbidden(path, &format!("{list} may not be added or removed on resize"));
             return;
         }
         if new.iter().zip(old).any(|(new, old)| new.name != old.name) {
-            errors.forbidden(&path, &format!("{list} may not be renamed or reordered on resize"));
+            errors.forbidden(path, &format!("{list} may not be renamed or reordered on resize"));
             return;
         }
         for (index, (new, old)) in new.iter().zip(old).enumerate() {
@@ -77,7 +77,7 @@ fn validate(new: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors) {
             let sidecar = old.restart_policy.as_deref() == Some("Always");
             if list == "initContainers" && !sidecar {
                 if new.resources != old.resources {
-                    errors.forbidden(&at, "resources for non-sidecar init containers are immutable");
+                    errors.forbidden(at, "resources for non-sidecar init containers are immutable");
                 }
                 continue;
             }

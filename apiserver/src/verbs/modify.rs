@@ -34,11 +34,14 @@ pub enum Part {
     Whole,
 }
 
+/// New, old: the object that a part's change makes.
+type Confine = fn(&dyn ApiObject, &dyn ApiObject) -> Result<Box<dyn ApiObject>, ApiError>;
+
 /// The rules of a part that a subresource changes.
 pub struct Detail {
     pub name: &'static str,
     /// The old object with what may change taken from the new one.
-    pub confine: fn(&dyn ApiObject, &dyn ApiObject) -> Result<Box<dyn ApiObject>, ApiError>,
+    pub confine: Confine,
     /// New, old: what the part may become. All other rules of the kind hold as well.
     pub validate: fn(&dyn ApiObject, &dyn ApiObject, &mut Errors),
 }
