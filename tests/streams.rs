@@ -101,14 +101,32 @@ fn commands_run_with_their_codes_streams_and_files() {
     for (version, kubectl) in kubectls(&cluster) {
         for (arguments, input, code, stdout, stderr) in [
             (&["exec", "work", "--", "cat", "/etc/words/greeting"][..], None, 0, "hello", ""),
-            (&["exec", "work", "--", "sh", "-c", "echo $WHO; echo no >&2; exit 3"], None, 3, "world\n", "no\n"),
+            (
+                &["exec", "work", "--", "sh", "-c", "echo $WHO; echo no >&2; exit 3"],
+                None,
+                3,
+                "world\n",
+                "no\n",
+            ),
             (&["exec", "-i", "work", "--", "wc", "-l"], Some("a\nb\nc\n"), 0, "3\n", ""),
             (&["exec", "work", "--", "ls", "/"], None, 0, "data\netc\n", ""),
-            (&["exec", "work", "--", "sh", "-c", "for i in 1 2; do echo $i; done | tail -n1"], None, 0, "2\n", ""),
+            (
+                &["exec", "work", "--", "sh", "-c", "for i in 1 2; do echo $i; done | tail -n1"],
+                None,
+                0,
+                "2\n",
+                "",
+            ),
             (&["exec", "work", "--", "false"], None, 1, "", "exit code 1"),
             (&["exec", "work", "--", "nothing"], None, 127, "", "executable file not found in $PATH"),
             (&["exec", "web", "--", "hostname"], None, 0, "web\n", ""),
-            (&["exec", "work", "-c", "other", "--", "ls"], None, 1, "", "container other is not valid for pod work"),
+            (
+                &["exec", "work", "-c", "other", "--", "ls"],
+                None,
+                1,
+                "",
+                "container other is not valid for pod work",
+            ),
             (&["exec", "nobody", "--", "ls"], None, 1, "", "pods \"nobody\" not found"),
         ] {
             let output = match input {
@@ -190,8 +208,18 @@ fn attached_clients_see_and_feed_the_container() {
         drop(attached);
         let name = format!("cat-{}", version.replace('.', "-"));
         let output = kubectl.with_input(
-            &["run", &name, "-i", "--rm", "--restart=Never", "--quiet",
-              "--image=coracle.dev/samples/toolbox:v1", "--image-pull-policy=IfNotPresent", "--", "cat"],
+            &[
+                "run",
+                &name,
+                "-i",
+                "--rm",
+                "--restart=Never",
+                "--quiet",
+                "--image=coracle.dev/samples/toolbox:v1",
+                "--image-pull-policy=IfNotPresent",
+                "--",
+                "cat",
+            ],
             "fed through attach\n",
         );
         assert_eq!(output.code, Some(0), "{version}: {output:?}");
@@ -205,7 +233,9 @@ fn attached_clients_see_and_feed_the_container() {
 fn get(port: u16) -> Result<String, String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").map_err(|e| e.to_string())?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
+        .map_err(|e| e.to_string())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
     Ok(answer)
@@ -275,20 +305,37 @@ fn a_pod_is_debugged_by_a_container_that_joins_it() {
         "debug work --image=coracle.dev/samples/toolbox:v1 --image-pull-policy=IfNotPresent -c first -- echo from the outside",
     );
     eventually("the debugger has ended", || {
-        let state = cluster.field("pod/work", ".status.ephemeralContainerStatuses[0].state.terminated.exitCode");
+        let state =
+            cluster.field("pod/work", ".status.ephemeralContainerStatuses[0].state.terminated.exitCode");
         if state == "0" { Ok(()) } else { Err(state) }
     });
     assert_eq!(cluster.kubectl("logs work -c first"), "from the outside\n");
     assert_eq!(cluster.field("pod/work", ".status.phase"), "Running");
     let output = kubectl.with_input(
-        &["debug", "work", "-i", "-q", "-c", "second", "--image=coracle.dev/samples/toolbox:v1",
-          "--image-pull-policy=IfNotPresent", "--", "head", "-n1"],
+        &[
+            "debug",
+            "work",
+            "-i",
+            "-q",
+            "-c",
+            "second",
+            "--image=coracle.dev/samples/toolbox:v1",
+            "--image-pull-policy=IfNotPresent",
+            "--",
+            "head",
+            "-n1",
+        ],
         "typed\n",
     );
     assert_eq!((output.code, output.stdout.as_str()), (Some(0), "typed\n"), "{output:?}");
     let removed = kubectl.attempt(&[
-        "patch", "pod", "work", "--subresource=ephemeralcontainers", "--type=json",
-        "-p", r#"[{"op":"remove","path":"/spec/ephemeralContainers/0"}]"#,
+        "patch",
+        "pod",
+        "work",
+        "--subresource=ephemeralcontainers",
+        "--type=json",
+        "-p",
+        r#"[{"op":"remove","path":"/spec/ephemeralContainers/0"}]"#,
     ]);
     assert!(removed.failure().contains("existing ephemeral containers \"first\" may not be removed"));
 }
@@ -325,7 +372,8 @@ fn a_running_pod_gets_other_limits() {
         let kinds = at(".status.conditions[*].type");
         if kinds.contains("PodResizePending") { Err(kinds) } else { Ok(()) }
     });
-    let class = resize(r#"{"requests":{"cpu":"100m","memory":"128Mi"},"limits":{"cpu":"100m","memory":"128Mi"}}"#);
+    let class =
+        resize(r#"{"requests":{"cpu":"100m","memory":"128Mi"},"limits":{"cpu":"100m","memory":"128Mi"}}"#);
     assert!(class.failure().contains("Pod QOS Class may not change as a result of resizing"));
 }
 
@@ -387,7 +435,8 @@ async fn kube_rs_executes_and_forwards() {
     let mut stream = forward.take_stream(8080).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = vec![0; 4096];
-    let read = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut answer)).await.unwrap().unwrap();
+    let read =
+        tokio::time::timeout(Duration::from_secs(30), stream.read(&mut answer)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&answer[..read]).starts_with("HTTP/1.1 200"));
     drop((stream, forward));
     no_stream_is_left(&cluster);

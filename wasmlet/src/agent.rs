@@ -204,8 +204,13 @@ pub async fn run(
         limited_by: engine.limited_by,
     });
 
-    let site =
-        Arc::new(Site { context, pods: informer, rates: Default::default(), authorizer: Default::default(), streams: Default::default() });
+    let site = Arc::new(Site {
+        context,
+        pods: informer,
+        rates: Default::default(),
+        authorizer: Default::default(),
+        streams: Default::default(),
+    });
     let served = server::serve(listener, identity.serving, identity.client_ca, site, life.clone()).await;
     life.cancel();
     if tokio::time::timeout(END_MAX, pods.ended()).await.is_err() {

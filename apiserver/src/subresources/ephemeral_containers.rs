@@ -10,7 +10,8 @@ use crate::verbs::modify::Detail;
 pub static PART: Detail = Detail { name: "ephemeralcontainers", confine, validate };
 
 fn confine(new: &dyn ApiObject, old: &dyn ApiObject) -> Result<Box<dyn ApiObject>, ApiError> {
-    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>()) else {
+    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>())
+    else {
         return Err(ApiError::internal("ephemeral containers of what is no Pod"));
     };
     let mut pod = old.clone();
@@ -21,7 +22,8 @@ fn confine(new: &dyn ApiObject, old: &dyn ApiObject) -> Result<Box<dyn ApiObject
 }
 
 fn validate(new: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors) {
-    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>()) else {
+    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>())
+    else {
         return;
     };
     const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -66,7 +68,11 @@ mod tests {
             (json!([]), one.clone(), None),
             (one.clone(), two, None),
             (one.clone(), json!([]), Some("existing ephemeral containers \"d\" may not be removed")),
-            (one, json!([{"name": "d", "image": "j"}]), Some("existing ephemeral containers \"d\" may not be changed")),
+            (
+                one,
+                json!([{"name": "d", "image": "j"}]),
+                Some("existing ephemeral containers \"d\" may not be changed"),
+            ),
         ] {
             let (old, new) = (pod("a", old), pod("b", new));
             let confined = confine(&new, &old).unwrap();

@@ -33,8 +33,8 @@ use crate::api::Api;
 use crate::authn::Identity;
 use crate::decode::{self, FieldValidation};
 use crate::request_info::RequestInfo;
-use crate::verbs::options::Query;
 use crate::verbs::modify::{Detail, Part};
+use crate::verbs::options::Query;
 use crate::verbs::{Answer, Call, patch, update};
 
 /// A response body that is passed on as it comes.

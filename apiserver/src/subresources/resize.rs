@@ -15,7 +15,8 @@ use crate::verbs::modify::Detail;
 pub static PART: Detail = Detail { name: "resize", confine, validate };
 
 fn confine(new: &dyn ApiObject, old: &dyn ApiObject) -> Result<Box<dyn ApiObject>, ApiError> {
-    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>()) else {
+    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>())
+    else {
         return Err(ApiError::internal("resizing what is no Pod"));
     };
     let mut pod = old.clone();
@@ -39,7 +40,8 @@ fn confine(new: &dyn ApiObject, old: &dyn ApiObject) -> Result<Box<dyn ApiObject
 }
 
 fn validate(new: &dyn ApiObject, old: &dyn ApiObject, errors: &mut Errors) {
-    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>()) else {
+    let (Some(new), Some(old)) = (new.as_any().downcast_ref::<Pod>(), old.as_any().downcast_ref::<Pod>())
+    else {
         return;
     };
     let path = Path::new("spec");
@@ -132,8 +134,14 @@ mod tests {
         let old = json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1"}});
         for (new, want) in [
             (json!({"requests": {"cpu": "200m", "memory": "2Gi"}, "limits": {"cpu": "2"}}), None),
-            (json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "1"}}), Some("resource requests cannot be removed")),
-            (json!({"requests": {"cpu": "200m", "memory": "1Gi"}}), Some("resource limits cannot be removed")),
+            (
+                json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "1"}}),
+                Some("resource requests cannot be removed"),
+            ),
+            (
+                json!({"requests": {"cpu": "200m", "memory": "1Gi"}}),
+                Some("resource limits cannot be removed"),
+            ),
             (
                 json!({"requests": {"cpu": "1", "memory": "1Gi", "x.io/y": "1"}, "limits": {"cpu": "1", "x.io/y": "1"}}),
                 Some("only cpu and memory resources are mutable"),

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Amounts, Rejection, fits};
-use super::state::Resize;
 use super::images::Images;
+use super::state::Resize;
 use crate::logs::Logs;
 use crate::network::Network;
 use crate::runtime::{Container, Runtime};

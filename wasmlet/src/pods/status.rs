@@ -152,7 +152,8 @@ fn containers_ready(spec: &Spec, state: &PodState, phase: Phase) -> (bool, &'sta
     }
     let unready =
         names(spec.containers.iter().zip(&state.containers).enumerate().filter_map(|(index, (v, c))| {
-            ((v.sidecar || !spec.is_init(index)) && !spec.is_ephemeral(index) && !is_ready(spec, index, c)).then_some(&*v.name)
+            ((v.sidecar || !spec.is_init(index)) && !spec.is_ephemeral(index) && !is_ready(spec, index, c))
+                .then_some(&*v.name)
         }));
     if unready.is_empty() {
         (true, "", String::new())
@@ -229,8 +230,7 @@ pub fn compose(spec: &Spec, state: &PodState, given: &Given, runtime: &str) -> V
     if let Some(start) = state.start_time {
         status.insert("startTime".into(), time(start));
     }
-    let mut conditions: Vec<Value> =
-        state.conditions.iter().map(|c| condition(c, spec.generation)).collect();
+    let mut conditions: Vec<Value> = state.conditions.iter().map(|c| condition(c, spec.generation)).collect();
     if state.resize.is_none() && state.resize_told {
         conditions.push(json!({"$patch": "delete", "type": RESIZE_PENDING}));
     }

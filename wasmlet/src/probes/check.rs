@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::tls;
+use super::{Check, HttpCheck, Outcome};
 use crate::runtime::Container;
 use crate::runtime::output::output_of;
-use super::{Check, HttpCheck, Outcome};
 
 /// What an exec probe's output is cut to, as upstream.
 const OUTPUT_BYTES_MAX: usize = 10 << 10;

@@ -25,8 +25,7 @@ pub async fn output_of(
     limit: usize,
 ) -> Result<(i32, Vec<u8>), ExecError> {
     let (sender, mut pieces) = mpsc::channel(PIECES);
-    let stdio =
-        Stdio { stdin: None, stdout: Some(sender.clone()), stderr: Some(sender), terminal: false };
+    let stdio = Stdio { stdin: None, stdout: Some(sender.clone()), stderr: Some(sender), terminal: false };
     let child = Killed(container.exec(command, stdio).await?);
     let read = async {
         let mut text = Vec::new();

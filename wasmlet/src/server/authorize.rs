@@ -6,9 +6,7 @@ use std::time::Duration;
 use coracle_client::Client;
 use coracle_client::client::Written;
 use http::Method;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -36,7 +34,8 @@ impl Question {
             Method::PATCH => "patch",
             _ => "create",
         };
-        let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        let under =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'));
         let narrow = [
             ("/stats", "stats"),
             ("/metrics", "metrics"),
@@ -127,8 +126,7 @@ mod tests {
             (Method::GET, "/containerLogs/ns/p/c", vec![("get", "proxy")]),
             (Method::GET, "/podsandmore", vec![("get", "proxy")]),
         ] {
-            let got: Vec<_> =
-                Question::of(&method, path).iter().map(|q| (q.verb, q.subresource)).collect();
+            let got: Vec<_> = Question::of(&method, path).iter().map(|q| (q.verb, q.subresource)).collect();
             assert_eq!(got, want, "{method} {path}");
         }
     }

@@ -107,7 +107,8 @@ fn find(site: &Site, namespace: &str, name: &str, container: &str, previous: boo
     let spec = pod.spec.as_ref();
     let names = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     let ephemeral = spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
-    let is_one = names.into_iter().any(|c| c.name == container) || ephemeral.into_iter().any(|c| c.name == container);
+    let is_one =
+        names.into_iter().any(|c| c.name == container) || ephemeral.into_iter().any(|c| c.name == container);
     if !is_one {
         return Err((StatusCode::BAD_REQUEST, format!("container {container} is not valid for pod {name}")));
     }

@@ -26,8 +26,17 @@ impl BuiltIn for Pod {
     const SHORT_NAMES: &'static [&'static str] = &["po"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
-    const SUBRESOURCES: &'static [&'static str] =
-        &["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize"];
+    const SUBRESOURCES: &'static [&'static str] = &[
+        "attach",
+        "binding",
+        "ephemeralcontainers",
+        "eviction",
+        "exec",
+        "log",
+        "portforward",
+        "proxy",
+        "resize",
+    ];
     const HAS_GENERATION: bool = true;
 
     /// None, whatever the client asks for, where nothing has to stop: the pod is on no node, or is over.

@@ -121,11 +121,9 @@ mod tests {
             serde_json::from_value(json!({"limits": {"cpu": cpu, "memory": memory}})).unwrap()
         };
         let before = resources("1", "1Gi");
-        for (after, want) in [
-            (resources("2", "1Gi"), false),
-            (resources("1", "2Gi"), true),
-            (resources("1", "1Gi"), false),
-        ] {
+        for (after, want) in
+            [(resources("2", "1Gi"), false), (resources("1", "2Gi"), true), (resources("1", "1Gi"), false)]
+        {
             assert_eq!(must_restart(&container, Some(&before), Some(&after)), want);
         }
     }
