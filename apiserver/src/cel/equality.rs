@@ -1,10 +1,11 @@
 //! Which values are equal and which is less: numbers across their types, lists by their kind.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use super::declared::ListKind;
 use super::error::EvalError;
-use super::value::{Items, List, Value};
+use super::value::{Items, Key, List, Value};
 
 /// Nested values deeper than this are not compared; JSON that the server reads is not so deep.
 const DEPTH_MAX: usize = 200;
@@ -86,25 +87,15 @@ fn lists(one: &List<'_>, other: &List<'_>, depth: usize) -> Result<bool, EvalErr
     }
     // The left list says how both are compared.
     match one.kind {
-        Some(ListKind::Set) => {
-            for item in other.iter() {
-                if !contains(one, &item?)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        }
-        Some(ListKind::Map(keys)) => {
+        Some(kind @ (ListKind::Set | ListKind::Map(_))) => {
+            let known = Known::of(one, kind)?;
             for item in other.iter() {
                 let item = item?;
-                match position(one, &item, keys)? {
-                    Some(index) => {
-                        let Some(same) = one.get(index) else { return Ok(false) };
-                        if !equal_at(&same?, &item, depth + 1)? {
-                            return Ok(false);
-                        }
-                    }
-                    None => return Ok(false),
+                let Some(Ok(same)) = known.place(one, &item)?.and_then(|place| one.get(place)) else {
+                    return Ok(false);
+                };
+                if !equal_at(&same, &item, depth + 1)? {
+                    return Ok(false);
                 }
             }
             Ok(true)
@@ -129,26 +120,58 @@ pub(super) fn contains(list: &List<'_>, value: &Value<'_>) -> Result<bool, EvalE
     Ok(false)
 }
 
-/// The item with the same keys.
-fn position(list: &List<'_>, item: &Value<'_>, keys: &[String]) -> Result<Option<usize>, EvalError> {
-    for (index, candidate) in list.iter().enumerate() {
-        let candidate = candidate?;
-        let mut same = true;
-        for key in keys {
-            same = match (field(&candidate, key), field(item, key)) {
-                (Some(one), Some(other)) => equal(&one?, &other?)?,
-                (None, None) => true,
-                _ => false,
-            };
-            if !same {
-                break;
+/// Where a list's items are, by what tells them apart: so that comparing two lists takes no longer the longer both are.
+struct Known<'k> {
+    kind: &'k ListKind,
+    places: HashMap<Vec<Option<Key>>, usize>,
+    /// Items that have no such key, which are looked through.
+    others: Vec<usize>,
+}
+
+impl<'k> Known<'k> {
+    fn of(list: &List<'_>, kind: &'k ListKind) -> Result<Known<'k>, EvalError> {
+        let mut known = Known { kind, places: HashMap::with_capacity(list.len()), others: Vec::new() };
+        for (place, item) in list.iter().enumerate() {
+            match known.identity(&item?)? {
+                Some(identity) => {
+                    known.places.entry(identity).or_insert(place);
+                }
+                None => known.others.push(place),
             }
         }
-        if same {
-            return Ok(Some(index));
-        }
+        Ok(known)
     }
-    Ok(None)
+
+    /// What tells the item from others, if that can be looked up.
+    fn identity(&self, item: &Value<'_>) -> Result<Option<Vec<Option<Key>>>, EvalError> {
+        let ListKind::Map(keys) = self.kind else { return Ok(item.key().map(|key| vec![Some(key)])) };
+        let mut identity = Vec::with_capacity(keys.len());
+        for key in keys {
+            match field(item, key) {
+                None => identity.push(None),
+                Some(value) => match value?.key() {
+                    Some(key) => identity.push(Some(key)),
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(Some(identity))
+    }
+
+    /// Where the same item is in the list.
+    fn place(&self, list: &List<'_>, item: &Value<'_>) -> Result<Option<usize>, EvalError> {
+        if let Some(identity) = self.identity(item)? {
+            return Ok(self.places.get(&identity).copied());
+        }
+        for place in &self.others {
+            if let Some(other) = list.get(*place)
+                && equal(&other?, item)?
+            {
+                return Ok(Some(*place));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn field<'a>(value: &Value<'a>, key: &str) -> Option<Result<Value<'a>, EvalError>> {
@@ -163,20 +186,14 @@ fn field<'a>(value: &Value<'a>, key: &str) -> Option<Result<Value<'a>, EvalError
 pub(super) fn added<'a>(one: &List<'a>, other: &List<'a>) -> Result<Value<'a>, EvalError> {
     let mut items = one.to_values()?;
     match one.kind {
-        Some(ListKind::Set) => {
+        Some(kind @ (ListKind::Set | ListKind::Map(_))) => {
+            let known = Known::of(one, kind)?;
             for item in other.iter() {
                 let item = item?;
-                if !contains(one, &item)? {
-                    items.push(item);
-                }
-            }
-        }
-        Some(ListKind::Map(keys)) => {
-            for item in other.iter() {
-                let item = item?;
-                match position(one, &item, keys)? {
-                    Some(index) => items[index] = item,
-                    None => items.push(item),
+                match (known.place(one, &item)?, kind) {
+                    (None, _) => items.push(item),
+                    (Some(place), ListKind::Map(_)) => items[place] = item,
+                    (Some(_), _) => {}
                 }
             }
         }

@@ -76,7 +76,7 @@ pub enum Map<'a> {
 pub type Entries<'a> = BTreeMap<Key, (Value<'a>, Value<'a>)>;
 
 /// A map's key. Numbers that are equal are one key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     Bool(bool),
     Int(i128),
