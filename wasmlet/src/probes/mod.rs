@@ -256,7 +256,6 @@ mod tests {
             (json!({"tcpSocket": {"port": "web", "host": "1.2.3.4"}}), Some(("1.2.3.4", 8080))),
             (json!({"tcpSocket": {"port": "none"}}), None),
             (json!({"tcpSocket": {"port": 70000}}), None),
-            (json!({"exec": {"command": ["true"]}}), None),
             (json!({"grpc": {"port": 5}}), None),
         ] {
             match (spec(probe.clone()).check, want) {
@@ -265,6 +264,8 @@ mod tests {
                 (got, want) => panic!("{probe}: {got:?}, want {want:?}"),
             }
         }
+        let command = spec(json!({"exec": {"command": ["cat", "/x"]}})).check;
+        assert_eq!(command, Check::Exec(vec!["cat".into(), "/x".into()]));
     }
 
     #[test]
