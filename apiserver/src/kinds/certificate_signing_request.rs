@@ -98,6 +98,8 @@ impl BuiltIn for CertificateSigningRequest {
     const SINGULAR: &'static str = "certificatesigningrequest";
     const SHORT_NAMES: &'static [&'static str] = &["csr"];
     const HAS_STATUS: bool = true;
+    const MAIN_RESETS: &'static [&'static [&'static str]] = &[&["spec"]];
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["spec"], &["status", "conditions"]];
     const SUBRESOURCES: &'static [&'static str] = &["approval"];
 
     fn prepare_create(&mut self) {

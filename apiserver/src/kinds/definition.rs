@@ -201,6 +201,7 @@ impl<K: BuiltIn + schemars::JsonSchema> Operations for Typed<K> {
         self.ownership.get_or_init(|| {
             let schema = Schema::built_in(K::API_VERSION, K::KIND).unwrap_or_else(Schema::deduced);
             Rules::new(schema, K::API_VERSION, K::KIND, K::HAS_STATUS.then_some(K::STATUS_RESETS))
+                .and_main(K::MAIN_RESETS)
         })
     }
 }

@@ -16,6 +16,7 @@ impl BuiltIn for Deployment {
     const SHORT_NAMES: &'static [&'static str] = &["deploy"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["spec"], &["metadata", "labels"]];
     const SUBRESOURCES: &'static [&'static str] = &["scale"];
     const HAS_GENERATION: bool = true;
 

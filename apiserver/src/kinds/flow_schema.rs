@@ -22,6 +22,7 @@ const EXEMPT: &str = "exempt";
 impl BuiltIn for FlowSchema {
     const SINGULAR: &'static str = "flowschema";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {

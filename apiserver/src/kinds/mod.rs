@@ -189,6 +189,8 @@ pub trait BuiltIn: Kind + Clone {
     const CATEGORIES: &'static [&'static str] = &[];
     /// Has a `status` subresource: writes to the main resource leave status alone and the other way round.
     const HAS_STATUS: bool = false;
+    /// The fields that nobody comes to own by a write to the main resource, beside the status where there is one.
+    const MAIN_RESETS: &'static [&'static [&'static str]] = &[];
     /// The fields that nobody comes to own by a write to the status.
     const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["spec"]];
     /// The names of the further subresources (`scale`, `binding`, `log`, …); code is found in `subresources/` by name.

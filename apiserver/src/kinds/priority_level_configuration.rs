@@ -25,6 +25,7 @@ const EXEMPT: &str = "exempt";
 impl BuiltIn for PriorityLevelConfiguration {
     const SINGULAR: &'static str = "prioritylevelconfiguration";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {

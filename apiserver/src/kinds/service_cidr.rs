@@ -11,6 +11,7 @@ use crate::table;
 impl BuiltIn for ServiceCIDR {
     const SINGULAR: &'static str = "servicecidr";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
 
     fn set_defaults(&mut self) {
         self.spec.get_or_insert_default();

@@ -23,6 +23,7 @@ impl BuiltIn for ValidatingAdmissionPolicy {
     const SINGULAR: &'static str = "validatingadmissionpolicy";
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const HAS_GENERATION: bool = true;
     const UNCONDITIONAL_UPDATE: bool = false;
 

@@ -15,6 +15,7 @@ const MESSAGE_MAX_BYTES: usize = 1024;
 impl BuiltIn for VolumeAttachment {
     const SINGULAR: &'static str = "volumeattachment";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const UNCONDITIONAL_UPDATE: bool = false;
 
     fn set_defaults(&mut self) {

@@ -27,4 +27,10 @@ impl Rules {
             status: Set::of_fields(status.unwrap_or_default()),
         }
     }
+
+    /// With more fields that writes to the main resource leave as they are.
+    pub fn and_main(mut self, fields: &[&[&str]]) -> Self {
+        self.main = self.main.union(&Set::of_fields(fields));
+        self
+    }
 }

@@ -5,6 +5,8 @@ mod merge;
 mod order;
 mod strategic;
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod tests;
 
 use coracle_client::{ApiError, PatchType};
@@ -47,6 +49,18 @@ fn parse(patch: &[u8]) -> Result<Value, ApiError> {
         return Err(ApiError::bad_request(format!("error decoding patch: {fault}")));
     }
     serde_json::from_slice(patch).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+}
+
+/// As Go names it when it is of the wrong type.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 /// A patch that is well formed but cannot be carried out; upstream tells no more than this.

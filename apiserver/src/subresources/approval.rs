@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::field_error::Errors;
 use crate::kinds::prepare_approval;
 use crate::object::ApiObject;
+use crate::ownership::Set;
 use crate::verbs::modify::{Current, Part, modify};
 use crate::verbs::{Answer, Call};
 use crate::{admission, decode, patch as patches};
@@ -53,6 +54,8 @@ fn decided(
     let mut errors = Errors::default();
     call.kind.def.ops.validate_status_update(request, old, &mut errors);
     if errors.is_empty() {
+        let reset = Set::of_fields(&[&["spec"], &["status", "certificate"]]);
+        call.track_except(&reset, Some(&*current.typed), &mut new)?;
         return Ok(new);
     }
     Err(ApiError::invalid(call.kind.resource(), call.name(), errors.into_causes()))

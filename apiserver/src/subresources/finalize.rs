@@ -4,6 +4,7 @@ use coracle_client::ApiError;
 use serde_json::Value;
 
 use crate::decode;
+use crate::ownership::Set;
 use crate::verbs::modify::{Part, modify};
 use crate::verbs::{Answer, Call};
 
@@ -25,6 +26,7 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
         let mut object = def.ops.decode_value(value).map_err(ApiError::internal)?;
         object.meta_mut().finalizers.clone_from(&meta.finalizers);
         object.meta_mut().resource_version.clone_from(&meta.resource_version);
+        call.track_except(&Set::of_fields(&[&["status"]]), Some(&*current.typed), &mut object)?;
         Ok(object)
     })
     .await?;

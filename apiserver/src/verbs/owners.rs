@@ -1,11 +1,14 @@
 //! Who comes to own which fields by a write: from the request to `metadata.managedFields`.
 
+use std::sync::Arc;
+
 use coracle_client::ApiError;
 use serde_json::Value;
 use tracing::error;
 
 use super::modify::Part;
 use super::{Call, metadata};
+use crate::api::Served;
 use crate::object::ApiObject;
 use crate::ownership::{Managers, Operation, Rules, Schema, Set, Versions, Who, Write, drop_empty, is_reset};
 
@@ -71,7 +74,8 @@ impl Call {
         self.track_except(reset, old, new)
     }
 
-    pub(super) fn track_except(
+    /// As [`Self::track`], for a subresource of its own: `reset` is what it does not change.
+    pub(crate) fn track_except(
         &self,
         reset: &Set,
         old: Option<&dyn ApiObject>,
@@ -146,12 +150,38 @@ impl Forms<'_> {
 
 impl Versions for Forms<'_> {
     fn convert(&self, object: &Value, api_version: &str) -> Option<(Value, Schema)> {
-        let _ = (object, api_version);
-        None
+        let other = self.version(api_version)?;
+        let object = converted(&self.call.form, &other, object)?;
+        Some((object, other.def.ops.ownership().schema.clone()))
     }
 
     fn convert_back(&self, object: &Value, api_version: &str) -> Option<Value> {
-        let _ = (object, api_version);
-        None
+        converted(&*self.version(api_version)?, &self.call.form, object)
+    }
+}
+
+impl Forms<'_> {
+    /// The same resource in another version, if it is served.
+    fn version(&self, api_version: &str) -> Option<Arc<Served>> {
+        let other = self.call.api.kind_at(api_version, self.call.form.resource().plural())?;
+        Arc::ptr_eq(&other.cache, &self.call.kind.cache).then_some(other)
+    }
+}
+
+/// Between forms by way of the stored one; versions of a custom resource differ in what they are called.
+fn converted(from: &Served, to: &Served, object: &Value) -> Option<Value> {
+    if from.def.alias.is_none() && to.def.alias.is_none() {
+        let mut object = object.clone();
+        object.as_object_mut()?.insert("apiVersion".to_owned(), to.resource().api_version().into());
+        return Some(object);
+    }
+    let typed = from.def.ops.decode_value(object.clone()).ok()?;
+    let stored = match &from.def.alias {
+        None => typed,
+        Some(alias) => (alias.to_stored)(&*typed)?,
+    };
+    match &to.def.alias {
+        None => stored.to_value().ok(),
+        Some(alias) => (alias.from_stored)(&*stored)?.to_value().ok(),
     }
 }
