@@ -75,7 +75,10 @@ fn session(kubectl: &Kubectl, namespace: &str) {
     let changed = WEB.replace("replicas: 0", "replicas: 2").replace("value: '1'", "value: '3'");
     let conflict = input("apply --server-side", &changed).failure();
     contains(&conflict, "Apply failed with 2 conflicts");
-    contains(&conflict, "conflicts with \"kubectl\" with subresource \"scale\" using apps/v1:\n- .spec.replicas");
+    contains(
+        &conflict,
+        "conflicts with \"kubectl\" with subresource \"scale\" using apps/v1:\n- .spec.replicas",
+    );
     contains(
         &conflict,
         "conflicts with \"somebody\" using apps/v1:\n- .spec.template.spec.containers[name=\"web\"].env[name=\"A\"].value",

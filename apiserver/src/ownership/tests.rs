@@ -85,7 +85,10 @@ fn owners(managers: &Managers) -> BTreeMap<(String, bool), BTreeSet<String>> {
         let below = fields.field("data").map(|place| place.below.clone()).unwrap_or_default();
         below.places().map(|(element, _)| element.to_string()[1..].to_owned()).collect()
     };
-    let all = managers.0.iter().map(|m| ((m.who.name.clone(), m.who.operation == Operation::Apply), keys(&m.fields)));
+    let all = managers
+        .0
+        .iter()
+        .map(|m| ((m.who.name.clone(), m.who.operation == Operation::Apply), keys(&m.fields)));
     all.filter(|(_, keys)| !keys.is_empty()).collect()
 }
 
@@ -208,8 +211,10 @@ fn merging_keeps_everything_and_says_what_the_configuration_says() {
             if random.random_bool(0.5) {
                 names.reverse();
             }
-            let containers: Vec<Value> =
-                names.iter().map(|n| json!({"name": n, "image": random.random_range(0..2).to_string()})).collect();
+            let containers: Vec<Value> = names
+                .iter()
+                .map(|n| json!({"name": n, "image": random.random_range(0..2).to_string()}))
+                .collect();
             json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": containers}})
         };
         let (live, config) = (some(), some());
@@ -229,14 +234,16 @@ fn merging_keeps_everything_and_says_what_the_configuration_says() {
 
 #[test]
 fn types_of_custom_resources() {
-    let schema = Schema::custom(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+    let schema = Schema::custom(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
             "items": {"type": "object", "properties": {"k": {"type": "string", "default": "d"}, "v": {"type": "integer"}}}},
         "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
         "list": {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}},
         "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "additionalProperties": {"type": "string"}},
         "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-        "port": {"x-kubernetes-int-or-string": true}}}}}));
+        "port": {"x-kubernetes-int-or-string": true}}}}}),
+    );
     let object = json!({"apiVersion": "e/v1", "kind": "E", "metadata": {"name": "x", "labels": {"l": "1"}},
         "spec": {"keyed": [{"v": 1}, {"k": "x"}], "set": ["a"], "list": [{"a": "1"}], "whole": {"a": "b"},
         "free": {"a": {"b": [1]}}, "port": 5}});

@@ -121,7 +121,11 @@ fn index(step: &str, length: usize, beyond: usize) -> Result<usize, Impossible> 
     let index: i64 = step.parse().map_err(|_| Impossible)?;
     let places = i64::try_from(length + beyond).map_err(|_| Impossible)?;
     let index = if index < 0 { index + places } else { index };
-    if (0..places).contains(&index) { usize::try_from(index).map_err(|_| Impossible) } else { Err(Impossible) }
+    if (0..places).contains(&index) {
+        usize::try_from(index).map_err(|_| Impossible)
+    } else {
+        Err(Impossible)
+    }
 }
 
 /// None: a map is there that has no such member.

@@ -26,7 +26,8 @@ impl BuiltIn for Pod {
     const SHORT_NAMES: &'static [&'static str] = &["po"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
-    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]];
+    const STATUS_RESETS: &'static [&'static [&'static str]] =
+        &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]];
     const SUBRESOURCES: &'static [&'static str] = &[
         "attach",
         "binding",
