@@ -27,6 +27,7 @@ mod context;
 mod expectations;
 mod ownership;
 mod pods;
+mod resource_quota;
 mod resources;
 #[cfg(test)]
 mod testing;

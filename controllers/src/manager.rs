@@ -40,6 +40,7 @@ pub fn controllers() -> Vec<Controller> {
         "node-lifecycle-controller" => crate::node_lifecycle::run,
         "taint-eviction-controller" => crate::node_lifecycle::eviction::run,
         "pod-garbage-collector-controller" => crate::node_lifecycle::pod_gc::run,
+        "resourcequota-controller" => crate::resource_quota::run,
         "node-ipam-controller" => crate::node_ipam::run,
         "persistentvolumeclaim-protection-controller" => crate::volume_protection::claims,
         "persistentvolume-protection-controller" => crate::volume_protection::volumes,

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use tracing::debug;
 
 /// Every built-in resource that upstream persists, whether this API serves it yet or not.
-fn known() -> Vec<Resource> {
+pub fn known() -> Vec<Resource> {
     macro_rules! of {
         ($($kind:path,)*) => { vec![$(Resource::of::<$kind>()),*] };
     }

@@ -11,8 +11,19 @@ fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/kinds")
 }
 
+/// By the resource's name; forms of a resource of the same group go by their version too.
+fn file(kind: &KindDef) -> String {
+    let resource = &kind.resource;
+    match &kind.alias {
+        Some(alias) if alias.stored.group() == resource.group() => {
+            format!("{}.{}.{}.yaml", resource.plural(), resource.version(), resource.group())
+        }
+        _ => format!("{}.yaml", resource.qualified()),
+    }
+}
+
 fn manifest(kind: &KindDef) -> Value {
-    let path = fixtures().join(format!("{}.yaml", kind.resource.qualified()));
+    let path = fixtures().join(file(kind));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_norway::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -141,7 +152,7 @@ fn an_empty_object_is_refused_or_valid_but_never_a_panic() {
 
 #[test]
 fn every_fixture_has_its_kind() {
-    let known: BTreeSet<String> = all().iter().map(|k| format!("{}.yaml", k.resource.qualified())).collect();
+    let known: BTreeSet<String> = all().iter().map(file).collect();
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(known.contains(&name), "{name} belongs to no kind");

@@ -24,6 +24,7 @@ mod event;
 mod event_v1;
 pub mod flow_control_objects;
 mod flow_schema;
+mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
 mod ip_address;
@@ -129,6 +130,8 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<apps::v1::Deployment>(),
         KindDef::of::<apps::v1::ReplicaSet>(),
         KindDef::of::<apps::v1::StatefulSet>(),
+        KindDef::of::<k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler>(),
+        KindDef::of::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>(),
         KindDef::of::<k8s_openapi::api::batch::v1::CronJob>(),
         KindDef::of::<k8s_openapi::api::batch::v1::Job>(),
         KindDef::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(),
