@@ -104,10 +104,8 @@ impl Reconciler for Controller {
             }
         }
         let status = quota.status.clone().unwrap_or_default();
-        let books = Books {
-            hard: amounts::of(status.hard.as_ref()),
-            used: amounts::of(status.used.as_ref()),
-        };
+        let books =
+            Books { hard: amounts::of(status.hard.as_ref()), used: amounts::of(status.used.as_ref()) };
         let planned = plan(&hard, &books, &counted, settled);
         if let Some(books) = planned.write {
             let status = quota.status.get_or_insert_default();
@@ -183,7 +181,6 @@ fn subject(resource: &Resource, object: &Object) -> Option<Subject> {
     }
     Some(Subject::Other)
 }
-
 
 #[cfg(test)]
 mod tests;

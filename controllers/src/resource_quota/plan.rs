@@ -47,21 +47,46 @@ mod tests {
 
     #[test]
     fn more_is_shown_at_once_and_less_when_it_is_sure() {
-        let books = |hard: &[(&str, i64)], used: &[(&str, i64)]| Books { hard: amounts(hard), used: amounts(used) };
+        let books =
+            |hard: &[(&str, i64)], used: &[(&str, i64)]| Books { hard: amounts(hard), used: amounts(used) };
         let wanted = amounts(&[("pods", 5), ("services", 2)]);
         let full = [("pods", 5), ("services", 2)];
         for (shown, counted, settled, write, again) in [
             // A new quota shows everything.
-            (Books::default(), [("pods", 3)].as_slice(), false, Some(books(&full, &[("pods", 3), ("services", 0)])), false),
+            (
+                Books::default(),
+                [("pods", 3)].as_slice(),
+                false,
+                Some(books(&full, &[("pods", 3), ("services", 0)])),
+                false,
+            ),
             // Nothing to do.
             (books(&full, &[("pods", 3), ("services", 0)]), &[("pods", 3)], true, None, false),
             // More than was charged.
-            (books(&full, &[("pods", 1), ("services", 0)]), &[("pods", 3)], false, Some(books(&full, &[("pods", 3), ("services", 0)])), false),
+            (
+                books(&full, &[("pods", 1), ("services", 0)]),
+                &[("pods", 3)],
+                false,
+                Some(books(&full, &[("pods", 3), ("services", 0)])),
+                false,
+            ),
             // Less: not yet, then yes.
             (books(&full, &[("pods", 4), ("services", 0)]), &[("pods", 3)], false, None, true),
-            (books(&full, &[("pods", 4), ("services", 0)]), &[("pods", 3)], true, Some(books(&full, &[("pods", 3), ("services", 0)])), false),
+            (
+                books(&full, &[("pods", 4), ("services", 0)]),
+                &[("pods", 3)],
+                true,
+                Some(books(&full, &[("pods", 3), ("services", 0)])),
+                false,
+            ),
             // What is no longer limited is no longer shown.
-            (books(&[("pods", 5), ("secrets", 1)], &[("pods", 3), ("secrets", 1)]), &[("pods", 3)], false, Some(books(&full, &[("pods", 3), ("services", 0)])), false),
+            (
+                books(&[("pods", 5), ("secrets", 1)], &[("pods", 3), ("secrets", 1)]),
+                &[("pods", 3)],
+                false,
+                Some(books(&full, &[("pods", 3), ("services", 0)])),
+                false,
+            ),
         ] {
             assert_eq!(plan(&wanted, &shown, &amounts(counted), settled), Plan { write, again });
         }

@@ -22,7 +22,8 @@ async fn a_quota_shows_what_there_is() {
     for name in ["a", "b"] {
         client.create(&map(name)).await.unwrap();
     }
-    let quota: ResourceQuota = from(json!({"metadata": {"namespace": "ns", "name": "q"}, "spec": {"hard": {"configmaps": "5"}}}));
+    let quota: ResourceQuota =
+        from(json!({"metadata": {"namespace": "ns", "name": "q"}, "spec": {"hard": {"configmaps": "5"}}}));
     client.create(&quota).await.unwrap();
     cluster.start(|c| Box::pin(super::run(c)));
     let both = |used: &str| Some(("5".to_owned(), used.to_owned()));

@@ -213,14 +213,17 @@ fn one(metric: &MetricSpec, measured: Option<&MetricStatus>) -> String {
         format!("{name}: {current}/{wanted}")
     };
     match metric.type_.as_str() {
-        "External" => metric.external.as_ref().map(|m| {
-            of_value(&m.target, measured.and_then(|s| s.external.as_ref()).map(|s| &s.current))
-        }),
-        "Object" => metric.object.as_ref().map(|m| {
-            of_value(&m.target, measured.and_then(|s| s.object.as_ref()).map(|s| &s.current))
-        }),
+        "External" => metric
+            .external
+            .as_ref()
+            .map(|m| of_value(&m.target, measured.and_then(|s| s.external.as_ref()).map(|s| &s.current))),
+        "Object" => metric
+            .object
+            .as_ref()
+            .map(|m| of_value(&m.target, measured.and_then(|s| s.object.as_ref()).map(|s| &s.current))),
         "Pods" => metric.pods.as_ref().map(|m| {
-            let current = measured.and_then(|s| s.pods.as_ref()).and_then(|s| s.current.average_value.as_ref());
+            let current =
+                measured.and_then(|s| s.pods.as_ref()).and_then(|s| s.current.average_value.as_ref());
             let wanted = m.target.average_value.as_ref().map_or("0", |v| v.0.as_str());
             format!("{}/{wanted}", amount(current))
         }),

@@ -34,11 +34,8 @@ impl BuiltIn for HorizontalPodAutoscaler {
             spec.metrics = Some(vec![cpu(CPU_UTILIZATION)]);
         }
         if let Some(behavior) = &mut spec.behavior {
-            let policy = |type_: &str, value: i32| HPAScalingPolicy {
-                type_: type_.into(),
-                value,
-                period_seconds: 15,
-            };
+            let policy =
+                |type_: &str, value: i32| HPAScalingPolicy { type_: type_.into(), value, period_seconds: 15 };
             let up = behavior.scale_up.get_or_insert_default();
             up.stabilization_window_seconds.get_or_insert(0);
             rules(up, vec![policy("Pods", 4), policy("Percent", 100)]);
@@ -202,14 +199,17 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let spec = |json: Value| serde_json::to_value(defaulted::<HorizontalPodAutoscaler>(json).spec).unwrap();
+        let spec =
+            |json: Value| serde_json::to_value(defaulted::<HorizontalPodAutoscaler>(json).spec).unwrap();
         let plain = spec(scaler());
         assert_eq!(plain["minReplicas"], 1);
         assert_eq!(
             plain["metrics"],
             json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}])
         );
-        let behavior = spec(with("behavior", json!({"scaleDown": {"stabilizationWindowSeconds": 5}})))["behavior"].clone();
+        let behavior =
+            spec(with("behavior", json!({"scaleDown": {"stabilizationWindowSeconds": 5}})))["behavior"]
+                .clone();
         assert_eq!(
             behavior["scaleDown"],
             json!({"stabilizationWindowSeconds": 5, "selectPolicy": "Max", "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]})
@@ -221,35 +221,89 @@ mod tests {
     fn one_bad_scaler_per_rule() {
         let metric = |metric: Value| with("metrics", json!([metric]));
         let down = |rules: Value| with("behavior", json!({"scaleDown": rules}));
-        let cpu = |target: Value| metric(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
+        let cpu = |target: Value| {
+            metric(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}))
+        };
         testing::valid::<HorizontalPodAutoscaler>(&[
             scaler(),
-            metric(json!({"type": "Pods", "pods": {"metric": {"name": "hits"}, "target": {"type": "AverageValue", "averageValue": "1"}}})),
-            metric(json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "c",
-                "target": {"type": "Utilization", "averageUtilization": 5}}})),
+            metric(
+                json!({"type": "Pods", "pods": {"metric": {"name": "hits"}, "target": {"type": "AverageValue", "averageValue": "1"}}}),
+            ),
+            metric(
+                json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "c",
+                "target": {"type": "Utilization", "averageUtilization": 5}}}),
+            ),
         ]);
         testing::invalid::<HorizontalPodAutoscaler>(&[
-            (with("minReplicas", json!(-1)), "spec.minReplicas", "Invalid value: -1: must be greater than or equal to 1"),
-            (with("minReplicas", json!(9)), "spec.maxReplicas", "Invalid value: 5: must be greater than or equal to `minReplicas`"),
-            (with("scaleTargetRef", json!({"apiVersion": "apps/v1", "kind": "", "name": "a"})), "spec.scaleTargetRef.kind", "Required value"),
-            (with("scaleTargetRef", json!({"apiVersion": "apps/v1", "kind": "A", "name": "a/b"})), "spec.scaleTargetRef.name", "Invalid value: \"a/b\": may not contain '/'"),
-            (cpu(json!({"type": "X", "averageUtilization": 5})), "spec.metrics[0].resource.target.type", "Invalid value: \"X\": must be either Utilization, Value, or AverageValue"),
-            (cpu(json!({"type": "Utilization"})), "spec.metrics[0].resource.target.averageUtilization", "Required value: must set either a target raw value or a target utilization"),
-            (cpu(json!({"type": "Utilization", "averageUtilization": 0})), "spec.metrics[0].resource.target.averageUtilization", "Invalid value: 0: must be greater than 0"),
-            (metric(json!({"type": "Pods"})), "spec.metrics[0].pods", "Required value: must populate information for the given metric source"),
             (
-                metric(json!({"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "Value", "value": "-1"}}})),
+                with("minReplicas", json!(-1)),
+                "spec.minReplicas",
+                "Invalid value: -1: must be greater than or equal to 1",
+            ),
+            (
+                with("minReplicas", json!(9)),
+                "spec.maxReplicas",
+                "Invalid value: 5: must be greater than or equal to `minReplicas`",
+            ),
+            (
+                with("scaleTargetRef", json!({"apiVersion": "apps/v1", "kind": "", "name": "a"})),
+                "spec.scaleTargetRef.kind",
+                "Required value",
+            ),
+            (
+                with("scaleTargetRef", json!({"apiVersion": "apps/v1", "kind": "A", "name": "a/b"})),
+                "spec.scaleTargetRef.name",
+                "Invalid value: \"a/b\": may not contain '/'",
+            ),
+            (
+                cpu(json!({"type": "X", "averageUtilization": 5})),
+                "spec.metrics[0].resource.target.type",
+                "Invalid value: \"X\": must be either Utilization, Value, or AverageValue",
+            ),
+            (
+                cpu(json!({"type": "Utilization"})),
+                "spec.metrics[0].resource.target.averageUtilization",
+                "Required value: must set either a target raw value or a target utilization",
+            ),
+            (
+                cpu(json!({"type": "Utilization", "averageUtilization": 0})),
+                "spec.metrics[0].resource.target.averageUtilization",
+                "Invalid value: 0: must be greater than 0",
+            ),
+            (
+                metric(json!({"type": "Pods"})),
+                "spec.metrics[0].pods",
+                "Required value: must populate information for the given metric source",
+            ),
+            (
+                metric(
+                    json!({"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "Value", "value": "-1"}}}),
+                ),
                 "spec.metrics[0].external.target.value",
                 "Invalid value: \"-1\": must be positive",
             ),
             (
-                metric(json!({"type": "Object", "object": {"describedObject": {"apiVersion": "a/v1", "kind": "K", "name": "n"}, "metric": {"name": ""}, "target": {"type": "Value", "value": "1"}}})),
+                metric(
+                    json!({"type": "Object", "object": {"describedObject": {"apiVersion": "a/v1", "kind": "K", "name": "n"}, "metric": {"name": ""}, "target": {"type": "Value", "value": "1"}}}),
+                ),
                 "spec.metrics[0].object.metric.name",
                 "Required value: must specify a metric name",
             ),
-            (down(json!({"policies": []})), "spec.behavior.scaleDown.policies", "Required value: must specify at least one Policy"),
-            (down(json!({"selectPolicy": "X"})), "spec.behavior.scaleDown.selectPolicy", "Unsupported value: \"X\": supported values: \"Disabled\", \"Max\", \"Min\""),
-            (down(json!({"stabilizationWindowSeconds": 3601})), "spec.behavior.scaleDown.stabilizationWindowSeconds", "Invalid value: 3601: must be less than or equal to 3600"),
+            (
+                down(json!({"policies": []})),
+                "spec.behavior.scaleDown.policies",
+                "Required value: must specify at least one Policy",
+            ),
+            (
+                down(json!({"selectPolicy": "X"})),
+                "spec.behavior.scaleDown.selectPolicy",
+                "Unsupported value: \"X\": supported values: \"Disabled\", \"Max\", \"Min\"",
+            ),
+            (
+                down(json!({"stabilizationWindowSeconds": 3601})),
+                "spec.behavior.scaleDown.stabilizationWindowSeconds",
+                "Invalid value: 3601: must be less than or equal to 3600",
+            ),
             (
                 down(json!({"policies": [{"type": "Pods", "value": 1, "periodSeconds": 1801}]})),
                 "spec.behavior.scaleDown.policies[0].periodSeconds",
@@ -260,7 +314,10 @@ mod tests {
 
     #[test]
     fn there_may_be_one_at_least() {
-        for (most, want) in [(0, "Required value: must be set and greater than 0"), (-1, "Invalid value: -1: must be greater than or equal to 1")] {
+        for (most, want) in [
+            (0, "Required value: must be set and greater than 0"),
+            (-1, "Invalid value: -1: must be greater than or equal to 1"),
+        ] {
             let mut errors = Errors::default();
             defaulted::<HorizontalPodAutoscaler>(with("maxReplicas", json!(most))).validate(&mut errors);
             assert_eq!(errors.into_causes()[0].message, want);
@@ -269,15 +326,26 @@ mod tests {
 
     #[test]
     fn columns() {
-        let mut scaler = with("metrics", json!([
+        let mut scaler = with(
+            "metrics",
+            json!([
             {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}},
             {"type": "Pods", "pods": {"metric": {"name": "hits"}, "target": {"type": "AverageValue", "averageValue": "10"}}},
-            {"type": "Pods", "pods": {"metric": {"name": "more"}, "target": {"type": "AverageValue", "averageValue": "10"}}}]));
+            {"type": "Pods", "pods": {"metric": {"name": "more"}, "target": {"type": "AverageValue", "averageValue": "10"}}}]),
+        );
         scaler["status"] = json!({"desiredReplicas": 2, "currentReplicas": 1, "currentMetrics": [{"type": "Resource",
             "resource": {"name": "cpu", "current": {"averageUtilization": 12}}}]});
         assert_eq!(
             testing::cells::<HorizontalPodAutoscaler>(scaler),
-            ["h", "Deployment/web", "cpu: 12%/60%, <unknown>/10 + 1 more...", "<unset>", "5", "1", "<unknown>"]
+            [
+                "h",
+                "Deployment/web",
+                "cpu: 12%/60%, <unknown>/10 + 1 more...",
+                "<unset>",
+                "5",
+                "1",
+                "<unknown>"
+            ]
         );
     }
 }

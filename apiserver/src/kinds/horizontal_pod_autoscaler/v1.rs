@@ -180,9 +180,11 @@ fn list<T: DeserializeOwned>(found: Option<Value>, convert: fn(&Value) -> Value)
 /// The behaviour is written with the names of upstream's internal types.
 fn renamed(value: &Value, rename: fn(&str) -> String) -> Value {
     match value {
-        Value::Object(members) => {
-            members.iter().map(|(name, value)| (rename(name), renamed(value, rename))).collect::<Map<_, _>>().into()
-        }
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| (rename(name), renamed(value, rename)))
+            .collect::<Map<_, _>>()
+            .into(),
         Value::Array(items) => items.iter().map(|item| renamed(item, rename)).collect(),
         other => other.clone(),
     }
@@ -204,17 +206,29 @@ fn names(source: &str, status: bool) -> Vec<(&'static str, &'static str)> {
     let identified = |selector| vec![("metric.name", "metricName"), ("metric.selector", selector)];
     match (source, status) {
         ("object", false) => [
-            vec![("describedObject", "target"), ("target.value", "targetValue"), ("target.averageValue", "averageValue")],
+            vec![
+                ("describedObject", "target"),
+                ("target.value", "targetValue"),
+                ("target.averageValue", "averageValue"),
+            ],
             identified("selector"),
         ]
         .concat(),
         ("object", true) => [
-            vec![("describedObject", "target"), ("current.value", "currentValue"), ("current.averageValue", "averageValue")],
+            vec![
+                ("describedObject", "target"),
+                ("current.value", "currentValue"),
+                ("current.averageValue", "averageValue"),
+            ],
             identified("selector"),
         ]
         .concat(),
-        ("pods", false) => [vec![("target.averageValue", "targetAverageValue")], identified("selector")].concat(),
-        ("pods", true) => [vec![("current.averageValue", "currentAverageValue")], identified("selector")].concat(),
+        ("pods", false) => {
+            [vec![("target.averageValue", "targetAverageValue")], identified("selector")].concat()
+        }
+        ("pods", true) => {
+            [vec![("current.averageValue", "currentAverageValue")], identified("selector")].concat()
+        }
         ("external", false) => [
             vec![("target.value", "targetValue"), ("target.averageValue", "targetAverageValue")],
             identified("metricSelector"),
@@ -334,14 +348,19 @@ mod tests {
         assert_eq!(shown.spec.target_cpu_utilization_percentage, Some(60));
         assert_eq!(shown.status.as_ref().unwrap().current_cpu_utilization_percentage, Some(12));
         let annotations = shown.metadata.annotations.as_ref().unwrap();
-        assert!(annotations[BEHAVIOR].contains("\"StabilizationWindowSeconds\":5"), "{}", annotations[BEHAVIOR]);
+        assert!(
+            annotations[BEHAVIOR].contains("\"StabilizationWindowSeconds\":5"),
+            "{}",
+            annotations[BEHAVIOR]
+        );
         assert!(annotations[METRICS].contains("\"metricName\":\"hits\""));
         assert_eq!(to_v2(&shown), full());
     }
 
     #[test]
     fn v1_alone_measures_processors() {
-        let bare: HorizontalPodAutoscaler = parse(json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 5,
+        let bare: HorizontalPodAutoscaler =
+            parse(json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 5,
             "scaleTargetRef": {"kind": "Deployment", "name": "web"}}}));
         let metrics = to_v2(&bare).spec.metrics.unwrap();
         assert_eq!(metrics[0].resource.as_ref().unwrap().target.average_utilization, Some(80));
