@@ -76,7 +76,7 @@ const UNCHECKED: &str = "some validation rules were not checked because the obje
 impl CustomKind {
     pub fn new(parts: Parts, columns: &[CustomResourceColumnDefinition]) -> Self {
         let Parts { kind, api_version, schema, preserve, has_status, scale, published } = parts;
-        let rules = Rules::of(&schema);
+        let rules = Rules::of(&schema, &published.1);
         let columns = shown(columns);
         Self {
             kind,

@@ -51,7 +51,8 @@ pub fn check(props: &JSONSchemaProps, path: &str, options: Options, errors: &mut
     let clean = said.is_empty();
     own.extend(said.into_causes());
     if sound && clean {
-        rules::check_schema(&schema, path, options.unchanged, &mut own);
+        let open_api = serde_json::to_value(props).unwrap_or_default();
+        rules::check_schema(&schema, &open_api, path, options.unchanged, &mut own);
     }
     errors.extend(own.into_causes());
 }
