@@ -25,6 +25,7 @@ mod names;
 mod openapi;
 mod service;
 mod version;
+mod webhook;
 
 pub use conditions::FINALIZER;
 pub use kind::{ScalePaths, pointer};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Reply, Server};
 
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/probe.example.com/v1/namespaces/default/widgets";
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
@@ -61,7 +61,7 @@ fn condition<'v>(definition: &'v Value, type_: &str) -> Option<&'v Value> {
     definition["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == type_)
 }
 
-async fn defined(server: &Server, definition: Value) -> Value {
+pub async fn defined(server: &Server, definition: Value) -> Value {
     let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
     server.post(DEFINITIONS, definition).await.expect(201);
     let path = format!("{DEFINITIONS}/{name}");
@@ -468,4 +468,30 @@ async fn apply_merges_by_the_schema() {
     let (at, body) = apply("two", json!([{"name": "x", "port": 9}]));
     let conflict = server.send("PATCH", &at, &headers, body).await.expect(409);
     assert!(conflict.message().contains(".spec.ports[name=\"x\"].port"), "{}", conflict.message());
+}
+
+#[tokio::test]
+async fn rules_are_kept() {
+    let server = Server::start().await;
+    let mut ruled = definition(json!([version("v1", true)]));
+    let spec = ruled.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+    spec["x-kubernetes-validations"] = json!([
+        {"rule": "self.color != 'red' || self.replicas < 5", "message": "red ones are few"},
+        {"rule": "self.replicas >= oldSelf.replicas", "message": "never fewer", "fieldPath": ".replicas", "reason": "FieldValueForbidden"}]);
+    let mut wrong = ruled.clone();
+    wrong.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap()["x-kubernetes-validations"][0]["rule"] = json!("self.nope");
+    let refused = server.post(DEFINITIONS, wrong).await.expect(422);
+    assert!(
+        refused.message().contains("spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self.nope\"") && refused.message().contains("undefined field 'nope'"),
+        "{}",
+        refused.message()
+    );
+    defined(&server, ruled).await;
+    let reply = server.post(WIDGETS, widget("a", json!({"color": "red", "replicas": 6}))).await.expect(422);
+    assert_eq!(reply.message(), "Widget.probe.example.com \"a\" is invalid: spec: Invalid value: red ones are few");
+    server.post(WIDGETS, widget("a", json!({"color": "red", "replicas": 4}))).await.expect(201);
+    let reply = server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"replicas": 2}})).await.expect(422);
+    assert_eq!(reply.message(), "Widget.probe.example.com \"a\" is invalid: spec.replicas: Forbidden: never fewer");
+    let blocked = server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"color": "green"}})).await.expect(422);
+    assert!(blocked.message().ends_with("<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]"), "{}", blocked.message());
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod apply;
 mod classes;
 mod custom;
+mod custom_webhook;
 mod deletion;
 mod encodings;
 mod eviction;
