@@ -47,8 +47,9 @@ impl Conversion {
                 versions.sort_unstable();
                 versions.dedup();
                 for version in versions.into_iter().filter(|version| *version != to.api_version) {
-                    let places: Vec<usize> =
-                        (0..objects.len()).filter(|at| objects.get(*at).is_some_and(|o| o.api_version() == version)).collect();
+                    let places: Vec<usize> = (0..objects.len())
+                        .filter(|at| objects.get(*at).is_some_and(|o| o.api_version() == version))
+                        .collect();
                     let asked = places.iter().filter_map(|at| objects.get(*at).cloned()).collect();
                     let converted = webhook.convert(asked, &to.api_version).await?;
                     for (at, object) in places.into_iter().zip(converted) {

@@ -69,7 +69,8 @@ impl Compiled {
 
 impl Node {
     fn of(schema: &Schema, declared: Option<&Arc<DeclaredType>>) -> Self {
-        let rules = declared.map(|declared| schema.rules.iter().map(|rule| Compiled::of(rule, declared)).collect());
+        let rules =
+            declared.map(|declared| schema.rules.iter().map(|rule| Compiled::of(rule, declared)).collect());
         let properties = schema.properties.iter().filter_map(|(name, property)| {
             let node = Self::of(property, declared.and_then(|declared| declared.field(name)));
             (!node.is_empty()).then(|| (name.clone(), node))
@@ -91,7 +92,10 @@ impl Node {
     }
 
     fn is_empty(&self) -> bool {
-        self.rules.is_empty() && self.properties.is_empty() && self.additional.is_none() && self.items.is_none()
+        self.rules.is_empty()
+            && self.properties.is_empty()
+            && self.additional.is_none()
+            && self.items.is_none()
     }
 }
 
@@ -133,19 +137,21 @@ impl Check {
             Value::Object(members) => {
                 for (name, member) in members {
                     let old = old.and_then(|old| old.get(name));
-                    let (inner, of_member, path) = match (node.properties.get(name), schema.properties.get(name)) {
-                        (Some(inner), Some(of_member)) => {
-                            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                            (inner, of_member, path)
-                        }
-                        (None, None) => match (&node.additional, &schema.additional) {
-                            (Some(inner), Additional::Schema(of_member)) => {
-                                (&**inner, &**of_member, format!("{path}[{name}]"))
+                    let (inner, of_member, path) =
+                        match (node.properties.get(name), schema.properties.get(name)) {
+                            (Some(inner), Some(of_member)) => {
+                                let path =
+                                    if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                                (inner, of_member, path)
                             }
+                            (None, None) => match (&node.additional, &schema.additional) {
+                                (Some(inner), Additional::Schema(of_member)) => {
+                                    (&**inner, &**of_member, format!("{path}[{name}]"))
+                                }
+                                _ => continue,
+                            },
                             _ => continue,
-                        },
-                        _ => continue,
-                    };
+                        };
                     self.node(inner, of_member, &path, member, old);
                 }
             }
@@ -212,7 +218,11 @@ impl Check {
         }
         let message = match &rule.message {
             Some(Ok(program)) => match program.evaluate(&bindings, &mut self.budget) {
-                Ok(text) => text.as_str().map(str::trim).filter(|t| !t.is_empty() && !t.contains('\n')).map(str::to_owned),
+                Ok(text) => text
+                    .as_str()
+                    .map(str::trim)
+                    .filter(|t| !t.is_empty() && !t.contains('\n'))
+                    .map(str::to_owned),
                 Err(error) if error.kind == EvalErrorKind::Budget => {
                     self.ended = true;
                     return self.fault(schema, path, error.to_string());
@@ -296,7 +306,8 @@ pub fn check_schema(schema: &Schema, open_api: &Value, path: &str, unchanged: bo
     if total > limits::DEFINITION {
         costs.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
         for (at, _) in costs.iter().take(COSTLIEST_MAX) {
-            let detail = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            let detail =
+                "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
             errors.forbidden(at.as_str(), detail);
         }
         let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
@@ -389,7 +400,9 @@ impl Judged<'_> {
             }
         }
         match &rule.message {
-            Some(Ok(program)) => self.cost(format!("{path}.messageExpression"), "messageExpression", program, times),
+            Some(Ok(program)) => {
+                self.cost(format!("{path}.messageExpression"), "messageExpression", program, times)
+            }
             Some(Err(error)) => {
                 let detail = match &error.wrong_result {
                     Some(wrong) => format!("messageExpression {wrong}"),
@@ -401,7 +414,9 @@ impl Judged<'_> {
         }
         if rule.is_transition() {
             if let Some(apart) = apart {
-                let detail = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {apart}");
+                let detail = format!(
+                    "oldSelf cannot be used on the uncorrelatable portion of the schema within {apart}"
+                );
                 self.errors.invalid(format!("{path}.rule"), &said.rule, detail);
             }
         } else if let Some(optional) = said.optional_old_self {
@@ -416,7 +431,8 @@ struct Ordered<'v>(&'v Value);
 
 impl serde::Serialize for Ordered<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const ORDER: &[&str] = &["Rule", "Message", "MessageExpression", "Reason", "FieldPath", "OptionalOldSelf"];
+        const ORDER: &[&str] =
+            &["Rule", "Message", "MessageExpression", "Reason", "FieldPath", "OptionalOldSelf"];
         serializer.collect_map(ORDER.iter().map(|name| (name, self.0.get(name))))
     }
 }
@@ -452,9 +468,21 @@ mod tests {
             (json!({}), None, vec!["<nil>: Invalid value: spec is needed"]),
             (spec(json!({"min": 1, "max": 2})), None, vec![]),
             (spec(json!({"min": 5, "max": 2})), None, vec!["spec.min: Forbidden: min 5"]),
-            (spec(json!({"min": -1, "max": 2})), None, vec!["spec.min: Invalid value: -1: failed rule: self >= 0"]),
-            (spec(json!({"min": 1, "list": ["a", "x"]})), None, vec!["spec.list[1]: Invalid value: \"x\": failed rule: self != 'x'"]),
-            (spec(json!({"min": 1, "max": 2})), Some(spec(json!({"min": 1, "max": 3}))), vec!["spec: Invalid value: max may not shrink"]),
+            (
+                spec(json!({"min": -1, "max": 2})),
+                None,
+                vec!["spec.min: Invalid value: -1: failed rule: self >= 0"],
+            ),
+            (
+                spec(json!({"min": 1, "list": ["a", "x"]})),
+                None,
+                vec!["spec.list[1]: Invalid value: \"x\": failed rule: self != 'x'"],
+            ),
+            (
+                spec(json!({"min": 1, "max": 2})),
+                Some(spec(json!({"min": 1, "max": 3}))),
+                vec!["spec: Invalid value: max may not shrink"],
+            ),
             (spec(json!({"min": -1, "max": 4})), Some(spec(json!({"min": -1, "max": 3}))), vec![]),
         ] {
             assert_eq!(lines(rules.check(&schema, &new, old.as_ref())), want, "{new}");

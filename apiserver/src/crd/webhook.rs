@@ -9,7 +9,9 @@ use coracle_client::ApiError;
 use http::{Request, header};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{ServiceReference, WebhookConversion};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    ServiceReference, WebhookConversion,
+};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
@@ -47,7 +49,11 @@ impl Webhook {
     }
 
     /// The objects in `api_version`, in the same order.
-    pub async fn convert(&self, objects: Vec<CustomObject>, api_version: &str) -> Result<Vec<CustomObject>, ApiError> {
+    pub async fn convert(
+        &self,
+        objects: Vec<CustomObject>,
+        api_version: &str,
+    ) -> Result<Vec<CustomObject>, ApiError> {
         let Some(first) = objects.first() else { return Ok(objects) };
         let (from, kind) = (first.api_version().to_owned(), first.kind().to_owned());
         let failed = |why: String| {
@@ -88,7 +94,8 @@ impl Webhook {
                 let url: http::Uri = url.parse().map_err(|error| format!("{error}"))?;
                 let name = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
                 let port = url.port_u16().unwrap_or(HTTPS);
-                let addresses = tokio::net::lookup_host((name.as_str(), port)).await.map_err(|e| e.to_string())?;
+                let addresses =
+                    tokio::net::lookup_host((name.as_str(), port)).await.map_err(|e| e.to_string())?;
                 let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
                 let host = url.authority().map(ToString::to_string).unwrap_or_default();
                 Ok(Target { addresses: addresses.collect(), name, host, path })
@@ -103,8 +110,11 @@ impl Webhook {
         match bundle.filter(|bundle| !bundle.0.is_empty()) {
             Some(bundle) => {
                 for certificate in CertificateDer::pem_slice_iter(&bundle.0) {
-                    let certificate = certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;
-                    roots.add(certificate).map_err(|error| format!("unable to load root certificates: {error}"))?;
+                    let certificate =
+                        certificate.map_err(|error| format!("unable to load root certificates: {error}"))?;
+                    roots
+                        .add(certificate)
+                        .map_err(|error| format!("unable to load root certificates: {error}"))?;
                 }
             }
             // The system's, as upstream.
@@ -139,7 +149,10 @@ impl Webhook {
         let bytes = read.map_err(|e| broken(&e))?.to_bytes();
         drop(connection);
         if !status.is_success() {
-            return Err(format!("the server responded with the status code {} but did not return more information", status.as_u16()));
+            return Err(format!(
+                "the server responded with the status code {} but did not return more information",
+                status.as_u16()
+            ));
         }
         Ok(bytes)
     }
@@ -196,7 +209,12 @@ fn ready(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
 
 /// The converted objects, where the webhook did what it was asked and no more: it may change labels and annotations of
 /// the metadata, and everything outside of them.
-fn read(mut answer: Value, uid: &str, wanted: &str, objects: &[CustomObject]) -> Result<Vec<CustomObject>, String> {
+fn read(
+    mut answer: Value,
+    uid: &str,
+    wanted: &str,
+    objects: &[CustomObject],
+) -> Result<Vec<CustomObject>, String> {
     let response = answer.get_mut("response").map(Value::take).unwrap_or_default();
     if response.is_null() {
         return Err("no response provided".into());
@@ -207,7 +225,11 @@ fn read(mut answer: Value, uid: &str, wanted: &str, objects: &[CustomObject]) ->
     }
     if response.pointer("/result/status").and_then(Value::as_str) != Some("Success") {
         let message = response.pointer("/result/message").and_then(Value::as_str).unwrap_or_default();
-        return Err(if message.is_empty() { "response.result.status was not \"Success\"".into() } else { message.to_owned() });
+        return Err(if message.is_empty() {
+            "response.result.status was not \"Success\"".into()
+        } else {
+            message.to_owned()
+        });
     }
     let converted = response.get("convertedObjects").and_then(Value::as_array).cloned().unwrap_or_default();
     if converted.len() != objects.len() {
@@ -219,7 +241,10 @@ fn read(mut answer: Value, uid: &str, wanted: &str, objects: &[CustomObject]) ->
         let Value::Object(members) = value else { return Err(invalid("it is no object".into())) };
         let (mut new, _) = CustomObject::of(members).map_err(invalid)?;
         if new.api_version() != wanted {
-            return Err(invalid(format!("invalid groupVersion, expected={wanted}, got={}", new.api_version())));
+            return Err(invalid(format!(
+                "invalid groupVersion, expected={wanted}, got={}",
+                new.api_version()
+            )));
         }
         if new.kind() != old.kind() {
             return Err(invalid(format!("invalid kind, expected={}, got={}", old.kind(), new.kind())));
@@ -230,8 +255,11 @@ fn read(mut answer: Value, uid: &str, wanted: &str, objects: &[CustomObject]) ->
             ("UID", &new.meta.uid, &old.meta.uid),
         ] {
             if new.as_deref().unwrap_or_default() != old.as_deref().unwrap_or_default() {
-                return Err(invalid(format!("invalid metadata: must have the same {name}: {:?} != {:?}",
-                    new.as_deref().unwrap_or_default(), old.as_deref().unwrap_or_default())));
+                return Err(invalid(format!(
+                    "invalid metadata: must have the same {name}: {:?} != {:?}",
+                    new.as_deref().unwrap_or_default(),
+                    old.as_deref().unwrap_or_default()
+                )));
             }
         }
         let (labels, annotations) = (new.meta.labels.take(), new.meta.annotations.take());
@@ -253,7 +281,9 @@ mod tests {
 
     #[test]
     fn answers_are_taken_for_what_they_may_change() {
-        let old = object(json!({"apiVersion": "g.io/v1", "kind": "Foo", "metadata": {"name": "a", "uid": "u", "finalizers": ["x/y"]}, "spec": {"a": 1}}));
+        let old = object(
+            json!({"apiVersion": "g.io/v1", "kind": "Foo", "metadata": {"name": "a", "uid": "u", "finalizers": ["x/y"]}, "spec": {"a": 1}}),
+        );
         let answer = |uid: &str, objects: Value| json!({"response": {"uid": uid, "result": {"status": "Success"}, "convertedObjects": objects}});
         let good = json!({"apiVersion": "g.io/v2", "kind": "Foo", "metadata": {"name": "a", "uid": "u", "labels": {"l": "v"}}, "spec": {"b": 1}});
         let olds = [old];
@@ -266,7 +296,10 @@ mod tests {
         for (answer, want) in [
             (answer("2", json!([good])), "expected response.uid=\"1\", got \"2\""),
             (answer("1", json!([])), "webhook returned 0 objects, expected 1"),
-            (answer("1", json!([renamed])), "invalid converted object at index 0: invalid metadata: must have the same name: \"b\" != \"a\""),
+            (
+                answer("1", json!([renamed])),
+                "invalid converted object at index 0: invalid metadata: must have the same name: \"b\" != \"a\"",
+            ),
             (json!({}), "no response provided"),
             (json!({"response": {"uid": "1", "result": {"status": "Failure", "message": "no"}}}), "no"),
         ] {

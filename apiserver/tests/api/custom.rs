@@ -479,7 +479,8 @@ async fn rules_are_kept() {
         {"rule": "self.color != 'red' || self.replicas < 5", "message": "red ones are few"},
         {"rule": "self.replicas >= oldSelf.replicas", "message": "never fewer", "fieldPath": ".replicas", "reason": "FieldValueForbidden"}]);
     let mut wrong = ruled.clone();
-    wrong.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap()["x-kubernetes-validations"][0]["rule"] = json!("self.nope");
+    wrong.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap()["x-kubernetes-validations"]
+        [0]["rule"] = json!("self.nope");
     let refused = server.post(DEFINITIONS, wrong).await.expect(422);
     assert!(
         refused.message().contains("spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self.nope\"") && refused.message().contains("undefined field 'nope'"),
@@ -488,10 +489,17 @@ async fn rules_are_kept() {
     );
     defined(&server, ruled).await;
     let reply = server.post(WIDGETS, widget("a", json!({"color": "red", "replicas": 6}))).await.expect(422);
-    assert_eq!(reply.message(), "Widget.probe.example.com \"a\" is invalid: spec: Invalid value: red ones are few");
+    assert_eq!(
+        reply.message(),
+        "Widget.probe.example.com \"a\" is invalid: spec: Invalid value: red ones are few"
+    );
     server.post(WIDGETS, widget("a", json!({"color": "red", "replicas": 4}))).await.expect(201);
     let reply = server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"replicas": 2}})).await.expect(422);
-    assert_eq!(reply.message(), "Widget.probe.example.com \"a\" is invalid: spec.replicas: Forbidden: never fewer");
-    let blocked = server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"color": "green"}})).await.expect(422);
+    assert_eq!(
+        reply.message(),
+        "Widget.probe.example.com \"a\" is invalid: spec.replicas: Forbidden: never fewer"
+    );
+    let blocked =
+        server.merge(&format!("{WIDGETS}/a"), json!({"spec": {"color": "green"}})).await.expect(422);
     assert!(blocked.message().ends_with("<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]"), "{}", blocked.message());
 }

@@ -47,12 +47,13 @@ async fn webhook() -> (u16, String) {
     let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let pem = pair.cert.pem();
     let key = PrivateKeyDer::from_pem_slice(pair.signing_key.serialize_pem().as_bytes()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![pair.cert.der().clone()], key)
-        .unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.cert.der().clone()], key)
+            .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -90,9 +91,13 @@ async fn a_webhook_converts_what_goes_in_and_comes_out() {
     let one = json!({"apiVersion": "probe.example.com/v1", "kind": "Pair", "metadata": {"name": "a"}, "spec": {"both": "x-y"}});
     server.post(&path("v1"), one).await.expect(201);
     let shown = server.get(&format!("{}/a", path("v2"))).await.expect(200).json;
-    assert_eq!((&shown["apiVersion"], &shown["spec"]), (&json!("probe.example.com/v2"), &json!({"first": "x", "second": "y"})));
+    assert_eq!(
+        (&shown["apiVersion"], &shown["spec"]),
+        (&json!("probe.example.com/v2"), &json!({"first": "x", "second": "y"}))
+    );
     let listed = server.get(&path("v2")).await.expect(200);
-    let mut events = server.watch(&format!("{}?watch=1&resourceVersion={}", path("v2"), listed.version())).await;
+    let mut events =
+        server.watch(&format!("{}?watch=1&resourceVersion={}", path("v2"), listed.version())).await;
     server.merge(&format!("{}/a", path("v2")), json!({"spec": {"second": "z"}})).await.expect(200);
     let event = events.next().await.unwrap();
     assert_eq!(event["object"]["spec"], json!({"first": "x", "second": "z"}));
