@@ -392,11 +392,7 @@ impl Judged<'_> {
         match &rule.program {
             Ok(program) => self.cost(format!("{path}.rule"), "rule", program, times),
             Err(error) => {
-                let detail = match &error.wrong_result {
-                    Some(wrong) => format!("cel expression {wrong}"),
-                    None => format!("compilation failed: {error}"),
-                };
-                self.errors.invalid(format!("{path}.rule"), Ordered(&shown), detail);
+                self.errors.invalid(format!("{path}.rule"), Ordered(&shown), error.of_rule());
             }
         }
         match &rule.message {
@@ -404,10 +400,7 @@ impl Judged<'_> {
                 self.cost(format!("{path}.messageExpression"), "messageExpression", program, times)
             }
             Some(Err(error)) => {
-                let detail = match &error.wrong_result {
-                    Some(wrong) => format!("messageExpression {wrong}"),
-                    None => format!("messageExpression compilation failed: {error}"),
-                };
+                let detail = error.of_message_expression();
                 self.errors.invalid(format!("{path}.messageExpression"), Ordered(&shown), detail);
             }
             None => {}
