@@ -495,12 +495,12 @@ fn a_node_writes_only_what_is_its_own() {
         (&format!("get pod {foreign}"), "no relationship found"),
         (&format!("delete pod {foreign}"), "no relationship found"),
         ("label node west team=x", "cannot patch resource \"nodes\""),
-        ("label node east node-role.kubernetes.io/master=", "is not allowed to modify the following labels"),
+        ("label node east node-role.kubernetes.io/master=", "is not allowed to modify labels"),
         ("taint node east a=b:NoSchedule", "is not allowed to modify taints"),
         ("delete node west", "cannot delete resource \"nodes\""),
         ("get lease -n kube-node-lease west", "cannot get resource \"leases\""),
         ("create token default", "node requested token not bound to a pod"),
-        ("run x --image=y", "cannot create resource \"pods\""),
+        ("run x --image=y", "node \"east\" can only create mirror pods"),
     ] {
         let said = as_node(refused).failure();
         assert!(said.contains("forbidden") && said.contains(why), "{refused}: {said}");
