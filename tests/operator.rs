@@ -22,7 +22,7 @@ fn a_kopf_operator_keeps_its_custom_resources() {
     let mut command = Command::new(python());
     command
         .args(["-m", "kopf", "run", "--standalone", "--namespace", "default"])
-        .arg(repository("tests/fixtures/operator.py"))
+        .arg(repository("tests/fixtures/greeter.py"))
         .env("KUBECONFIG", cluster.kubeconfig());
     let mut operator = Process::start(command, &cluster.directory().join("operator.log"));
 
