@@ -31,8 +31,10 @@ fn a_kopf_operator_keeps_its_custom_resources() {
     assert_eq!(cluster.field("configmap/first-text", ".data.text"), "Ahoy, world");
     assert_eq!(cluster.field("greeting/first", ".metadata.finalizers[*]"), "coracle.dev/kopf-finalizer");
     assert_eq!(cluster.field("configmap/first-text", ".metadata.ownerReferences[0].kind"), "Greeting");
-    let events = cluster.kubectl("events --for greeting/first");
-    assert!(events.contains("succeeded"), "{events}");
+    eventually("the operator's events", || {
+        let events = cluster.kubectl("events --for greeting/first");
+        if events.contains("succeeded") { Ok(()) } else { Err(events) }
+    });
 
     cluster.kubectl("patch greeting first --type=merge -p {\"spec\":{\"whom\":\"Coracle\"}}");
     eventually("the operator's answer to the change", || {
