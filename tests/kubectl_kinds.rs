@@ -44,14 +44,49 @@ const CREATED: &[(&str, &str, &str, &str)] = &[
         ".spec.concurrencyPolicy",
         "Allow",
     ),
-    ("create quota small --hard=configmaps=50,count/leases.coordination.k8s.io=5", "quota/small", ".spec.hard.configmaps", "50"),
-    ("create poddisruptionbudget keep --selector=app=web --min-available=1", "pdb/keep", ".spec.minAvailable", "1"),
+    (
+        "create quota small --hard=configmaps=50,count/leases.coordination.k8s.io=5",
+        "quota/small",
+        ".spec.hard.configmaps",
+        "50",
+    ),
+    (
+        "create poddisruptionbudget keep --selector=app=web --min-available=1",
+        "pdb/keep",
+        ".spec.minAvailable",
+        "1",
+    ),
     ("create priorityclass urgent --value=1000 --description=soon", "priorityclass/urgent", ".value", "1000"),
-    ("create ingress door --rule=example.com/*=inner:80", "ingress/door", ".spec.rules[0].http.paths[0].pathType", "Prefix"),
-    ("create role reader --verb=get,list --resource=pods,pods/log", "role/reader", ".rules[0].resources", "[\"pods\",\"pods/log\"]"),
-    ("create rolebinding readers --role=reader --serviceaccount=default:robot", "rolebinding/readers", ".subjects[0].name", "robot"),
-    ("create clusterrole looker --verb=get --resource=nodes", "clusterrole/looker", ".rules[0].verbs", "[\"get\"]"),
-    ("create clusterrolebinding lookers --clusterrole=looker --group=crew", "clusterrolebinding/lookers", ".roleRef.name", "looker"),
+    (
+        "create ingress door --rule=example.com/*=inner:80",
+        "ingress/door",
+        ".spec.rules[0].http.paths[0].pathType",
+        "Prefix",
+    ),
+    (
+        "create role reader --verb=get,list --resource=pods,pods/log",
+        "role/reader",
+        ".rules[0].resources",
+        "[\"pods\",\"pods/log\"]",
+    ),
+    (
+        "create rolebinding readers --role=reader --serviceaccount=default:robot",
+        "rolebinding/readers",
+        ".subjects[0].name",
+        "robot",
+    ),
+    (
+        "create clusterrole looker --verb=get --resource=nodes",
+        "clusterrole/looker",
+        ".rules[0].verbs",
+        "[\"get\"]",
+    ),
+    (
+        "create clusterrolebinding lookers --clusterrole=looker --group=crew",
+        "clusterrolebinding/lookers",
+        ".roleRef.name",
+        "looker",
+    ),
     ("autoscale deployment web --min=1 --max=3 --cpu-percent=80", "hpa/web", ".spec.maxReplicas", "3"),
     ("run alone --image=coracle.dev/samples/counter:v1", "pod/alone", ".spec.containers[0].name", "alone"),
     ("expose deployment web --port=80 --target-port=8080", "service/web", ".spec.selector.app", "web"),
@@ -59,19 +94,54 @@ const CREATED: &[(&str, &str, &str, &str)] = &[
 
 /// A change, and what the object then says.
 const CHANGED: &[(&str, &str, &str, &str)] = &[
-    ("set image deployment/web hello-http=coracle.dev/samples/hello-http:v2", "deployment/web", ".spec.template.spec.containers[0].image", "coracle.dev/samples/hello-http:v2"),
+    (
+        "set image deployment/web hello-http=coracle.dev/samples/hello-http:v2",
+        "deployment/web",
+        ".spec.template.spec.containers[0].image",
+        "coracle.dev/samples/hello-http:v2",
+    ),
     ("set env deployment/web A=1", "deployment/web", ".spec.template.spec.containers[0].env[0].name", "A"),
-    ("set resources deployment/web --limits=cpu=1,memory=64Mi", "deployment/web", ".spec.template.spec.containers[0].resources.limits.memory", "64Mi"),
-    ("set serviceaccount deployment/web robot", "deployment/web", ".spec.template.spec.serviceAccountName", "robot"),
+    (
+        "set resources deployment/web --limits=cpu=1,memory=64Mi",
+        "deployment/web",
+        ".spec.template.spec.containers[0].resources.limits.memory",
+        "64Mi",
+    ),
+    (
+        "set serviceaccount deployment/web robot",
+        "deployment/web",
+        ".spec.template.spec.serviceAccountName",
+        "robot",
+    ),
     ("set subject rolebinding/readers --user=jane", "rolebinding/readers", ".subjects[1].name", "jane"),
     ("set selector service/inner app=other", "service/inner", ".spec.selector.app", "other"),
     ("label configmap settings tier=front", "configmap/settings", ".metadata.labels.tier", "front"),
     ("annotate configmap settings note=yes", "configmap/settings", ".metadata.annotations.note", "yes"),
     ("scale deployment/web --replicas=0 --current-replicas=0", "deployment/web", ".spec.replicas", "0"),
-    ("patch configmap settings --type=merge -p {\"data\":{\"a\":\"c\"}}", "configmap/settings", ".data.a", "c"),
-    ("patch configmap settings --type=json -p [{\"op\":\"replace\",\"path\":\"/data/a\",\"value\":\"d\"}]", "configmap/settings", ".data.a", "d"),
-    ("patch deployment web -p {\"spec\":{\"minReadySeconds\":3}}", "deployment/web", ".spec.minReadySeconds", "3"),
-    ("patch deployment web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":0}}", "deployment/web", ".spec.replicas", "0"),
+    (
+        "patch configmap settings --type=merge -p {\"data\":{\"a\":\"c\"}}",
+        "configmap/settings",
+        ".data.a",
+        "c",
+    ),
+    (
+        "patch configmap settings --type=json -p [{\"op\":\"replace\",\"path\":\"/data/a\",\"value\":\"d\"}]",
+        "configmap/settings",
+        ".data.a",
+        "d",
+    ),
+    (
+        "patch deployment web -p {\"spec\":{\"minReadySeconds\":3}}",
+        "deployment/web",
+        ".spec.minReadySeconds",
+        "3",
+    ),
+    (
+        "patch deployment web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":0}}",
+        "deployment/web",
+        ".spec.replicas",
+        "0",
+    ),
 ];
 
 #[test]
@@ -108,7 +178,8 @@ fn makes_and_changes(minor: u32) {
         }
     }
     let all = kubectl.run("get all");
-    for part in ["pod/alone", "deployment.apps/web", "service/inner", "job.batch/once", "cronjob.batch/often"] {
+    for part in ["pod/alone", "deployment.apps/web", "service/inner", "job.batch/once", "cronjob.batch/often"]
+    {
         if !all.contains(part) {
             faults.push(format!("get all does not show {part}"));
         }
@@ -127,8 +198,7 @@ fn every_resource_is_explained_listed_and_described() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [name, .., api_version, _, kind] = words[..] else { panic!("{line}") };
         let group = api_version.rsplit_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
-        let explained =
-            kubectl.attempt(&["explain", name, "--recursive", "--api-version", api_version]);
+        let explained = kubectl.attempt(&["explain", name, "--recursive", "--api-version", api_version]);
         if explained.code != Some(0) || !explained.stdout.contains(&format!("KIND:       {kind}")) {
             faults.push(format!("explain {name}: {}{}", explained.stdout, explained.stderr));
         }

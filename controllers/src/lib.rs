@@ -24,6 +24,7 @@ mod service_cidr;
 mod volume_protection;
 
 mod context;
+mod custom;
 mod expectations;
 mod ownership;
 mod pods;

@@ -5,9 +5,11 @@ use k8s_openapi::api::{
     admissionregistration::v1 as admission, apps::v1 as apps, autoscaling::v2 as autoscaling,
     batch::v1 as batch, certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
     discovery::v1 as discovery, flowcontrol::v1 as flowcontrol, networking::v1 as networking,
-    node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling,
-    storage::v1 as storage,
+    node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, resource::v1 as resource,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use tracing::debug;
 
 /// Every built-in resource that upstream persists, whether this API serves it yet or not.
@@ -31,6 +33,8 @@ pub fn known() -> Vec<Resource> {
         core::Secret,
         core::Service,
         core::ServiceAccount,
+        admission::MutatingAdmissionPolicy,
+        admission::MutatingAdmissionPolicyBinding,
         admission::MutatingWebhookConfiguration,
         admission::ValidatingAdmissionPolicy,
         admission::ValidatingAdmissionPolicyBinding,
@@ -49,20 +53,29 @@ pub fn known() -> Vec<Resource> {
         flowcontrol::FlowSchema,
         flowcontrol::PriorityLevelConfiguration,
         networking::Ingress,
+        networking::IPAddress,
         networking::IngressClass,
         networking::NetworkPolicy,
+        networking::ServiceCIDR,
         node::RuntimeClass,
         policy::PodDisruptionBudget,
         rbac::ClusterRole,
         rbac::ClusterRoleBinding,
         rbac::Role,
         rbac::RoleBinding,
+        resource::DeviceClass,
+        resource::ResourceClaim,
+        resource::ResourceClaimTemplate,
+        resource::ResourceSlice,
         scheduling::PriorityClass,
         storage::CSIDriver,
         storage::CSINode,
         storage::CSIStorageCapacity,
         storage::StorageClass,
         storage::VolumeAttachment,
+        storage::VolumeAttributesClass,
+        CustomResourceDefinition,
+        APIService,
     ]
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use coracle_client::{Informer, Key, Object, Owner, Resource};
+use parking_lot::RwLock;
 use serde::Deserialize;
 
 use super::plan::FOREGROUND;
@@ -24,7 +25,8 @@ impl fmt::Display for Place {
 
 #[derive(Clone)]
 pub struct Graph {
-    informers: Arc<[Informer]>,
+    /// Swapped as a whole: readers hold what they began with.
+    informers: Arc<RwLock<Arc<[Informer]>>>,
 }
 
 /// Where an owner reference points, from an object of some namespace.
@@ -38,15 +40,26 @@ pub enum Target {
 
 impl Graph {
     pub fn new(context: &Context, resources: impl IntoIterator<Item = Resource>) -> Self {
-        Self { informers: resources.into_iter().map(|r| context.of_resource(r)).collect() }
+        let informers = resources.into_iter().map(|r| context.of_resource(r)).collect();
+        Self { informers: Arc::new(RwLock::new(informers)) }
     }
 
-    pub fn informers(&self) -> &[Informer] {
-        &self.informers
+    pub fn informers(&self) -> Arc<[Informer]> {
+        self.informers.read().clone()
     }
 
-    fn informer(&self, resource: &Resource) -> Option<&Informer> {
-        self.informers.iter().find(|i| i.resource() == resource)
+    pub fn add(&self, informer: Informer) {
+        let mut informers = self.informers.write();
+        *informers = informers.iter().cloned().chain([informer]).collect();
+    }
+
+    pub fn remove(&self, resource: &Resource) {
+        let mut informers = self.informers.write();
+        *informers = informers.iter().filter(|i| i.resource() != resource).cloned().collect();
+    }
+
+    fn informer(&self, resource: &Resource) -> Option<Informer> {
+        self.informers.read().iter().find(|i| i.resource() == resource).cloned()
     }
 
     pub fn get(&self, place: &Place) -> Option<Arc<Object>> {
@@ -56,10 +69,9 @@ impl Graph {
     pub fn target(&self, owner: &Owner, namespace: &str) -> Target {
         // Whatever version the reference names: the group and kind say which resource it is.
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let informer = self
-            .informers
-            .iter()
-            .find(|i| i.resource().kind() == &*owner.kind && i.resource().group() == group);
+        let informers = self.informers();
+        let informer =
+            informers.iter().find(|i| i.resource().kind() == &*owner.kind && i.resource().group() == group);
         let Some(resource) = informer.map(Informer::resource) else { return Target::Unknown };
         let key = match (resource.namespaced(), namespace) {
             (true, "") => return Target::Invalid,
@@ -71,11 +83,25 @@ impl Graph {
 
     /// Everything that names the uid as an owner.
     pub fn dependents(&self, uid: &str) -> Vec<(Place, Arc<Object>)> {
-        self.informers
+        self.informers()
             .iter()
             .flat_map(|informer| informer.by_owner(uid).into_iter().map(move |o| (informer.resource(), o)))
             .map(|(resource, object)| (Place { resource: resource.clone(), key: object.key() }, object))
             .collect()
+    }
+
+    /// Everything that names an owner of this kind.
+    pub fn owned_by(&self, owners: &Resource) -> Vec<Place> {
+        let named = |owner: &Owner| {
+            let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+            &*owner.kind == owners.kind() && group == owners.group()
+        };
+        let mut places = Vec::new();
+        for informer in self.informers().iter() {
+            let objects = informer.list().into_iter().filter(|o| o.head.owners.iter().any(named));
+            places.extend(objects.map(|o| Place { resource: informer.resource().clone(), key: o.key() }));
+        }
+        places
     }
 
     /// Whether an object of this uid stands in some other namespace.

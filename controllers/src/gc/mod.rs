@@ -1,6 +1,7 @@
 //! Garbage collector: deletes what its owners left behind, waits for dependents where a deletion is in the
 //! foreground, and lets them go where it orphans.
 
+mod customs;
 mod graph;
 mod plan;
 
@@ -11,8 +12,8 @@ use bytes::Bytes;
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::{
-    ApiError, Change, Client, DeleteOptions, Object, Owner, PatchType, Propagation, Request, Verb, WorkQueue,
-    WriteOptions,
+    ApiError, Change, Client, DeleteOptions, Informer, Object, Owner, PatchType, Propagation, Request, Verb,
+    WorkQueue, WriteOptions,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -41,13 +42,10 @@ pub async fn run(context: Context) {
         return;
     }
     let queue = WorkQueue::new();
-    for informer in graph.informers() {
-        let (resource, graph, queue) = (informer.resource().clone(), graph.clone(), queue.clone());
-        informer.on_change(move |change: &Change| {
-            let place = Place { resource: resource.clone(), key: change.key() };
-            concerned(&graph, place, change).into_iter().for_each(|place| queue.add(place));
-        });
+    for informer in graph.informers().iter() {
+        watch(informer, &graph, &queue);
     }
+    customs::follow(&context, &graph, &queue);
     let controller = Controller {
         client: context.client.clone(),
         graph,
@@ -55,6 +53,14 @@ pub async fn run(context: Context) {
         absent: Mutex::default(),
     };
     context.work_with(controller, queue, WORKERS).await;
+}
+
+fn watch(informer: &Informer, graph: &Graph, queue: &WorkQueue<Place>) {
+    let (resource, graph, queue) = (informer.resource().clone(), graph.clone(), queue.clone());
+    informer.on_change(move |change: &Change| {
+        let place = Place { resource: resource.clone(), key: change.key() };
+        concerned(&graph, place, change).into_iter().for_each(|place| queue.add(place));
+    });
 }
 
 /// The objects to look at again after a change.

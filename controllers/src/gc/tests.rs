@@ -3,6 +3,7 @@
 use coracle_client::fake::Fake;
 use coracle_client::{DeleteOptions, PatchType, Propagation};
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
 use crate::testing::{Cluster, from};
@@ -152,4 +153,28 @@ async fn references_across_namespaces_are_reported() {
         .await;
     cluster.settle().await;
     assert!(cluster.fake.get::<Node>("", "n").is_some(), "what cannot be judged stays");
+}
+
+fn boats() -> CustomResourceDefinition {
+    from(json!({"metadata": {"name": "boats.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "boats", "kind": "Boat"},
+            "versions": [{"name": "v1", "served": true, "storage": true}]},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]}}))
+}
+
+/// A config map owned by a custom resource.
+fn cargo(name: &str, boat: &str, uid: &str) -> ConfigMap {
+    let owner = json!({"apiVersion": "example.com/v1", "kind": "Boat", "name": boat, "uid": uid});
+    from(json!({"metadata": {"namespace": "ns", "name": name, "ownerReferences": [owner]}}))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_custom_resources_own_goes_with_them_once_their_kind_is_known() {
+    let cluster = start();
+    create(&cluster, cargo("lost", "sunk", "no-such-uid")).await;
+    cluster.settle().await;
+    assert_eq!(names(&cluster.fake), ["lost"], "nobody knows what a Boat is");
+    cluster.context.client.create(&boats()).await.unwrap();
+    cluster.until("the owner that never was", |f| names(f).is_empty()).await;
 }

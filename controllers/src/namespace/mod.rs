@@ -9,10 +9,11 @@ use coracle_client::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Deserialize;
 
 use crate::context::Context;
-use crate::resources;
+use crate::{custom, resources};
 
 pub mod defaults;
 mod plan;
@@ -40,7 +41,9 @@ pub async fn run(context: Context) {
     for resource in &resources {
         watch_content(&context.of_resource(resource.clone()), &namespaces, &queue);
     }
-    let controller = Controller { client: context.client.clone(), namespaces, resources: resources.into() };
+    let definitions = context.of::<CustomResourceDefinition>();
+    let controller =
+        Controller { client: context.client.clone(), namespaces, resources: resources.into(), definitions };
     context.work(controller, queue).await;
 }
 
@@ -61,6 +64,7 @@ struct Controller {
     client: Client,
     namespaces: Informer,
     resources: Arc<[Resource]>,
+    definitions: Informer,
 }
 
 impl Reconciler for Controller {
@@ -128,6 +132,10 @@ impl Controller {
             if !content.is_empty() {
                 return Ok(content);
             }
+        }
+        // Custom resources first: their operators may still need what else is there.
+        for resource in custom::resources(&self.definitions).iter().filter(|r| r.namespaced()) {
+            self.empty_of(resource, namespace, &mut content).await;
         }
         for resource in self.resources.iter().filter(|r| **r != pods) {
             self.empty_of(resource, namespace, &mut content).await;
