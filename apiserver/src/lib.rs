@@ -32,6 +32,7 @@ pub mod table;
 pub mod schema;
 pub mod ownership;
 pub mod decode;
+pub mod encode;
 pub mod protobuf;
 pub mod patch;
 pub mod cel;

@@ -7,6 +7,8 @@ use coracle_client::ApiError;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
+use crate::encode;
+
 /// What the verbs need of an object, whatever its type. Built-ins are `k8s-openapi` structs; custom resources will be
 /// JSON values with their metadata beside them.
 pub trait ApiObject: Any + Send + Sync {
@@ -30,8 +32,7 @@ impl<K: coracle_client::client::Kind + Clone> ApiObject for K {
     }
 
     fn encode(&self) -> Result<Bytes, ApiError> {
-        // Histories keep these bytes: a growing vector would leave up to half of its room unused in each.
-        serde_json::to_vec(self).map(|json| json.into_boxed_slice().into()).map_err(ApiError::internal)
+        encode::json(self)
     }
 
     fn to_value(&self) -> Result<Value, ApiError> {

@@ -102,7 +102,7 @@ impl ApiObject for CustomObject {
             metadata: &self.meta,
             body: Body(&self.body),
         };
-        serde_json::to_vec(&whole).map(|json| json.into_boxed_slice().into()).map_err(ApiError::internal)
+        crate::encode::json(&whole)
     }
 
     fn to_value(&self) -> Result<Value, ApiError> {

@@ -39,6 +39,7 @@ pub enum Fault {
 }
 
 #[cfg(test)]
+#[path = "tests/round_trips.rs"]
 mod round_trips;
 #[cfg(test)]
 mod tests;
