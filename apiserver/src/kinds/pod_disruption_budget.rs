@@ -18,6 +18,11 @@ impl BuiltIn for PodDisruptionBudget {
     const HAS_GENERATION: bool = true;
     const UNCONDITIONAL_UPDATE: bool = false;
 
+    /// Upstream has never looked at the name of a budget; that it can stand in a path is seen to elsewhere.
+    fn validate_name(_name: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     fn set_defaults(&mut self) {
         // Upstream always writes these numbers.
         let status = self.status.get_or_insert_default();

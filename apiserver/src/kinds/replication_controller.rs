@@ -47,11 +47,12 @@ impl BuiltIn for ReplicationController {
         workload::replicas(path.child("replicas"), spec.replicas, errors);
         let at = path.child("template");
         let Some(template) = &spec.template else { return errors.required(at, "") };
-        let labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+        let given = template.metadata.as_ref().and_then(|m| m.labels.clone());
+        let labels = given.clone().unwrap_or_default();
         if selector.iter().any(|(key, value)| labels.get(key) != Some(value)) {
             errors.invalid(
                 at.child("metadata").child("labels"),
-                &labels,
+                &given,
                 "`selector` does not match template `labels`",
             );
         }

@@ -56,14 +56,15 @@ pub(super) fn matches_template(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
-    let labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+    let given = template.metadata.as_ref().and_then(|m| m.labels.clone());
+    let labels = given.clone().unwrap_or_default();
     if absent(selector)
         || Selector::from_label_selector(Some(selector))
             .is_ok_and(|s| !s.is_everything() && !s.matches(&labels))
     {
         errors.invalid(
             path.child("metadata").child("labels"),
-            &labels,
+            &given,
             "`selector` does not match template `labels`",
         );
     }
