@@ -10,6 +10,8 @@ use crate::harness::Https;
 
 const READ_BYTES: usize = 256 * 1024;
 
+const JSON: &str = "content-type: application/json\r\naccept: application/json\r\n";
+
 /// A kept connection: requests go one after the other.
 pub struct Kept {
     stream: StreamOwned<ClientConnection, TcpStream>,
@@ -35,7 +37,12 @@ impl Kept {
     }
 
     pub fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> Answer {
-        self.send(method, path, body);
+        self.exchange_as(method, path, JSON, body)
+    }
+
+    /// `headers`: the media types in both directions, and whatever else is asked for, each with its line end.
+    pub fn exchange_as(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        self.send(method, path, headers, body);
         let (status, length, head) = self.head();
         match length {
             Some(length) => {
@@ -64,7 +71,7 @@ impl Kept {
 
     /// Starts a watch; its chunks are read with [`Self::chunk`].
     pub fn watch(&mut self, path: &str) {
-        self.send("GET", path, b"");
+        self.send("GET", path, JSON, b"");
         let (status, length, head) = self.head();
         assert!(status == 200 && length.is_none(), "{path}: {status}");
         self.buffer.copy_within(head..self.filled, 0);
@@ -93,9 +100,9 @@ impl Kept {
         looked
     }
 
-    fn send(&mut self, method: &str, path: &str, body: &[u8]) {
+    fn send(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) {
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}content-length: {}\r\n\r\n",
             self.address,
             body.len()
         )
