@@ -96,6 +96,10 @@ fn a_kind_of_ones_own() {
     k("delete crd crontabs.stable.example.com --timeout 30s");
     eventually("the resource to be gone", || {
         let answer = cluster.try_kubectl("get --raw /apis/stable.example.com");
-        if answer.stderr.contains("NotFound") || answer.stderr.contains("not find") { Ok(()) } else { Err(answer.stderr) }
+        if answer.stderr.contains("NotFound") || answer.stderr.contains("not find") {
+            Ok(())
+        } else {
+            Err(answer.stderr)
+        }
     });
 }
