@@ -67,6 +67,8 @@ const KIND_PLACES: &[&str] = &[
     "apiserver/src/schema/",
     // The objects that every cluster has, and what the server keeps books of.
     "apiserver/src/upkeep/",
+    // A conversion webhook behind a Service is found by the Service's endpoints.
+    "apiserver/src/crd/webhook.rs",
 ];
 
 const COMPONENTS: &[&str] = &["apiserver", "scheduler", "controllers", "wasmlet", "proxy"];
