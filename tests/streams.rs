@@ -374,6 +374,26 @@ fn a_running_pod_gets_other_limits() {
     assert!(class.failure().contains("Pod QOS Class may not change as a result of resizing"));
 }
 
+#[test]
+fn commands_probe_and_accompany_containers() {
+    let cluster = cluster();
+    cluster.apply(
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probed"}, "spec": {
+            "terminationGracePeriodSeconds": 1, "volumes": [{"name": "data", "emptyDir": {}}],
+            "containers": [{"name": "main", "image": "coracle.dev/samples/counter:v1",
+                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo hooked > /data/hook"]}}},
+                "readinessProbe": {"periodSeconds": 1, "exec": {"command": ["cat", "/data/ready"]}}}]}}"#,
+    );
+    eventually("the hook ran", || {
+        let output = cluster.try_kubectl("exec probed -- cat /data/hook");
+        if output.stdout == "hooked\n" { Ok(()) } else { Err(format!("{output:?}")) }
+    });
+    assert_eq!(cluster.field("pod/probed", ".status.containerStatuses[0].ready"), "false");
+    cluster.kubectl("exec probed -- touch /data/ready");
+    cluster.kubectl("wait --for=condition=Ready pod/probed --timeout=60s");
+}
+
 async fn client(cluster: &Cluster) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();

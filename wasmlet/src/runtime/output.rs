@@ -35,10 +35,8 @@ pub async fn output_of(
         }
         text
     };
-    let ended = async {
-        let exit = child.0.wait().await;
-        exit.code
-    };
+    // The program's trap messages go to its error stream: that is at its end only when the program is let go.
+    let ended = async move { child.0.wait().await.code };
     let (code, text) = tokio::join!(ended, read);
     Ok((code, text))
 }
@@ -51,8 +49,8 @@ mod tests {
     use crate::runtime::Stats;
     use crate::runtime::stdio::{AttachError, Attached};
 
-    /// Says a word and ends with 3; its children are itself.
-    struct Once;
+    /// Says a word and ends with 3. As real programs, it holds its error stream as long as it is there.
+    struct Once(#[expect(dead_code)] Option<mpsc::Sender<bytes::Bytes>>);
 
     #[async_trait::async_trait]
     impl Container for Once {
@@ -73,10 +71,10 @@ mod tests {
             if command.is_empty() {
                 return Err(ExecError::NotInPath(String::new()));
             }
-            for out in [stdio.stdout, stdio.stderr].into_iter().flatten() {
+            for out in [&stdio.stdout, &stdio.stderr].into_iter().flatten() {
                 out.send("word".into()).await.unwrap();
             }
-            Ok(Arc::new(Once))
+            Ok(Arc::new(Once(stdio.stderr)))
         }
         fn attach(&self, _stdin: bool) -> Result<Attached, AttachError> {
             Err(AttachError::Ended)
@@ -89,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_cut_and_the_code_is_told() {
-        let container: Arc<dyn Container> = Arc::new(Once);
+        let container: Arc<dyn Container> = Arc::new(Once(None));
         let (code, text) = output_of(&container, vec!["x".into()], 6).await.unwrap();
         assert_eq!((code, text.as_slice()), (3, &b"wordwo"[..]));
         assert!(output_of(&container, Vec::new(), 6).await.is_err());
