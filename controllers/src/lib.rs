@@ -27,9 +27,12 @@ mod context;
 mod custom;
 mod expectations;
 mod ownership;
+mod pod_changes;
+mod pod_control;
 mod pods;
 mod resource_quota;
 mod resources;
+mod template;
 #[cfg(test)]
 mod testing;
 

@@ -4,10 +4,28 @@ use std::sync::Arc;
 
 use coracle_client::client::Kind;
 use coracle_client::selector::Selector;
-use coracle_client::{ApiError, Client, Object, PatchType};
+use coracle_client::{ApiError, Client, Informer, Object, PatchType};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
 use serde_json::json;
+
+/// Index of objects without a controller, by namespace.
+const ORPHANS: &str = "orphans";
+
+/// Adds the index by which [`candidates`] finds what may be adopted.
+pub fn index(informer: &Informer) {
+    informer.add_index(ORPHANS, |o| {
+        if o.head.controller().is_none() { vec![Box::from(&*o.head.namespace)] } else { Vec::new() }
+    });
+}
+
+/// What `uid` owns, and what nobody controls in its namespace.
+pub fn candidates(informer: &Informer, namespace: &str, uid: &str) -> Vec<Arc<Object>> {
+    let mut candidates = informer.by_owner(uid);
+    let orphans = informer.by_index(ORPHANS, namespace);
+    candidates.extend(orphans.into_iter().filter(|o| o.head.owners.iter().all(|w| &*w.uid != uid)));
+    candidates
+}
 
 /// What becomes of one object that is a candidate for a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

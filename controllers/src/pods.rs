@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::client::Kind;
 use coracle_client::{Informer, Object};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-/// Index of pods without a controller, by namespace.
-pub const ORPHANS: &str = "orphans";
+use crate::ownership;
+
 /// Index of pods by the node they are bound to.
 pub const BY_NODE: &str = "spec.nodeName";
 
@@ -149,11 +152,26 @@ impl Pod {
     }
 }
 
+/// A pod of the template, without a name, controlled by an object of type `O`.
+pub fn of_template<O: Kind>(owner: &ObjectMeta, template: &v1::PodTemplateSpec) -> v1::Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    v1::Pod {
+        metadata: ObjectMeta {
+            namespace: owner.namespace.clone(),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![ownership::controller_of::<O>(owner)]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
+
 /// Adds the indexes that controllers look pods up by.
 pub fn index(pods: &Informer) {
-    pods.add_index(ORPHANS, |o| {
-        if o.head.controller().is_none() { vec![Box::from(&*o.head.namespace)] } else { Vec::new() }
-    });
+    ownership::index(pods);
     pods.add_index(BY_NODE, |o| {
         o.head.field("spec.nodeName").filter(|n| !n.is_empty()).map(Box::from).into_iter().collect()
     });

@@ -86,6 +86,9 @@ const WITH_STATUS: &[&str] = &[
     "services",
     "deployments.apps",
     "replicasets.apps",
+    "replicationcontrollers",
+    "statefulsets.apps",
+    "daemonsets.apps",
     "certificatesigningrequests.certificates.k8s.io",
 ];
 

@@ -13,12 +13,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use crate::context::Context;
-use crate::ownership;
+use crate::{ownership, template};
 
 mod plan;
 mod sets;
 mod status;
-mod template;
 
 use plan::Scale;
 use sets::{REVISION, Sets, Wanted, name, replicas};

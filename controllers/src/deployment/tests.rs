@@ -27,7 +27,7 @@ fn rolling() -> Value {
 fn start() -> Cluster {
     let cluster = Cluster::new();
     cluster.start(|c| Box::pin(super::run(c)));
-    cluster.start(|c| Box::pin(crate::replicaset::run(c)));
+    cluster.start(|c| Box::pin(crate::replicaset::replica_sets(c)));
     cluster.kubelet("n1", |pod| {
         pod.spec.as_ref().is_none_or(|s| s.containers[0].image.as_deref() != Some("broken"))
     });
@@ -192,12 +192,12 @@ async fn paused_scales_but_does_not_roll() {
 async fn a_name_that_is_taken_makes_another_hash() {
     let cluster = Cluster::new();
     let wanted = deployment(1, rolling());
-    let hash = super::template::hash(&super::template::canonical(&wanted.spec.template), None);
+    let hash = crate::template::hash(&crate::template::canonical(&wanted.spec.template), None);
     let other: ReplicaSet = from(json!({"metadata": {"namespace": "ns", "name": format!("web-{hash}")},
         "spec": {"replicas": 0, "selector": {"matchLabels": {"x": "y"}}, "template": {"metadata": {"labels": {"x": "y"}}}}}));
     cluster.context.client.create(&other).await.unwrap();
     cluster.start(|c| Box::pin(super::run(c)));
-    cluster.start(|c| Box::pin(crate::replicaset::run(c)));
+    cluster.start(|c| Box::pin(crate::replicaset::replica_sets(c)));
     cluster.kubelet("n1", |_| true);
     cluster.context.client.create(&wanted).await.unwrap();
     cluster.until("rolled out", |f| rolled_out(f, 1)).await;

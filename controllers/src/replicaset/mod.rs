@@ -1,153 +1,105 @@
-//! ReplicaSet: keeps as many pods of a template as were asked for.
+//! ReplicaSet and ReplicationController: keep as many pods of a template as were asked for.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use coracle_client::controller::{Outcome, Reconciler};
-use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::selector::Selector;
-use coracle_client::{ApiError, Change, Client, DeleteOptions, Informer, Key, WorkQueue};
-use futures::future::join_all;
+use coracle_client::{ApiError, Client, Informer, Key, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::context::Context;
-use crate::expectations::Expectations;
 use crate::ownership;
+use crate::pod_changes::{self, Owners};
+use crate::pod_control::PodControl;
 use crate::pods::{self, Pod};
 
+mod kinds;
 mod plan;
 mod rank;
 mod status;
 
+use kinds::Replicated;
 use plan::Plan;
 
-pub async fn run(context: Context) {
-    let controller = Controller {
+pub async fn replica_sets(context: Context) {
+    run::<ReplicaSet>(context).await;
+}
+
+pub async fn replication_controllers(context: Context) {
+    run::<v1::ReplicationController>(context).await;
+}
+
+async fn run<K: Replicated>(context: Context) {
+    let expectations: Arc<_> = Arc::default();
+    let controller = Controller::<K> {
         client: context.client.clone(),
-        sets: context.of::<ReplicaSet>(),
+        sets: context.of::<K>(),
         pods: context.of::<v1::Pod>(),
-        events: context.recorder("replicaset-controller"),
-        expectations: Arc::default(),
+        control: PodControl {
+            client: context.client.clone(),
+            events: context.recorder(K::CONTROLLER),
+            expectations: Arc::clone(&expectations),
+        },
+        kind: PhantomData,
     };
     pods::index(&controller.pods);
     let queue = WorkQueue::new();
-    watch_sets(&controller, &queue);
-    watch_pods(&controller, &queue);
+    pod_changes::follow_owners(&controller.sets, &queue, Some(expectations.clone()));
+    let owners = Owners { informer: controller.sets.clone(), selector: kinds::selector::<K> };
+    pod_changes::follow(&controller.pods, owners, &queue, Some(expectations));
     context.work(controller, queue).await;
 }
 
-struct Controller {
+struct Controller<K> {
     client: Client,
     sets: Informer,
     pods: Informer,
-    events: EventRecorder,
-    expectations: Arc<Expectations>,
+    control: PodControl,
+    kind: PhantomData<fn() -> K>,
 }
 
-fn watch_sets(controller: &Controller, queue: &WorkQueue<Key>) {
-    let (queue, expectations) = (queue.clone(), controller.expectations.clone());
-    controller.sets.on_change(move |change| {
-        let replaced = match (&change.old, &change.new) {
-            (Some(old), Some(new)) => old.head.uid != new.head.uid,
-            (_, new) => new.is_none(),
-        };
-        if replaced {
-            expectations.forget(&change.key());
-        }
-        queue.add(change.key());
-    });
-}
-
-fn watch_pods(controller: &Controller, queue: &WorkQueue<Key>) {
-    let (queue, expectations, sets) =
-        (queue.clone(), controller.expectations.clone(), controller.sets.clone());
-    controller.pods.on_change(move |change| {
-        let pod = change.object();
-        if let Some(key) = controlling(&sets, change) {
-            if change.old.is_none() && change.new.is_some() {
-                expectations.created(&key);
-            }
-            if change.new.is_none() || pod.head.deleting {
-                expectations.deleted(&key, &pod.head.uid);
-            }
-            queue.add(key);
-        } else if change.new.is_some() && !pod.head.deleting && pod.head.controller().is_none() {
-            // An orphan whose labels just changed, or that is new: someone may want to adopt it.
-            let same_labels = change
-                .old
-                .as_ref()
-                .is_some_and(|o| o.head.labels == pod.head.labels && o.head.controller().is_none());
-            if !same_labels {
-                for set in sets.list_namespace(&pod.head.namespace) {
-                    if selector(&set).is_some_and(|selector| selector.matches(&pod.head)) {
-                        queue.add(set.key());
-                    }
-                }
-            }
-        }
-        if let (Some(old), Some(new)) = (&change.old, &change.new)
-            && old.head.controller() != new.head.controller()
-        {
-            let before = Change { old: None, new: Some(old.clone()) };
-            if let Some(key) = controlling(&sets, &before) {
-                queue.add(key);
-            }
-        }
-    });
-}
-
-/// The set that controls the pod, if the informer has the very one.
-fn controlling(sets: &Informer, change: &Change) -> Option<Key> {
-    let pod = change.object();
-    let owner = pod.head.controller().filter(|o| &*o.kind == "ReplicaSet")?;
-    let set = sets.get(&pod.head.namespace, &owner.name)?;
-    (set.head.uid == owner.uid).then(|| set.key())
-}
-
-fn selector(set: &coracle_client::Object) -> Option<Selector> {
-    let set: ReplicaSet = set.decode().ok()?;
-    Selector::from_label_selector(Some(&set.spec.selector)).ok().filter(|s| !s.is_everything())
-}
-
-impl Reconciler for Controller {
+impl<K: Replicated> Reconciler for Controller<K> {
     type Key = Key;
     type Error = ApiError;
 
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        K::CONTROLLER
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ApiError> {
+        let expectations = &self.control.expectations;
         let Some(object) = self.sets.get_key(key) else {
-            self.expectations.forget(key);
+            expectations.forget(key);
             return Ok(Outcome::Done);
         };
         // Before the pods are read: what is satisfied now shows in what is read next.
-        let satisfied = self.expectations.satisfied(key);
-        let set: ReplicaSet = object.decode()?;
-        let Ok(selector) = Selector::from_label_selector(Some(&set.spec.selector)) else {
-            return Ok(Outcome::Done);
-        };
+        let satisfied = expectations.satisfied(key);
+        let set: K = object.decode()?;
+        let Some(selector) = set.selector() else { return Ok(Outcome::Done) };
         let all = self.claim(&set, &selector, key).await?;
         let now = Timestamp::now();
         let active: Vec<Pod> = all.iter().filter(|pod| pod.active()).cloned().collect();
-        let desired = usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let desired = usize::try_from(set.replicas()).unwrap_or(0);
         let mut result = Ok(());
-        if satisfied && set.metadata.deletion_timestamp.is_none() {
+        if satisfied && set.metadata().deletion_timestamp.is_none() {
             let neighbours = if active.len() > desired { self.neighbours(&set) } else { HashMap::new() };
             result = match plan::plan(&active, desired, &neighbours, now) {
                 Plan::Nothing => Ok(()),
-                Plan::Create(count) => self.create(key, &set, count).await,
-                Plan::Delete(doomed) => self.delete(key, &set, &doomed).await,
+                Plan::Create(count) => {
+                    let pod = pod_of(&set);
+                    self.control.apply(key, &set, (0..count).map(|_| pod.clone()), &[]).await
+                }
+                Plan::Delete(doomed) => self.control.apply(key, &set, std::iter::empty(), &doomed).await,
             };
         }
         let terminating = all.iter().filter(|pod| pod.object.head.deleting && !pod.terminal()).count();
         let next = status::status(&set, &active, terminating, result.as_ref().err(), now);
-        if set.status.as_ref() != Some(&next) {
-            let updated = ReplicaSet { status: Some(next), ..set.clone() };
+        let updated = set.clone().with_status(next);
+        if set.status() != updated.status() {
             match self.client.update_status(&updated).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}
@@ -155,43 +107,31 @@ impl Reconciler for Controller {
             }
         }
         result?;
-        let min_ready = set.spec.min_ready_seconds.unwrap_or(0);
+        let min_ready = set.min_ready_seconds();
         let next_available =
             active.iter().filter_map(|pod| pod.available_in(min_ready, now)).filter(|d| !d.is_zero()).min();
         Ok(next_available.map_or(Outcome::Done, Outcome::After))
     }
 }
 
-impl Controller {
-    async fn claim(&self, set: &ReplicaSet, selector: &Selector, key: &Key) -> Result<Vec<Pod>, ApiError> {
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        let mut candidates = self.pods.by_owner(uid);
-        candidates.extend(
-            self.pods
-                .by_index(pods::ORPHANS, &key.namespace)
-                .into_iter()
-                .filter(|o| o.head.owners.iter().all(|w| &*w.uid != uid)),
-        );
+impl<K: Replicated> Controller<K> {
+    async fn claim(&self, set: &K, selector: &Selector, key: &Key) -> Result<Vec<Pod>, ApiError> {
+        let meta = set.metadata();
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let mut candidates = ownership::candidates(&self.pods, &key.namespace, uid);
         // What is over is neither adopted nor released.
         candidates.retain(|o| !matches!(o.head.field("status.phase"), Some("Succeeded" | "Failed")));
-        let claimed =
-            ownership::claim_all::<ReplicaSet, v1::Pod>(&self.client, &set.metadata, selector, candidates)
-                .await?;
+        let claimed = ownership::claim_all::<K, v1::Pod>(&self.client, meta, selector, candidates).await?;
         Ok(claimed.iter().map(Pod::parse).collect::<Result<_, _>>()?)
     }
 
     /// How many active pods stand on each node that belong to this set or a sibling of the same Deployment.
-    fn neighbours(&self, set: &ReplicaSet) -> HashMap<Box<str>, usize> {
-        let owner = set
-            .metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|o| o.controller == Some(true))
-            .map(|o| &o.uid);
+    fn neighbours(&self, set: &K) -> HashMap<Box<str>, usize> {
+        let meta = set.metadata();
+        let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true));
         let uids: Vec<Box<str>> = match owner {
-            Some(owner) => self.sets.by_owner(owner).iter().map(|s| s.head.uid.clone()).collect(),
-            None => set.metadata.uid.as_deref().map(Box::from).into_iter().collect(),
+            Some(owner) => self.sets.by_owner(&owner.uid).iter().map(|s| s.head.uid.clone()).collect(),
+            None => meta.uid.as_deref().map(Box::from).into_iter().collect(),
         };
         let mut counts = HashMap::new();
         for pod in uids.iter().flat_map(|uid| self.pods.by_owner(uid)) {
@@ -203,87 +143,13 @@ impl Controller {
         }
         counts
     }
-
-    /// In batches that double while they succeed, so that a set that cannot create does not flood the API.
-    async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<(), ApiError> {
-        self.expectations.expect(key, count, []);
-        let pod = pod_of(set);
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            let size = batch.min(left);
-            let results = join_all((0..size).map(|_| self.create_one(key, set, &pod))).await;
-            left -= size;
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                (0..left).for_each(|_| self.expectations.created(key));
-                // Not our failure: the namespace controller is at work.
-                return if error.is_namespace_terminating() { Ok(()) } else { Err(error) };
-            }
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(&self, key: &Key, set: &ReplicaSet, pod: &v1::Pod) -> Result<(), ApiError> {
-        match self.client.create(pod).await {
-            Ok(written) => {
-                let name = written.decode()?.metadata.name.unwrap_or_default();
-                self.events.event(set, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.created(key);
-                if !error.is_namespace_terminating() {
-                    let message = format!("Error creating: {error}");
-                    self.events.event(set, EventType::Warning, "FailedCreate", message);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn delete(&self, key: &Key, set: &ReplicaSet, doomed: &[Pod]) -> Result<(), ApiError> {
-        self.expectations.expect(key, 0, doomed.iter().map(|pod| pod.uid().into()));
-        let deletions = doomed.iter().map(|pod| async move {
-            let options = DeleteOptions::default().uid(pod.uid());
-            match self.client.delete::<v1::Pod>(&key.namespace, pod.name(), options).await {
-                Ok(()) => {
-                    let message = format!("Deleted pod: {}", pod.name());
-                    self.events.event(set, EventType::Normal, "SuccessfulDelete", message);
-                    Ok(())
-                }
-                // Gone, or another of the same name.
-                Err(error) if error.is_not_found() || error.is_conflict() => {
-                    self.expectations.deleted(key, pod.uid());
-                    Ok(())
-                }
-                Err(error) => {
-                    self.expectations.deleted(key, pod.uid());
-                    let message = format!("Error deleting: {error}");
-                    self.events.event(set, EventType::Warning, "FailedDelete", message);
-                    Err(error)
-                }
-            }
-        });
-        join_all(deletions).await.into_iter().collect()
-    }
 }
 
-fn pod_of(set: &ReplicaSet) -> v1::Pod {
-    let template = set.spec.template.clone().unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    v1::Pod {
-        metadata: ObjectMeta {
-            namespace: set.metadata.namespace.clone(),
-            generate_name: set.metadata.name.as_ref().map(|name| format!("{name}-")),
-            labels: meta.labels,
-            annotations: meta.annotations,
-            finalizers: meta.finalizers,
-            owner_references: Some(vec![ownership::controller_of::<ReplicaSet>(&set.metadata)]),
-            ..ObjectMeta::default()
-        },
-        spec: template.spec,
-        status: None,
-    }
+fn pod_of<K: Replicated>(set: &K) -> v1::Pod {
+    let meta = set.metadata();
+    let mut pod = pods::of_template::<K>(meta, &set.template().cloned().unwrap_or_default());
+    pod.metadata.generate_name = meta.name.as_ref().map(|name| format!("{name}-"));
+    pod
 }
 
 #[cfg(test)]

@@ -1,28 +1,29 @@
-//! A ReplicaSet's status, from its pods.
+//! The status of what keeps a number of pods, in a ReplicaSet's form.
 
 use coracle_client::ApiError;
 use coracle_client::selector::Selector;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::kinds::Replicated;
 use crate::pods::Pod;
 
 const FAILURE: &str = "ReplicaFailure";
 
 /// `failure`: why this sync could not create or delete.
-pub fn status(
-    set: &ReplicaSet,
+pub fn status<K: Replicated>(
+    set: &K,
     active: &[Pod],
     terminating: usize,
     failure: Option<&ApiError>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
-    let old = set.status.clone().unwrap_or_default();
-    let template = set.spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone());
+    let old = set.status().unwrap_or_default();
+    let template = set.template().and_then(|t| t.metadata.as_ref()?.labels.clone());
     let template = Selector::from_map(template.iter().flatten());
-    let min_ready = set.spec.min_ready_seconds.unwrap_or(0);
-    let desired = i64::from(set.spec.replicas.unwrap_or(1));
+    let min_ready = set.min_ready_seconds();
+    let desired = i64::from(set.replicas());
     let mut conditions = old.conditions.unwrap_or_default();
     match failure {
         Some(error) if !conditions.iter().any(|c| c.type_.as_deref() == Some(FAILURE)) => {
@@ -45,7 +46,7 @@ pub fn status(
         ready_replicas: positive(count(&|pod| pod.ready())),
         available_replicas: positive(count(&|pod| pod.available(min_ready, now))),
         terminating_replicas: Some(number(terminating)),
-        observed_generation: set.metadata.generation,
+        observed_generation: set.metadata().generation,
         conditions: Some(conditions).filter(|c| !c.is_empty()),
     }
 }

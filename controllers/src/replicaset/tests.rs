@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use coracle_client::{ApiError, PatchType, Verb};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use serde_json::json;
 
 use crate::testing::{Cluster, from, template};
@@ -36,7 +36,7 @@ async fn scales_up_and_down_without_ever_having_too_many() {
             seen.fetch_max(all.len(), Ordering::Relaxed);
         }
     });
-    cluster.start(|c| Box::pin(super::run(c)));
+    cluster.start(|c| Box::pin(super::replica_sets(c)));
     cluster.kubelet("n1", |_| true);
     cluster.context.client.create(&set(20)).await.unwrap();
     cluster.until("20 ready", |f| ready(f) == 20).await;
@@ -69,7 +69,7 @@ async fn adopts_orphans_and_releases_what_no_longer_matches() {
         from(json!({"metadata": {"namespace": "ns", "name": "orphan", "labels": {"app": "web"}},
         "spec": {"containers": []}}));
     cluster.context.client.create(&orphan).await.unwrap();
-    cluster.start(|c| Box::pin(super::run(c)));
+    cluster.start(|c| Box::pin(super::replica_sets(c)));
     cluster.kubelet("n1", |_| true);
     cluster.context.client.create(&set(2)).await.unwrap();
     cluster.until("2 ready", |f| ready(f) == 2).await;
@@ -98,7 +98,7 @@ async fn failing_creates_start_slowly_and_show_in_the_status() {
         }
         None
     });
-    cluster.start(|c| Box::pin(super::run(c)));
+    cluster.start(|c| Box::pin(super::replica_sets(c)));
     cluster.kubelet("n1", |_| true);
     cluster.context.client.create(&set(50)).await.unwrap();
     cluster
@@ -113,4 +113,66 @@ async fn failing_creates_start_slowly_and_show_in_the_status() {
     cluster.until("50 ready", |f| ready(f) == 50).await;
     let status = cluster.fake.get::<ReplicaSet>("ns", "web").unwrap().status.unwrap();
     assert!(status.conditions.unwrap_or_default().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replication_controller_is_kept_by_the_same_logic() {
+    let cluster = Cluster::new();
+    let orphan: Pod =
+        from(json!({"metadata": {"namespace": "ns", "name": "orphan", "labels": {"app": "web"}},
+        "spec": {"containers": []}}));
+    cluster.context.client.create(&orphan).await.unwrap();
+    cluster.start(|c| Box::pin(super::replication_controllers(c)));
+    // Pods of a ReplicaSet of the same name are none of its.
+    cluster.start(|c| Box::pin(super::replica_sets(c)));
+    cluster.kubelet("n1", |_| true);
+    let controller: ReplicationController = from(json!({
+        "metadata": {"namespace": "ns", "name": "web"},
+        "spec": {"replicas": 3, "selector": {"app": "web"}, "template": template("a")},
+    }));
+    cluster.context.client.create(&controller).await.unwrap();
+    let status = |f: &coracle_client::fake::Fake| {
+        f.get::<ReplicationController>("ns", "web").and_then(|c| c.status).unwrap_or_default()
+    };
+    cluster.until("3 ready", |f| status(f).available_replicas == Some(3)).await;
+    let pods = cluster.fake.list::<Pod>("ns");
+    assert_eq!(pods.len(), 3, "the orphan is one of them");
+    for pod in &pods {
+        let owner = &pod.metadata.owner_references.as_ref().unwrap()[0];
+        assert_eq!((owner.api_version.as_str(), owner.kind.as_str()), ("v1", "ReplicationController"));
+    }
+    let patch = json!({"metadata": {"labels": {"app": "debug"}}});
+    cluster.context.client.patch::<Pod>("ns", "orphan", None, PatchType::Merge, &patch).await.unwrap();
+    cluster.until("a replacement", |f| f.list::<Pod>("ns").len() == 4 && status(f).replicas == 3).await;
+
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let switch = broken.clone();
+    cluster.fake.react(move |request| {
+        let refused = request.verb == Verb::Create
+            && request.resource.plural() == "pods"
+            && switch.load(Ordering::Relaxed);
+        refused.then(|| ApiError::forbidden(&request.resource, "", "exceeded quota"))
+    });
+    let more = json!({"spec": {"replicas": 5}});
+    let client = &cluster.context.client;
+    client.patch::<ReplicationController>("ns", "web", None, PatchType::Merge, &more).await.unwrap();
+    cluster
+        .until("the failure shows", |f| {
+            let conditions = status(f).conditions.unwrap_or_default();
+            conditions.iter().any(|c| {
+                c.type_ == "ReplicaFailure"
+                    && c.status == "True"
+                    && c.reason.as_deref() == Some("FailedCreate")
+                    && c.message.as_deref() == Some("pods is forbidden: exceeded quota")
+            })
+        })
+        .await;
+    let fewer = json!({"spec": {"replicas": 2}});
+    client.patch::<ReplicationController>("ns", "web", None, PatchType::Merge, &fewer).await.unwrap();
+    cluster
+        .until("2 left, and no failure", |f| {
+            status(f).replicas == 2 && status(f).conditions.unwrap_or_default().is_empty()
+        })
+        .await;
+    assert_eq!(status(&cluster.fake).observed_generation, Some(3));
 }
