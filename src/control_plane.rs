@@ -12,6 +12,7 @@ use coracle_apiserver::authn::{
 };
 use coracle_apiserver::authz::Authorizers;
 use coracle_apiserver::chain::Chain;
+use coracle_apiserver::component_health::ComponentHealth;
 use coracle_apiserver::deferred::Deferred;
 use coracle_apiserver::direct::Direct;
 use coracle_apiserver::lookup::Lookup;
@@ -43,6 +44,8 @@ pub struct ControlPlane {
     pub kubeconfig: PathBuf,
     pub pod_cidr: Cidr,
     pub service_cidr: Cidr,
+    /// Where the components of this process say that they run.
+    pub component_health: Arc<ComponentHealth>,
     serving: JoinHandle<()>,
     background: JoinHandle<()>,
     listening: CancellationToken,
@@ -79,6 +82,7 @@ impl ControlPlane {
             "apiserver-kubelet-client",
             Subject { user: "kube-apiserver-kubelet-client", group: Some(MASTERS_GROUP) },
         )?;
+        let component_health = Arc::<ComponentHealth>::default();
         let api = Api::start(
             store.clone(),
             api::Options {
@@ -89,6 +93,7 @@ impl ControlPlane {
                 authorizer: Some(authorizers.clone()),
                 lookup: Some(lookup.clone()),
                 service_cidr: Some(service_cidr.to_string()),
+                component_health: component_health.clone(),
                 ..api::Options::default()
             },
             listening.clone(),
@@ -128,6 +133,7 @@ impl ControlPlane {
             kubeconfig,
             pod_cidr,
             service_cidr,
+            component_health,
             serving,
             background,
             listening,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use coracle_apiserver::pki::{Pair, certificate_hash, write_private};
+use coracle_client::unverified_tls::Anyone;
 use coracle_client::{Client, WatchOptions};
 use futures::StreamExt;
 use k8s_openapi::ByteString;
@@ -78,7 +79,7 @@ impl std::fmt::Display for Token {
 pub async fn fetch_ca(server: &http::Uri, ca_hash: &str) -> anyhow::Result<String> {
     let host = server.host().context("--server has no host")?.trim_matches(['[', ']']).to_owned();
     let port = server.port_u16().unwrap_or(443);
-    let pin = Arc::new(Pin { ca_hash: ca_hash.into(), ca: Mutex::new(None) });
+    let pin = Arc::new(Pin { ca_hash: ca_hash.into(), ca: Mutex::new(None), signatures: Anyone::default() });
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -103,6 +104,7 @@ pub async fn fetch_ca(server: &http::Uri, ca_hash: &str) -> anyhow::Result<Strin
 struct Pin {
     ca_hash: String,
     ca: Mutex<Option<String>>,
+    signatures: Anyone,
 }
 
 impl ServerCertVerifier for Pin {
@@ -146,8 +148,7 @@ impl ServerCertVerifier for Pin {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+        self.signatures.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -156,12 +157,11 @@ impl ServerCertVerifier for Pin {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+        self.signatures.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        self.signatures.supported_verify_schemes()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::Args;
+use coracle_apiserver::component_health::Component;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +90,11 @@ impl Components {
         let scheduler = coracle_scheduler::Options { leader_elect, ..coracle_scheduler::Options::default() };
         let client = control_plane.client("system:kube-scheduler", &[], "kube-scheduler");
         let token = shutdown.clone();
-        components.spawn("scheduler", async move { coracle_scheduler::run(scheduler, client, token).await });
+        let running = control_plane.component_health.running(Component::Scheduler);
+        components.spawn("scheduler", async move {
+            let _running = running;
+            coracle_scheduler::run(scheduler, client, token).await
+        });
 
         let controllers = coracle_controllers::Options {
             leader_elect,
@@ -105,8 +110,11 @@ impl Components {
         };
         let client = control_plane.client("system:kube-controller-manager", &[], "kube-controller-manager");
         let token = shutdown.clone();
-        components
-            .spawn("controllers", async move { coracle_controllers::run(controllers, client, token).await });
+        let running = control_plane.component_health.running(Component::ControllerManager);
+        components.spawn("controllers", async move {
+            let _running = running;
+            coracle_controllers::run(controllers, client, token).await
+        });
         Ok(components)
     }
 

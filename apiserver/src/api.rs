@@ -11,6 +11,7 @@ use crate::admission::service_addresses::{self, ServiceAddresses};
 use crate::admission::{self, Plugin};
 use crate::authn::{Authenticators, openid};
 use crate::authz::Authorizers;
+use crate::component_health::ComponentHealth;
 use crate::crd;
 use crate::kinds::{self, ServiceAllocator};
 use crate::lookup::Lookup;
@@ -37,6 +38,8 @@ pub struct Options {
     pub lookup: Option<Arc<Lookup>>,
     /// The range of cluster addresses; kubeadm's where nothing is said.
     pub service_cidr: Option<String>,
+    /// The components that run in this process.
+    pub component_health: Arc<ComponentHealth>,
     /// Plug-ins that run after the built-in ones.
     pub admission: Vec<Arc<dyn Plugin>>,
 }

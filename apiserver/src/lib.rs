@@ -45,6 +45,7 @@ pub mod storage;
 pub mod discovery;
 pub mod openapi;
 pub mod health;
+pub mod component_health;
 pub mod metrics;
 
 // Ways to and from others in the cluster.

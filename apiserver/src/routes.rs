@@ -241,6 +241,7 @@ async fn main(call: &Call, verb: Verb, query: &Query, selection: ListOptions) ->
     let namespace_missing = call.kind.resource().namespaced() && call.namespace.is_none();
     match (verb, call.name.is_some()) {
         (Verb::Get, true) => get(call, query).await,
+        _ if call.kind.def.computed => Err(ApiError::wrong_method()),
         (Verb::Create, false) if !namespace_missing => verbs::create::create(call).await,
         (Verb::Update, true) => verbs::update::update(call, Part::Main).await,
         (Verb::Patch(patch), true) => verbs::patch::patch(call, patch, Part::Main).await,

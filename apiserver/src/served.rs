@@ -105,7 +105,9 @@ pub struct Table {
     by_name: HashMap<Resource, usize>,
     by_path: HashMap<String, HashMap<String, usize>>,
     discovery: OnceLock<Discovery>,
-    openapi: OnceLock<OpenApi>,
+    openapi: OnceLock<Arc<OpenApi>>,
+    /// The documents of the newest state before this one whose documents were asked for.
+    before: Option<Arc<OpenApi>>,
 }
 
 impl Table {
@@ -131,7 +133,8 @@ impl Table {
 
     /// This table with `kinds` in the place of what it has of a resource (`foos.example.com`).
     pub fn with(&self, resource: &str, kinds: Vec<Arc<Served>>) -> Result<Self, Error> {
-        let mut table = Self::default();
+        let mut table =
+            Self { before: self.openapi.get().or(self.before.as_ref()).cloned(), ..Self::default() };
         let others = self.kinds.iter().filter(|kind| kind.resource().qualified() != resource).cloned();
         for kind in others.chain(kinds) {
             table.add(kind)?;
@@ -177,6 +180,6 @@ impl Table {
     }
 
     pub fn openapi(&self) -> &OpenApi {
-        self.openapi.get_or_init(|| OpenApi::new(self.defs()))
+        self.openapi.get_or_init(|| Arc::new(OpenApi::after(self.before.as_deref(), &self.defs())))
     }
 }

@@ -21,6 +21,7 @@ mod label_query;
 pub mod selector;
 pub mod status;
 pub mod tolerations;
+pub mod unverified_tls;
 
 pub use client::{Client, Written};
 pub use informer::{Change, Informer, Informers};

@@ -1,10 +1,7 @@
 //! Field names as identifiers: what an identifier cannot contain is written out between underscores.
 
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
+/// Words that name nothing, and those that are values or operators.
+const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",
@@ -23,6 +20,17 @@ const RESERVED: [&str; 21] = [
     "void",
     "while",
 ];
+const MEANT: [&str; 4] = ["true", "false", "null", "in"];
+
+/// The word is kept for the language, which gives it no meaning yet.
+pub fn is_reserved(word: &str) -> bool {
+    RESERVED.contains(&word)
+}
+
+/// The word cannot name a variable.
+pub fn is_keyword(word: &str) -> bool {
+    MEANT.contains(&word) || is_reserved(word)
+}
 
 /// The identifier for a field, or none if the field cannot be reached from expressions.
 pub fn escape(field: &str) -> Option<String> {
@@ -30,7 +38,7 @@ pub fn escape(field: &str) -> Option<String> {
     if first.is_ascii_digit() {
         return None;
     }
-    if RESERVED.contains(&field) {
+    if is_keyword(field) {
         return Some(format!("__{field}__"));
     }
     let mut escaped = String::with_capacity(field.len());

@@ -50,7 +50,7 @@ use serde_json::Value as Json;
 pub use cost::{CALL_LIMIT, OBJECT_BUDGET};
 pub use declared::{DeclaredType, ListKind};
 pub use error::{CompileError, CompileErrorKind, EvalError, EvalErrorKind, Mistake};
-pub use escape::escape;
+pub use escape::{escape, is_keyword};
 pub use library::time::Timestamp;
 pub use types::Type;
 pub use value::Value;

@@ -2,6 +2,7 @@
 
 use super::ast::{Element, Entry, Expr, Field, Kind, Literal, operators};
 use super::error::Mistake;
+use super::escape::is_reserved;
 use super::lexer::{self, Token, TokenKind};
 use super::macros;
 
@@ -12,26 +13,6 @@ const DEPTH_MAX: usize = 250;
 
 /// What an operand may begin with, as syntax errors list it.
 const OPERAND: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
-
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// An expression as it was read: the tree and the place of each of its nodes.
 #[derive(Debug)]
@@ -499,7 +480,7 @@ impl Parser {
             let brace = self.next().offset;
             return self.object(full, brace);
         }
-        if RESERVED.contains(&name.text.as_str()) {
+        if is_reserved(&name.text) {
             self.mistake(name.offset, format!("reserved identifier: {}", name.text));
         }
         if self.is("(") {

@@ -159,6 +159,7 @@ fn def(
         alias: None,
         returns_deleted: false,
         deletes_collection: true,
+        computed: false,
         built_in: false,
         scale: kind.scale.clone(),
         deprecation,

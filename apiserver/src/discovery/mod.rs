@@ -23,6 +23,7 @@ use crate::response;
 use crate::subresources::{self, REVIEWS};
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const READ: &[&str] = &["get", "list"];
 const ONE_BY_ONE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
 /// A resource or subresource as discovery shows it.
@@ -200,10 +201,15 @@ fn entries(def: &KindDef) -> Vec<Entry> {
         group: resource.group().into(),
         version: resource.version().into(),
         kind: resource.kind().into(),
-        verbs: if def.deletes_collection { VERBS } else { ONE_BY_ONE },
+        verbs: match def {
+            def if def.computed => READ,
+            def if def.deletes_collection => VERBS,
+            _ => ONE_BY_ONE,
+        },
         short_names: def.short_names.clone(),
         categories: def.categories.clone(),
-        storage_hash: Some(storage_hash(def.alias.as_ref().map_or(resource, |alias| &alias.stored))),
+        storage_hash: (!def.computed)
+            .then(|| storage_hash(def.alias.as_ref().map_or(resource, |alias| &alias.stored))),
     }];
     for name in def.all_subresources() {
         let (verbs, own) = subresources::describe(resource.kind(), name);

@@ -5,38 +5,13 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 
 use super::webhook::{MATCH_POLICIES, Rule};
-use crate::cel::{CompileErrorKind, Environment, Expected, Type};
+use crate::cel::{self, CompileErrorKind, Environment, Expected, Type};
 use crate::field_error::{Errors, Path};
 use crate::validation::given;
 use crate::{table, validation};
 
 const MATCH_CONDITIONS_MAX: usize = 64;
 const NOT_FOUND_ACTIONS: &[&str] = &["Deny", "Allow"];
-/// Words of CEL that name no variable.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 pub(super) fn match_resources_defaults(matches: &mut MatchResources) {
     matches.match_policy.get_or_insert_with(|| "Equivalent".into());
     matches.namespace_selector.get_or_insert_default();
@@ -198,7 +173,7 @@ pub(super) fn variables(variables: &[Variable], names: Names, path: &Path<'_>, e
 fn is_identifier(name: &str) -> bool {
     name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
         && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric())
-        && !RESERVED.contains(&name)
+        && !cel::is_keyword(name)
 }
 
 /// An expression is there.

@@ -35,11 +35,13 @@ pub struct KindDef {
     pub alias: Option<Alias>,
     pub returns_deleted: bool,
     pub deletes_collection: bool,
+    /// Nobody stores its objects.
+    pub computed: bool,
     /// It is of a type that is compiled in: there is protobuf and strategic merge for it.
     pub built_in: bool,
     /// Where replicas are, where it is not where workloads have them.
     pub scale: Option<Arc<ScalePaths>>,
-    /// What clients of a deprecated version are told.
+    /// What clients of a deprecated kind or version are told.
     pub deprecation: Option<String>,
     pub ops: Arc<dyn Operations>,
 }
@@ -226,9 +228,10 @@ impl KindDef {
             alias: K::alias(),
             returns_deleted: K::RETURNS_DELETED,
             deletes_collection: K::DELETES_COLLECTION,
+            computed: K::COMPUTED,
             built_in: true,
             scale: None,
-            deprecation: None,
+            deprecation: K::DEPRECATION.map(str::to_owned),
             ops: Arc::new(Typed::<K> { ownership: OnceLock::new(), kind: PhantomData }),
         }
     }

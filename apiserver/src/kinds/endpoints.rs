@@ -17,6 +17,8 @@ impl BuiltIn for Endpoints {
     const SINGULAR: &'static str = "endpoints";
     const SHORT_NAMES: &'static [&'static str] = &["ep"];
     const CREATE_ON_UPDATE: bool = true;
+    const DEPRECATION: Option<&'static str> =
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
 
     fn set_defaults(&mut self) {
         for port in self.subsets.iter_mut().flatten().flat_map(|s| s.ports.iter_mut().flatten()) {

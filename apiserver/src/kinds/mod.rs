@@ -6,6 +6,7 @@ pub mod api_service;
 mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<KindDef> {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions as extensions;
     use k8s_openapi::kube_aggregator::pkg::apis::apiregistration as kube_aggregator;
     vec![
+        KindDef::of::<core::v1::ComponentStatus>(),
         KindDef::of::<core::v1::ConfigMap>(),
         KindDef::of::<core::v1::Endpoints>(),
         KindDef::of::<core::v1::Event>(),
@@ -212,6 +214,10 @@ pub trait BuiltIn: Kind + Clone {
     }
     /// A delete that removed the object answers with it, not with a Status.
     const RETURNS_DELETED: bool = false;
+    /// Nobody stores its objects: they are made when they are asked for, and can only be read.
+    const COMPUTED: bool = false;
+    /// What clients that use it are warned of.
+    const DEPRECATION: Option<&'static str> = None;
     /// Several can be deleted at once.
     const DELETES_COLLECTION: bool = true;
     /// Sets what the client left out, as upstream's defaulting. Runs on every decode of a body and of a patch result.

@@ -60,10 +60,24 @@ impl Document {
     }
 }
 
-pub struct OpenApi {
+/// What one group and version serves, and its document once someone has asked.
+struct Part {
+    gv: GroupVersion,
     kinds: Vec<Arc<KindDef>>,
-    /// By path: `api/v1`, `apis/apps/v1`.
-    documents: OnceLock<BTreeMap<String, Document>>,
+    document: OnceLock<Option<Document>>,
+}
+
+impl Part {
+    fn of_the_same(&self, kinds: &[Arc<KindDef>]) -> bool {
+        self.kinds.len() == kinds.len() && self.kinds.iter().zip(kinds).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+pub struct OpenApi {
+    /// By path: `api/v1`, `apis/apps/v1`. Shared with the documents of other states in which the part is the same.
+    parts: BTreeMap<String, Arc<Part>>,
+    /// Every group and version of the built-in kinds, for the documents that belong to all.
+    built_in: Vec<GroupVersion>,
     swagger: OnceLock<Option<Document>>,
     swagger_protobuf: OnceLock<Option<Document>>,
 }
@@ -74,34 +88,39 @@ const SWAGGER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.
 const SWAGGER_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 impl OpenApi {
-    pub fn new(kinds: Vec<Arc<KindDef>>) -> Self {
-        Self {
-            kinds,
-            documents: OnceLock::new(),
-            swagger: OnceLock::new(),
-            swagger_protobuf: OnceLock::new(),
+    pub fn new(kinds: &[Arc<KindDef>]) -> Self {
+        Self::after(None, kinds)
+    }
+
+    /// The documents of another state of what is served: those that are about the same kinds are kept.
+    pub fn after(previous: Option<&Self>, kinds: &[Arc<KindDef>]) -> Self {
+        let mut by_version: BTreeMap<GroupVersion, Vec<Arc<KindDef>>> = BTreeMap::new();
+        for review in REVIEWS {
+            let gv = GroupVersion { group: review.group.to_owned(), version: review.version.to_owned() };
+            by_version.entry(gv).or_default();
         }
+        for kind in kinds {
+            by_version.entry(GroupVersion::of(&kind.resource)).or_default().push(kind.clone());
+        }
+        let custom = |kinds: &[Arc<KindDef>]| kinds.iter().any(|kind| !kind.built_in);
+        let built_in =
+            by_version.iter().filter(|(_, kinds)| !custom(kinds)).map(|(gv, _)| gv.clone()).collect();
+        let parts = by_version.into_iter().map(|(gv, kinds)| {
+            let path = gv.path();
+            let known = previous.and_then(|previous| previous.parts.get(&path));
+            let part = match known.filter(|part| part.of_the_same(&kinds)) {
+                Some(part) => part.clone(),
+                None => Arc::new(Part { gv, kinds, document: OnceLock::new() }),
+            };
+            (path, part)
+        });
+        Self { parts: parts.collect(), built_in, swagger: OnceLock::new(), swagger_protobuf: OnceLock::new() }
     }
 
-    fn served(&self) -> Vec<GroupVersion> {
-        let mut all: Vec<GroupVersion> =
-            self.kinds.iter().map(|kind| GroupVersion::of(&kind.resource)).collect();
-        all.extend(
-            REVIEWS.iter().map(|r| GroupVersion { group: r.group.to_owned(), version: r.version.to_owned() }),
-        );
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    fn build(&self, gv: &GroupVersion, served: &[GroupVersion]) -> Value {
-        let kinds: Vec<&KindDef> = self
-            .kinds
-            .iter()
-            .map(|kind| &**kind)
-            .filter(|kind| GroupVersion::of(&kind.resource) == *gv)
-            .collect();
-        let mut components = components::build(gv, &kinds, served);
+    fn build(&self, part: &Part) -> Value {
+        let gv = &part.gv;
+        let kinds: Vec<&KindDef> = part.kinds.iter().map(|kind| &**kind).collect();
+        let mut components = components::build(gv, &kinds, &self.built_in);
         let paths = Value::Object(paths::build(gv, &kinds, &components));
         // Lists come back from no operation as themselves alone, and watches only in words.
         let mut roots = vec![paths.clone(), components::reference(&components::meta_name("WatchEvent"))];
@@ -125,26 +144,24 @@ impl OpenApi {
         })
     }
 
-    fn documents(&self) -> &BTreeMap<String, Document> {
-        self.documents.get_or_init(|| {
-            let served = self.served();
-            let documents = served.iter().filter_map(|gv| {
-                Document::new(&self.build(gv, &served))
-                    .inspect_err(
-                        |error| tracing::error!(%error, "building the OpenAPI document of {}", gv.path()),
-                    )
-                    .ok()
-                    .map(|document| (gv.path(), document))
-            });
-            documents.collect()
-        })
+    fn document_of<'a>(&self, part: &'a Part) -> Option<&'a Document> {
+        let build = || {
+            let path = part.gv.path();
+            Document::new(&self.build(part))
+                .inspect_err(|error| tracing::error!(%error, "building the OpenAPI document of {path}"))
+                .ok()
+        };
+        part.document.get_or_init(build).as_ref()
+    }
+
+    fn documents(&self) -> impl Iterator<Item = (&String, &Document)> {
+        self.parts.iter().filter_map(|(path, part)| Some((path, self.document_of(part)?)))
     }
 
     /// `/openapi/v3`: where the documents are.
     pub fn index(&self) -> Value {
         let paths: serde_json::Map<String, Value> = self
             .documents()
-            .iter()
             .map(|(path, document)| (path.clone(), json!({ "serverRelativeURL": url(path, document) })))
             .collect();
         json!({ "paths": paths })
@@ -152,12 +169,13 @@ impl OpenApi {
 
     /// The document of a group and version, by its path in the index.
     pub fn document(&self, path: &str) -> Option<&Document> {
-        self.documents().get(path)
+        self.parts.get(path).and_then(|part| self.document_of(part))
     }
 
     fn merged(&self) -> Value {
-        let served = self.served();
-        swagger::merged(served.iter().map(|gv| self.build(gv, &served)))
+        // What is kept is read again: less work than to describe every type anew.
+        let kept = |document: &Document| serde_json::from_slice(&document.content().ok()?).ok();
+        swagger::merged(self.documents().filter_map(|(_, document)| kept(document)))
     }
 
     /// `/openapi/v2`

@@ -171,9 +171,22 @@ impl Writer<'_> {
             parameters.push(parameters::pretty());
             self.put(&everywhere, parameters, vec![("get", operation)]);
         }
+        if kind.computed {
+            self.keep_reads(&[base.clone(), format!("{base}/{{name}}")]);
+            return;
+        }
         self.watches(resource.namespaced(), resource.plural(), &subject);
         for name in kind.all_subresources() {
             self.subresource(&format!("{base}/{{name}}/{name}"), &what, name, &subject, common.clone());
+        }
+    }
+
+    /// What is not stored can only be read.
+    fn keep_reads(&mut self, paths: &[String]) {
+        for path in paths {
+            if let Some(item) = self.paths.get_mut(path).and_then(Value::as_object_mut) {
+                item.retain(|method, _| matches!(method.as_str(), "get" | "parameters"));
+            }
         }
     }
 

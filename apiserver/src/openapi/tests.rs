@@ -3,8 +3,12 @@
 use super::*;
 use crate::kinds;
 
+fn built_in() -> Vec<Arc<KindDef>> {
+    kinds::all().into_iter().map(Arc::new).collect()
+}
+
 fn documents() -> (OpenApi, Value) {
-    let openapi = OpenApi::new(kinds::all().into_iter().map(std::sync::Arc::new).collect());
+    let openapi = OpenApi::new(&built_in());
     let core = parsed(openapi.document("api/v1").unwrap());
     (openapi, core)
 }
@@ -36,7 +40,7 @@ fn the_index_leads_to_documents() {
 #[test]
 fn every_reference_leads_somewhere() {
     let (openapi, _) = documents();
-    for document in openapi.documents().values() {
+    for (_, document) in openapi.documents() {
         let document = parsed(document);
         let mut text = &*document.to_string();
         let schemas = document["components"]["schemas"].as_object().unwrap();
@@ -188,6 +192,20 @@ fn swagger_says_the_same() {
 #[test]
 fn kept_documents_are_small() {
     let (openapi, _) = documents();
-    let bytes: usize = openapi.documents().values().map(|document| document.gzip.len()).sum();
+    let bytes: usize = openapi.documents().map(|(_, document)| document.gzip.len()).sum();
     assert!(bytes < 1024 * 1024, "{bytes} bytes");
+}
+
+#[test]
+fn only_what_changed_is_described_anew() {
+    let mut kinds = built_in();
+    let before = OpenApi::new(&kinds);
+    let hash = |openapi: &OpenApi, path: &str| openapi.document(path).map(|document| document.hash.clone());
+    let (core, apps) = (hash(&before, "api/v1"), hash(&before, "apis/apps/v1"));
+    kinds.retain(|kind| kind.resource.kind() != "Deployment");
+    let after = OpenApi::after(Some(&before), &kinds);
+    let described = |path: &str| after.parts[path].document.get().is_some();
+    assert!(described("api/v1") && !described("apis/apps/v1") && !described("apis/batch/v1"));
+    assert_eq!(hash(&after, "api/v1"), core);
+    assert_ne!(hash(&after, "apis/apps/v1"), apps);
 }

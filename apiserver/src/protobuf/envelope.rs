@@ -155,7 +155,8 @@ pub fn item(table: &Table, message: &Message, json: &[u8], items: &mut Vec<u8>) 
 pub fn list(api_version: &str, kind: &str, part: ListPart<'_>, items: usize) -> (Bytes, Bytes) {
     let mut metadata = Vec::new();
     put_bytes(&mut metadata, 1, b"");
-    put_bytes(&mut metadata, 2, part.revision.to_string().as_bytes());
+    let revision = if part.revision == 0 { String::new() } else { part.revision.to_string() };
+    put_bytes(&mut metadata, 2, revision.as_bytes());
     put_bytes(&mut metadata, 3, part.continue_token.unwrap_or_default().as_bytes());
     if let Some(remaining) = part.remaining {
         put_integer(&mut metadata, 4, i64::try_from(remaining).unwrap_or(i64::MAX));

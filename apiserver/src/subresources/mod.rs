@@ -4,6 +4,7 @@
 mod access_review;
 mod approval;
 mod binding;
+pub(crate) mod computed;
 pub mod connect;
 mod ephemeral_containers;
 mod eviction;

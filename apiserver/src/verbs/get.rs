@@ -5,10 +5,16 @@ use std::sync::Arc;
 use coracle_client::{ApiError, Object};
 
 use super::Call;
+use crate::subresources::computed;
 
 /// `version`: what the query asked for. Unset: the newest state; "0": what is at hand; N: not older than N.
 pub async fn get(call: &Call, version: Option<&str>) -> Result<Arc<Object>, ApiError> {
     let api = &call.api;
+    if call.kind.def.computed {
+        let objects = computed::objects(api, &call.kind).await?;
+        let named = objects.into_iter().find(|object| *object.head.name == *call.name());
+        return named.ok_or_else(|| computed::not_found(&call.kind, call.name()));
+    }
     match super::list::version_of_one(version)? {
         None => api.cache.catch_up(&*api.store).await?,
         Some(0) => {}

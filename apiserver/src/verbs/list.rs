@@ -15,6 +15,7 @@ use crate::decode::json_fault;
 use crate::field_error::Errors;
 use crate::negotiation::{Encoding, Form};
 use crate::protobuf::{self, Message};
+use crate::subresources::computed;
 use crate::watch_cache::{Filter, Items, Packing, Page, TooOld};
 
 /// A list, or a page of one.
@@ -44,6 +45,11 @@ pub async fn list(
     check(&options)?;
     let filter =
         filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
+    if kind.def.computed {
+        let mut objects = computed::objects(api, kind).await?;
+        objects.retain(|object| filter.matches(&object.head));
+        return Ok(Listed { objects, ..Listed::default() });
+    }
     let token = options.continue_token.as_deref().filter(|t| !t.is_empty()).map(Token::parse).transpose()?;
     let wanted = match &token {
         None => wanted(&options)?,
@@ -114,7 +120,8 @@ pub async fn whole(
         && empty(&options.field_selector)
         && empty(&options.continue_token)
         && options.limit.unwrap_or(0) == 0
-        && kind.shows_stored();
+        && kind.shows_stored()
+        && !kind.def.computed;
     if !whole {
         return Ok(None);
     }
@@ -336,7 +343,11 @@ impl Token {
 
 /// How a list document begins, up to the first item.
 pub fn head(kind: &str, api_version: &str, listed: &Listed) -> String {
-    let mut metadata = format!("\"resourceVersion\":\"{}\"", listed.revision);
+    // What nobody stores is of no revision.
+    let mut metadata = match listed.revision {
+        0 => String::new(),
+        revision => format!("\"resourceVersion\":\"{revision}\""),
+    };
     if let Some(token) = &listed.continue_token {
         metadata.push_str(&format!(",\"continue\":\"{token}\""));
     }

@@ -82,6 +82,9 @@ pub async fn watch(
     namespace: Option<&str>,
     options: WatchOptions,
 ) -> Result<impl Stream<Item = Signal> + Send + use<>, ApiError> {
+    if kind.def.computed {
+        return Err(ApiError::wrong_method());
+    }
     let filter =
         filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
     let version = version_of_one(options.resource_version.as_deref())?;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::unverified_tls;
 use http::{Method, Request};
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -11,7 +12,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::tls;
 use super::{Check, HttpCheck, Outcome};
 use crate::runtime::Container;
 use crate::runtime::output::output_of;
@@ -100,7 +100,7 @@ pub async fn get(request: &HttpCheck) -> Result<u16, GetError> {
     if !request.tls {
         return exchange(request, stream).await;
     }
-    let config = tls::CONFIG.clone().ok_or_else(|| other("TLS is not available".into()))?;
+    let config = unverified_tls::CONFIG.clone().ok_or_else(|| other("TLS is not available".into()))?;
     let name =
         rustls_pki_types::ServerName::try_from(request.host.clone()).map_err(|e| other(e.to_string()))?;
     let connector = tokio_rustls::TlsConnector::from(config);

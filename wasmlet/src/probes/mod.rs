@@ -1,7 +1,6 @@
 //! Probes: what they check, when they are due, and what a series of results means. Deciding is pure; `check` does IO.
 
 pub mod check;
-mod tls;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

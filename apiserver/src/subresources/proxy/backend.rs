@@ -1,19 +1,15 @@
 //! Where a proxied request goes, and how a connection gets there.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use coracle_client::ApiError;
+use coracle_client::{ApiError, unverified_tls};
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -60,14 +56,14 @@ impl Backend {
         target: &str,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
-        let (io, tls): (Box<dyn Io>, bool) = match self {
+        let (io, tls, ip): (Box<dyn Io>, bool, IpAddr) = match self {
             Backend::Wasmlet(endpoint) => {
                 request.headers_mut().remove(header::HOST);
                 return nodes(api)?.send(&endpoint.address, endpoint.port, target, request).await;
             }
             Backend::Pod { node, namespace, name, ip, port, tls } => {
                 let path = format!("/portForward/{namespace}/{name}?port={port}");
-                (through_node(api, node, &path, SocketAddr::new(*ip, *port)).await?, *tls)
+                (through_node(api, node, &path, SocketAddr::new(*ip, *port)).await?, *tls, *ip)
             }
             Backend::Address { address, tls } => {
                 let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
@@ -75,10 +71,10 @@ impl Backend {
                     .map_err(|_| unreachable(format!("dial tcp {address}: i/o timeout")))?
                     .map_err(|error| unreachable(format!("dial tcp {address}: connect: {error}")))?;
                 let _ = stream.set_nodelay(true);
-                (Box::new(stream), *tls)
+                (Box::new(stream), *tls, address.ip())
             }
         };
-        let io: Box<dyn Io> = if tls { encrypt(io).await? } else { io };
+        let io: Box<dyn Io> = if tls { encrypt(io, ip).await? } else { io };
         *request.uri_mut() = target.parse().map_err(|_| ApiError::bad_request("invalid path"))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(unreachable)?;
@@ -129,60 +125,12 @@ async fn through_node(
     Ok(Box::new(TokioIo::new(upgraded)))
 }
 
-async fn encrypt(io: Box<dyn Io>) -> Result<Box<dyn Io>, ApiError> {
-    let config = ANYONE.clone().ok_or_else(|| ApiError::internal("TLS is not available"))?;
-    let name = ServerName::try_from("pod").map_err(ApiError::internal)?;
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, io).await.map_err(unreachable)?;
+/// `ip`: in the place of a name to ask for.
+async fn encrypt(io: Box<dyn Io>, ip: IpAddr) -> Result<Box<dyn Io>, ApiError> {
+    let config = unverified_tls::CONFIG.clone().ok_or_else(|| ApiError::internal("TLS is not available"))?;
+    let stream = tokio_rustls::TlsConnector::from(config)
+        .connect(ServerName::IpAddress(ip.into()), io)
+        .await
+        .map_err(unreachable)?;
     Ok(Box::new(stream))
-}
-
-/// As upstream: encrypted, without verifying who answers.
-static ANYONE: LazyLock<Option<Arc<ClientConfig>>> = LazyLock::new(|| {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_no_client_auth();
-    config.enable_sni = false;
-    Some(Arc::new(config))
-});
-
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
