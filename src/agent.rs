@@ -1,16 +1,20 @@
 //! The node's two components, wasmlet and proxy, set up for this machine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
+use coracle_proxy::Services;
 use coracle_wasmlet::ServingIdentity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::Cidr;
 use crate::server::Components;
+
+/// The domain that the cluster's names end in.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// What both need to know of the node.
 pub struct Agent {
@@ -39,6 +43,17 @@ pub fn fixed(pair: Pair) -> watch::Receiver<ServingIdentity> {
     watch::channel(serving_identity(pair)).1
 }
 
+/// What this process is to know of Services, yet to be filled by its proxy.
+pub fn services(pod_cidr: Cidr, service_cidr: Cidr) -> Services {
+    let networks = [service_cidr, pod_cidr].map(|cidr| (cidr.network, cidr.prefix)).to_vec();
+    Services::new(CLUSTER_DOMAIN, Some(dns_address(service_cidr)), networks)
+}
+
+/// The tenth address of the Service network, as everywhere.
+pub fn dns_address(service_cidr: Cidr) -> Ipv4Addr {
+    Ipv4Addr::from_bits(service_cidr.network.to_bits().wrapping_add(10))
+}
+
 /// How the proxy of a node is set up.
 pub fn proxy_options(
     node: &str,
@@ -53,6 +68,8 @@ pub fn proxy_options(
         service_cidr: (service_cidr.network, service_cidr.prefix),
         pod_cidr: (pod_cidr.network, pod_cidr.prefix),
         node_address: address,
+        dns_address: Some(dns_address(service_cidr)),
+        services: services(pod_cidr, service_cidr),
         keep_rules: false,
     }
 }

@@ -17,19 +17,64 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tracing::warn;
 
 use crate::join::Token;
 
 const KUBERNETES: &str = "kubernetes";
 
 /// Creates what is missing and corrects what has moved (the API's own address).
-pub async fn ensure(client: &Client, service_address: IpAddr, api_address: SocketAddr) -> anyhow::Result<()> {
+pub async fn ensure(
+    client: &Client,
+    service_address: IpAddr,
+    dns_address: IpAddr,
+    api_address: SocketAddr,
+) -> anyhow::Result<()> {
     coracle_controllers::ensure_default_namespaces(client)
         .await
         .context("creating the default namespaces")?;
     Policy::default_policy().ensure(client).await.context("the default roles and their bindings")?;
     ensure_service(client, service_address, api_address.port()).await.context("the kubernetes Service")?;
+    ensure_dns_service(client, dns_address).await;
     ensure_endpoints(client, api_address).await.context("the endpoints of the kubernetes Service")
+}
+
+/// By which containers and tools find cluster DNS. It selects no pods: every node answers at the address itself.
+async fn ensure_dns_service(client: &Client, address: IpAddr) {
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: Some(name.into()),
+        port: 53,
+        protocol: Some(protocol.into()),
+        target_port: Some(IntOrString::Int(53)),
+        ..ServicePort::default()
+    };
+    let labels = [
+        ("k8s-app", "kube-dns"),
+        ("kubernetes.io/cluster-service", "true"),
+        ("kubernetes.io/name", "CoreDNS"),
+    ];
+    let service = Service {
+        metadata: ObjectMeta {
+            name: Some("kube-dns".into()),
+            namespace: Some("kube-system".into()),
+            ..meta(&labels)
+        },
+        spec: Some(ServiceSpec {
+            cluster_ip: Some(address.to_string()),
+            cluster_ips: Some(vec![address.to_string()]),
+            type_: Some("ClusterIP".into()),
+            ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    };
+    if client.find::<Service>("kube-system", "kube-dns").await.is_ok_and(|found| found.is_some()) {
+        return;
+    }
+    // Names resolve without it; a cluster whose other Services took the address first still starts.
+    if let Err(error) = created(client.create(&service).await.map(drop)) {
+        warn!(%error, "the Service kube-system/kube-dns could not be created");
+    }
 }
 
 fn meta(labels: &[(&str, &str)]) -> ObjectMeta {

@@ -103,7 +103,7 @@ impl ControlPlane {
         deferred.provide(Direct::new(api.clone(), Identity::new("system:apiserver", &[MASTERS_GROUP])));
 
         upkeep::ensure(&api, &own, &service_cidr.to_string()).await.context("the server's own objects")?;
-        bootstrap::ensure(&own, service_address, address).await?;
+        bootstrap::ensure(&own, service_address, service_cidr.address(10), address).await?;
         tokio::spawn(upkeep::run(api.clone(), own.clone(), listening.clone()));
 
         let app = Chain::new(authenticators, authorizers).around(routes::router(api.clone()));

@@ -1,22 +1,28 @@
 //! Follows Services and EndpointSlices, and hands the rules of what changed to the backend.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{Change, Informer, Informers};
-use k8s_openapi::api::core::v1::Service;
+use coracle_client::informer::InformerScope;
+use coracle_client::{Change, Informer, Informers, Resource};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::table::{self, ServiceRules};
-use crate::{Backend, Error};
+use crate::dns::names::{self, ServiceNames};
+use crate::table::{self, Place, ServiceRules};
+use crate::{Backend, Error, Options};
 
 const BY_SERVICE: &str = "service";
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The one Service that may lead to the loopback of the node: the API's.
+const API_SERVICE: &str = "default/kubernetes";
 /// A backend that failed is tried again after this, then after twice as long.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -41,7 +47,7 @@ fn service_of_slice(object: &coracle_client::Object) -> Option<Box<str>> {
 }
 
 pub async fn run(
-    node: &str,
+    options: &Options,
     informers: &Informers,
     backend: &mut dyn Backend,
     shutdown: CancellationToken,
@@ -49,6 +55,11 @@ pub async fn run(
     let dirty = Arc::new(Dirty::default());
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
+    let own = InformerScope {
+        field_selector: Some(format!("metadata.name={}", options.node_name)),
+        ..InformerScope::default()
+    };
+    let own = informers.scoped(Resource::of::<Node>(), own);
     slices.add_index(BY_SERVICE, |object| service_of_slice(object).into_iter().collect());
     let marks = dirty.clone();
     services.on_change(move |change| marks.add(change.key().to_string().into()));
@@ -58,6 +69,15 @@ pub async fn run(
             if let Some(name) = service_of_slice(object) {
                 marks.add(name.into());
             }
+        }
+    });
+    let (marks, all) = (dirty.clone(), services.clone());
+    own.on_change(move |change| {
+        let zone = |object: &Option<Arc<coracle_client::Object>>| {
+            object.as_ref().and_then(|o| o.head.label(ZONE_LABEL).map(str::to_owned))
+        };
+        if zone(&change.old) != zone(&change.new) {
+            all.list().iter().for_each(|service| marks.add(service.key().to_string().into()));
         }
     });
     tokio::select! {
@@ -74,8 +94,17 @@ pub async fn run(
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
-        let changed =
-            names.iter().map(|name| (name.clone(), current(name, &services, &slices, node))).collect();
+        let zone = own.get("", &options.node_name);
+        let zone = zone.as_ref().and_then(|node| node.head.label(ZONE_LABEL));
+        let place = Place { node: &options.node_name, zone };
+        let mut changed = Vec::with_capacity(names.len());
+        for name in &names {
+            let (mut rules, service_names) = current(name, &services, &slices, place);
+            confine(&mut rules, name, options);
+            options.services.set(name, &rules, service_names);
+            changed.push((name.clone(), rules));
+        }
+        options.services.names().set_synced();
         match backend.apply(changed).await {
             Ok(()) => retry = RETRY_FIRST,
             Err(error @ Error::NftMissing) => return Err(error),
@@ -92,17 +121,42 @@ pub async fn run(
     }
 }
 
-fn current(name: &str, services: &Informer, slices: &Informer, node: &str) -> ServiceRules {
-    let Some((namespace, short)) = name.split_once('/') else { return ServiceRules::default() };
-    let Some(service) = services.get(namespace, short) else { return ServiceRules::default() };
+/// What a Service does on this node, and its names.
+fn current(
+    name: &str,
+    services: &Informer,
+    slices: &Informer,
+    place: Place<'_>,
+) -> (ServiceRules, Option<ServiceNames>) {
+    let gone = (ServiceRules::default(), None);
+    let Some((namespace, short)) = name.split_once('/') else { return gone };
+    let Some(service) = services.get(namespace, short) else { return gone };
     let service: Service = match service.decode() {
         Ok(service) => service,
         Err(error) => {
             warn!(service = name, %error, "a Service does not decode");
-            return ServiceRules::default();
+            return gone;
         }
     };
     let slices: Vec<EndpointSlice> =
         slices.by_index(BY_SERVICE, name).iter().filter_map(|slice| slice.decode().ok()).collect();
-    table::rules(&service, &slices, node)
+    (table::rules(&service, &slices, place), names::of(&service, &slices))
+}
+
+/// The cluster's DNS address is served by the node itself; and no Service but the API's leads to what listens on the
+/// node's loopback, whatever somebody wrote into its endpoints.
+fn confine(rules: &mut ServiceRules, service: &str, options: &Options) {
+    let (network, prefix) = options.pod_cidr;
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    let is_pod = |ip: &Ipv4Addr| ip.to_bits() & mask == network.to_bits() & mask;
+    for port in &mut rules.ports {
+        if port.port == crate::dns::PORT {
+            port.addresses.retain(|address| Some(*address) != options.dns_address);
+        }
+        if service != API_SERVICE {
+            for endpoints in [&mut port.endpoints, &mut port.node_port_endpoints] {
+                endpoints.retain(|e| !e.ip().is_loopback() || is_pod(e.ip()));
+            }
+        }
+    }
 }

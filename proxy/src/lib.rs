@@ -1,8 +1,11 @@
-//! Services on the node: what clients send to a Service's address reaches one of its ready endpoints.
+//! Services on the node: their names are answered, and what clients send to their addresses reaches a ready endpoint.
 
+mod balance;
+pub mod dns;
 mod follow;
 mod nftables;
 mod routes;
+mod services;
 pub mod table;
 mod userspace;
 
@@ -14,7 +17,8 @@ use coracle_client::events::EventRecorder;
 use coracle_client::{Client, Informers};
 use tokio_util::sync::CancellationToken;
 
-pub use table::ServiceRules;
+pub use services::{Choice, Services};
+pub use table::{Protocol, ServiceRules};
 
 /// How traffic is moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub enum Mode {
     Userspace,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     pub node_name: String,
     pub mode: Mode,
@@ -35,6 +39,10 @@ pub struct Options {
     pub pod_cidr: (Ipv4Addr, u8),
     /// The node's own address, the source of its connections to Services.
     pub node_address: IpAddr,
+    /// The cluster's DNS address; None: this node does not serve it.
+    pub dns_address: Option<Ipv4Addr>,
+    /// What is known of Services, shared with others in this process.
+    pub services: Services,
     /// Whether rules and routes stay in the kernel after an orderly end. They do where pods outlive this process.
     pub keep_rules: bool,
 }
@@ -78,11 +86,15 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
             Box::new(userspace::Userspace::new(recorder))
         }
     };
-    let result = follow::run(&options.node_name, &informers, &mut *backend, shutdown).await;
+    let dns = options.dns_address.map(|address| {
+        let names = options.services.names().clone();
+        tokio::spawn(dns::serve(names, address, options.mode, options.keep_rules, ending.clone()))
+    });
+    let result = follow::run(&options, &informers, &mut *backend, shutdown).await;
     backend.stop().await;
     ending.cancel();
-    if let Some(routes) = routes {
-        routes.await.ok();
+    for task in [routes, dns].into_iter().flatten() {
+        task.await.ok();
     }
     result
 }

@@ -46,8 +46,16 @@ pub struct PortRules {
     pub node_port_endpoints: Vec<SocketAddrV4>,
 }
 
-/// The rules of a Service on the named node. Headless and external-name Services have none.
-pub fn rules(service: &Service, slices: &[EndpointSlice], node: &str) -> ServiceRules {
+/// Where the node is, for policies and hints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place<'a> {
+    pub node: &'a str,
+    /// Of its label `topology.kubernetes.io/zone`.
+    pub zone: Option<&'a str>,
+}
+
+/// The rules of a Service on a node at `place`. Headless and external-name Services have none.
+pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> ServiceRules {
     let Some(spec) = &service.spec else { return ServiceRules::default() };
     if spec.type_.as_deref() == Some("ExternalName") {
         return ServiceRules::default();
@@ -84,8 +92,8 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], node: &str) -> Service
         .iter()
         .flatten()
         .filter_map(|port| {
-            let all = endpoints(port, slices, None);
-            let own = || endpoints(port, slices, Some(node));
+            let all = endpoints(port, slices, Reach::Near(place));
+            let own = || endpoints(port, slices, Reach::Node(place.node));
             let for_policy = |only_own: bool| if only_own { own() } else { all.clone() };
             Some(PortRules {
                 name: port.name.clone().unwrap_or_default(),
@@ -115,9 +123,17 @@ fn protocol(text: Option<&str>) -> Option<Protocol> {
     }
 }
 
+/// Which endpoints come into question.
+#[derive(Clone, Copy)]
+enum Reach<'a> {
+    /// All, or of those that are ready the ones that hints set aside for this place.
+    Near(Place<'a>),
+    Node(&'a str),
+}
+
 /// Ready endpoints of a port; where there are none, those that end but still serve.
-fn endpoints(port: &ServicePort, slices: &[EndpointSlice], only_node: Option<&str>) -> Vec<SocketAddrV4> {
-    let mut ready = BTreeSet::new();
+fn endpoints(port: &ServicePort, slices: &[EndpointSlice], reach: Reach<'_>) -> Vec<SocketAddrV4> {
+    let mut ready: Vec<(SocketAddrV4, &Endpoint)> = Vec::new();
     let mut ending = BTreeSet::new();
     let protocol_text = port.protocol.as_deref().unwrap_or("TCP");
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
@@ -127,22 +143,46 @@ fn endpoints(port: &ServicePort, slices: &[EndpointSlice], only_node: Option<&st
         });
         let Some(target) = target.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {
-            if only_node.is_some_and(|node| endpoint.node_name.as_deref() != Some(node)) {
+            if matches!(reach, Reach::Node(node) if endpoint.node_name.as_deref() != Some(node)) {
                 continue;
             }
-            let set = match state(endpoint) {
-                State::Ready => &mut ready,
-                State::Ending => &mut ending,
-                State::Out => continue,
-            };
             // Addresses of one endpoint are alternatives; consumers use the first.
-            if let Some(IpAddr::V4(ip)) = endpoint.addresses.first().and_then(|a| a.parse().ok()) {
-                set.insert(SocketAddrV4::new(ip, target));
+            let Some(IpAddr::V4(ip)) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
+                continue;
+            };
+            let address = SocketAddrV4::new(ip, target);
+            match state(endpoint) {
+                State::Ready => ready.push((address, endpoint)),
+                State::Ending => drop(ending.insert(address)),
+                State::Out => {}
             }
         }
     }
-    let chosen = if ready.is_empty() { ending } else { ready };
+    if let Reach::Near(place) = reach {
+        keep_near(&mut ready, place);
+    }
+    let chosen = if ready.is_empty() { ending } else { ready.into_iter().map(|(a, _)| a).collect() };
     chosen.into_iter().collect()
+}
+
+/// Hints count when every endpoint has one and one is for here; those for nodes before those for zones.
+fn keep_near(ready: &mut Vec<(SocketAddrV4, &Endpoint)>, place: Place<'_>) {
+    let for_node = |e: &Endpoint| {
+        let nodes = e.hints.as_ref().and_then(|h| h.for_nodes.as_ref()).filter(|n| !n.is_empty());
+        nodes.map(|nodes| nodes.iter().any(|n| n.name == place.node))
+    };
+    let for_zone = |e: &Endpoint| {
+        let zones = e.hints.as_ref().and_then(|h| h.for_zones.as_ref()).filter(|z| !z.is_empty());
+        zones.map(|zones| zones.iter().any(|z| Some(z.name.as_str()) == place.zone))
+    };
+    let count = |hint: &dyn Fn(&Endpoint) -> Option<bool>| {
+        ready.iter().all(|(_, e)| hint(e).is_some()) && ready.iter().any(|(_, e)| hint(e) == Some(true))
+    };
+    if count(&for_node) {
+        ready.retain(|(_, e)| for_node(e) == Some(true));
+    } else if count(&for_zone) {
+        ready.retain(|(_, e)| for_zone(e) == Some(true));
+    }
 }
 
 enum State {
@@ -169,6 +209,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    const A: Place<'_> = Place { node: "a", zone: Some("west") };
 
     fn service(spec: Value) -> Service {
         serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": spec})).unwrap()
@@ -206,7 +248,7 @@ mod tests {
             (json!([unknown]), vec!["10.244.0.5:8080"]),
             (json!([ready, ready]), vec!["10.244.0.2:8080"]),
         ] {
-            let rules = rules(&service(plain()), &[slice(endpoints.clone())], "a");
+            let rules = rules(&service(plain()), &[slice(endpoints.clone())], A);
             let got: Vec<String> = rules.ports[0].endpoints.iter().map(ToString::to_string).collect();
             assert_eq!(got, want, "{endpoints}");
         }
@@ -221,11 +263,11 @@ mod tests {
             (with(plain(), json!({"ports": [{"port": 80, "protocol": "SCTP"}]})), 0),
             (json!({"ports": [{"port": 80}]}), 0),
         ] {
-            assert_eq!(rules(&service(spec.clone()), &[], "a").ports.len(), ports, "{spec}");
+            assert_eq!(rules(&service(spec.clone()), &[], A).ports.len(), ports, "{spec}");
         }
         let node_port = json!({"ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
         let of_type =
-            |t: &str| rules(&service(with(with(plain(), node_port.clone()), json!({"type": t}))), &[], "a");
+            |t: &str| rules(&service(with(with(plain(), node_port.clone()), json!({"type": t}))), &[], A);
         assert_eq!(of_type("NodePort").ports[0].node_port, Some(30080));
         assert_eq!(of_type("ClusterIP").ports[0].node_port, None);
     }
@@ -240,9 +282,28 @@ mod tests {
             (json!({"externalTrafficPolicy": "Local"}), 2, 1),
             (json!({"internalTrafficPolicy": "Local"}), 1, 2),
         ] {
-            let got = rules(&service(with(plain(), extra.clone())), &slices, "a");
+            let got = rules(&service(with(plain(), extra.clone())), &slices, A);
             let counts = (got.ports[0].endpoints.len(), got.ports[0].node_port_endpoints.len());
             assert_eq!(counts, (inside, outside), "{extra}");
+        }
+    }
+
+    #[test]
+    fn hints_keep_traffic_near_where_all_have_them_and_one_is_for_here() {
+        let zone = |ip: &str, zone: &str| json!({"addresses": [ip], "hints": {"forZones": [{"name": zone}]}});
+        let node = |ip: &str, node: &str| json!({"addresses": [ip], "hints": {"forNodes": [{"name": node}], "forZones": [{"name": "west"}]}});
+        let none = |ip: &str| json!({"addresses": [ip]});
+        for (endpoints, want) in [
+            (json!([zone("10.0.0.1", "west"), zone("10.0.0.2", "east")]), vec![1]),
+            (json!([zone("10.0.0.1", "east"), zone("10.0.0.2", "east")]), vec![1, 2]),
+            (json!([zone("10.0.0.1", "west"), none("10.0.0.2")]), vec![1, 2]),
+            (json!([node("10.0.0.1", "b"), node("10.0.0.2", "a")]), vec![2]),
+            (json!([node("10.0.0.1", "b"), node("10.0.0.2", "c")]), vec![1, 2]),
+            (json!([node("10.0.0.1", "a"), zone("10.0.0.2", "east")]), vec![1]),
+        ] {
+            let rules = rules(&service(plain()), &[slice(endpoints.clone())], A);
+            let got: Vec<u8> = rules.ports[0].endpoints.iter().map(|e| e.ip().octets()[3]).collect();
+            assert_eq!(got, want, "{endpoints}");
         }
     }
 
@@ -256,7 +317,7 @@ mod tests {
                 Some(5),
             ),
         ] {
-            let got = rules(&service(with(plain(), extra)), &[], "a").ports[0].affinity;
+            let got = rules(&service(with(plain(), extra)), &[], A).ports[0].affinity;
             assert_eq!(got, want.map(Duration::from_secs));
         }
     }

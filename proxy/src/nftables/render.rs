@@ -14,6 +14,10 @@ const AFFINITY_CLIENTS_MAX: u32 = 65_536;
 pub fn base(options: &Options) -> String {
     let (service, service_prefix) = options.service_cidr;
     let (pod, pod_prefix) = options.pod_cidr;
+    // The node itself answers there.
+    let dns = options.dns_address.map_or_else(String::new, |address| {
+        format!("ip daddr {address} meta l4proto {{ tcp, udp }} th dport {} return", crate::dns::PORT)
+    });
     // NOTE: for TCP a reset, not an ICMP error: that one does not reach a client on this machine.
     // NOTE: every pod address of the node is local to it, but a node port is not one of a pod's ports.
     // NOTE: `route_localnet` (see routes.rs) would let neighbours reach what listens on 127.0.0.1; `guard` does not.
@@ -26,6 +30,7 @@ table ip coracle {{
   set refused {{ type ipv4_addr . inet_proto . inet_service; }}
   set refused-nodeports {{ type inet_proto . inet_service; }}
   chain dispatch {{
+    {dns}
     ip daddr . meta l4proto . th dport vmap @services
     ip daddr != {pod}/{pod_prefix} fib daddr type local meta l4proto . th dport vmap @nodeports
   }}
@@ -41,6 +46,7 @@ table ip coracle {{
   }}
   chain no-endpoint {{ meta l4proto tcp reject with tcp reset; reject; }}
   chain refuse {{
+    {dns}
     ip daddr . meta l4proto . th dport @refused goto no-endpoint
     ip daddr != {pod}/{pod_prefix} fib daddr type local meta l4proto . th dport @refused-nodeports goto no-endpoint
     ip daddr {service}/{service_prefix} goto no-endpoint

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::Mode;
@@ -38,6 +39,8 @@ fn options() -> Options {
         service_cidr: ([10, 96, 0, 0].into(), 16),
         pod_cidr: ([10, 244, 0, 0].into(), 16),
         node_address: [127, 0, 0, 1].into(),
+        dns_address: Some([10, 96, 0, 53].into()),
+        services: crate::Services::new("cluster.local", None, Vec::new()),
         keep_rules: false,
     }
 }
@@ -222,6 +225,50 @@ fn tcp_reaches_endpoints_or_is_refused_at_once() {
         let left = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
         assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
     });
+}
+
+#[test]
+fn cluster_dns_answers_at_its_address() {
+    in_namespace(async {
+        let mut backend = Nftables::start(&options()).await.unwrap();
+        let names = options().services.names().clone();
+        let (end, ended) = (CancellationToken::new(), CancellationToken::new());
+        let serving = {
+            let (end, ended) = (end.clone(), ended.clone());
+            tokio::spawn(async move {
+                crate::dns::serve(names, [10, 96, 0, 53].into(), Mode::Nftables, false, end).await;
+                ended.cancel();
+            })
+        };
+        let ask = || {
+            tokio::task::spawn_blocking(|| {
+                let socket = UdpSocket::bind("10.244.0.2:0").unwrap();
+                socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                // A query without a question: answered with FORMERR.
+                ask_udp_bytes(&socket, &[0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "10.96.0.53:53").ok()
+            })
+        };
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let answer = loop {
+            if let Some(answer) = ask().await.unwrap() {
+                break answer;
+            }
+            assert!(std::time::Instant::now() < deadline, "no answer");
+        };
+        assert_eq!((answer[1], answer[3] & 0xf), (7, 1));
+        end.cancel();
+        serving.await.unwrap();
+        assert!(ended.is_cancelled());
+        assert!(UdpSocket::bind("10.96.0.53:0").is_err(), "the address is not local any more");
+        backend.stop().await;
+    });
+}
+
+fn ask_udp_bytes(socket: &UdpSocket, question: &[u8], to: &str) -> std::io::Result<Vec<u8>> {
+    socket.send_to(question, to)?;
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer)?;
+    Ok(buffer[..length].to_vec())
 }
 
 #[test]

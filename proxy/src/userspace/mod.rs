@@ -1,6 +1,5 @@
 //! Services as sockets of this process, where the kernel cannot be told: accept, choose an endpoint, copy.
 
-mod balance;
 mod tcp;
 mod udp;
 
@@ -15,9 +14,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::balance::Balancer;
 use crate::table::{PortRules, Protocol, ServiceRules};
 use crate::{Backend, Error};
-use balance::Balancer;
 
 pub struct Userspace {
     recorder: EventRecorder,

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::balance::Balancer;
+use crate::balance::Balancer;
 
 /// Connections per entrance; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 8192;

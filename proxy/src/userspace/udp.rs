@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::balance::Balancer;
+use crate::balance::Balancer;
 
 /// A client that is silent this long is forgotten, as conntrack does with streams.
 const IDLE: Duration = Duration::from_secs(120);

@@ -1,0 +1,182 @@
+//! The cluster's Services as this node knows them, for lookups in this process: their names, and which endpoint a
+//! connection to one goes to.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::RwLock;
+
+use crate::balance::Balancer;
+use crate::dns::Names;
+use crate::dns::names::ServiceNames;
+use crate::table::{PortRules, Protocol, ServiceRules};
+
+/// Filled by the proxy as it follows Services and endpoints. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    names: Names,
+    connects: Arc<RwLock<Connects>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The address is no Service's.
+    NotAService,
+    Endpoint(SocketAddr),
+    /// A Service without an endpoint that could take it: to be refused at once.
+    NoEndpoint,
+}
+
+/// Where clients come in: an address of a Service, or (None) every address of the node.
+type Entrance = (Option<Ipv4Addr>, Protocol, u16);
+
+/// A Service and where its connections go.
+type Claim = (Arc<str>, Arc<Balancer>);
+
+#[derive(Default)]
+struct Connects {
+    /// Two Services may want one entrance, such as an external address; the first one has it, the others wait.
+    entrances: HashMap<Entrance, Vec<Claim>>,
+    /// What each Service has, to take it away.
+    services: HashMap<Arc<str>, Vec<Entrance>>,
+}
+
+impl Services {
+    /// `networks`: those of the cluster's Services and pods.
+    pub fn new(domain: &str, dns: Option<Ipv4Addr>, networks: Vec<(Ipv4Addr, u8)>) -> Self {
+        Self { names: Names::new(domain, dns, networks), connects: Arc::default() }
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Where a connection from `source` to a Service's address goes.
+    pub fn choose(&self, source: IpAddr, destination: SocketAddr, protocol: Protocol) -> Choice {
+        let IpAddr::V4(address) = destination.ip() else { return Choice::NotAService };
+        self.at((Some(address), protocol, destination.port()), source)
+    }
+
+    /// Where a connection from `source` to a port of the node goes, if it is a Service's.
+    pub fn choose_node_port(&self, source: IpAddr, port: u16, protocol: Protocol) -> Choice {
+        self.at((None, protocol, port), source)
+    }
+
+    fn at(&self, entrance: Entrance, source: IpAddr) -> Choice {
+        let balancer = self.connects.read().entrances.get(&entrance).and_then(|c| c.first()).cloned();
+        match balancer {
+            None => Choice::NotAService,
+            Some((_, balancer)) => match balancer.choose(source, Instant::now()) {
+                Some(endpoint) => Choice::Endpoint(endpoint.into()),
+                None => Choice::NoEndpoint,
+            },
+        }
+    }
+
+    pub(crate) fn set(&self, service: &Arc<str>, rules: &ServiceRules, names: Option<ServiceNames>) {
+        self.names.set(service, names);
+        self.connects.write().set(service, rules);
+    }
+}
+
+impl Connects {
+    /// Clients keep their endpoints where Service and endpoint stay.
+    fn set(&mut self, service: &Arc<str>, rules: &ServiceRules) {
+        let wanted = entrances(rules);
+        let mut before = self.services.remove(service).unwrap_or_default();
+        before.retain(|entrance| !wanted.iter().any(|(w, ..)| w == entrance));
+        for entrance in before {
+            if let Some(claims) = self.entrances.get_mut(&entrance) {
+                claims.retain(|(name, _)| name != service);
+                if claims.is_empty() {
+                    self.entrances.remove(&entrance);
+                }
+            }
+        }
+        for (entrance, endpoints, port) in &wanted {
+            let claims = self.entrances.entry(*entrance).or_default();
+            match claims.iter().find(|(name, _)| name == service) {
+                Some((_, balancer)) => balancer.set(endpoints, port.affinity),
+                None => {
+                    claims.push((service.clone(), Arc::new(Balancer::new(endpoints, port.affinity))));
+                }
+            }
+        }
+        if !wanted.is_empty() {
+            self.services
+                .insert(service.clone(), wanted.into_iter().map(|(entrance, ..)| entrance).collect());
+        }
+    }
+}
+
+fn entrances(rules: &ServiceRules) -> Vec<(Entrance, &[std::net::SocketAddrV4], &PortRules)> {
+    let of_port = |port: &'_ PortRules| -> Vec<Entrance> {
+        let addresses = port.addresses.iter().map(|a| (Some(*a), port.protocol, port.port));
+        addresses.chain(port.node_port.map(|n| (None, port.protocol, n))).collect()
+    };
+    let with_endpoints = |port| {
+        let all = of_port(port).into_iter();
+        all.map(move |entrance| {
+            let endpoints = if entrance.0.is_some() { &port.endpoints } else { &port.node_port_endpoints };
+            (entrance, endpoints.as_slice(), port)
+        })
+    };
+    rules.ports.iter().flat_map(with_endpoints).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn rules(endpoints: &[&str], affinity: bool) -> ServiceRules {
+        let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        let port = PortRules {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            addresses: vec!["10.96.0.20".parse().unwrap()],
+            node_port: Some(30_080),
+            affinity: affinity.then_some(Duration::from_secs(60)),
+            node_port_endpoints: endpoints.iter().take(1).copied().collect(),
+            endpoints,
+        };
+        ServiceRules { ports: vec![port] }
+    }
+
+    #[test]
+    fn connections_go_to_endpoints() {
+        let services = Services::new("cluster.local", None, Vec::new());
+        let source: IpAddr = "10.244.0.2".parse().unwrap();
+        let ask = |to: &str| services.choose(source, to.parse().unwrap(), Protocol::Tcp);
+        let (a, b) = ("10.244.0.3:8080", "10.244.0.4:8080");
+        services.set(&"ns/web".into(), &rules(&[a, b], true), None);
+        let first = ask("10.96.0.20:80");
+        assert!(matches!(first, Choice::Endpoint(_)));
+        for _ in 0..10 {
+            assert_eq!(ask("10.96.0.20:80"), first, "a client with affinity stays");
+        }
+        assert_eq!(
+            services.choose_node_port(source, 30_080, Protocol::Tcp),
+            Choice::Endpoint(a.parse().unwrap())
+        );
+        for other in ["10.96.0.20:81", "10.96.0.21:80", "[::1]:80"] {
+            assert_eq!(ask(other), Choice::NotAService, "{other}");
+        }
+        let udp = services.choose(source, "10.96.0.20:80".parse().unwrap(), Protocol::Udp);
+        assert_eq!(udp, Choice::NotAService);
+        // Another one waits for the address until it is free.
+        services.set(&"ns/late".into(), &rules(&["10.244.0.9:1"], false), None);
+        assert_eq!(ask("10.96.0.20:80"), first);
+        services.set(&"ns/web".into(), &rules(&[], true), None);
+        assert_eq!(ask("10.96.0.20:80"), Choice::NoEndpoint);
+        services.set(&"ns/web".into(), &ServiceRules::default(), None);
+        assert_eq!(ask("10.96.0.20:80"), Choice::Endpoint("10.244.0.9:1".parse().unwrap()));
+        services.set(&"ns/late".into(), &ServiceRules::default(), None);
+        assert_eq!(ask("10.96.0.20:80"), Choice::NotAService);
+        assert_eq!(services.choose_node_port(source, 30_080, Protocol::Tcp), Choice::NotAService);
+    }
+}
