@@ -11,9 +11,12 @@ pub mod manager;
 
 mod certificates;
 mod cluster_role_aggregation;
+mod cronjob;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod gc;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -21,6 +24,7 @@ mod replicaset;
 mod root_ca;
 mod service_account;
 mod service_cidr;
+mod ttl_after_finished;
 mod volume_protection;
 
 mod context;
@@ -32,6 +36,7 @@ mod pod_control;
 mod pods;
 mod resource_quota;
 mod resources;
+mod scale;
 mod template;
 #[cfg(test)]
 mod testing;

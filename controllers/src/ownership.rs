@@ -70,6 +70,7 @@ struct Owned {
 #[serde(rename_all = "camelCase")]
 struct OwnedMeta {
     owner_references: Option<Vec<OwnerReference>>,
+    finalizers: Option<Vec<String>>,
 }
 
 /// Claims `candidates` (of type `C`) for the controlling object: what it keeps and adopts is returned, in order.
@@ -79,6 +80,17 @@ pub async fn claim_all<O: Kind, C: Kind>(
     owner: &ObjectMeta,
     selector: &Selector,
     candidates: Vec<Arc<Object>>,
+) -> Result<Vec<Arc<Object>>, ApiError> {
+    claim_holding::<O, C>(client, owner, selector, candidates, None).await
+}
+
+/// The same, where what is adopted gets a finalizer too.
+pub async fn claim_holding<O: Kind, C: Kind>(
+    client: &Client,
+    owner: &ObjectMeta,
+    selector: &Selector,
+    candidates: Vec<Arc<Object>>,
+    finalizer: Option<&str>,
 ) -> Result<Vec<Arc<Object>>, ApiError> {
     let uid = owner.uid.as_deref().unwrap_or_default();
     let deleting = owner.deletion_timestamp.is_some();
@@ -92,7 +104,7 @@ pub async fn claim_all<O: Kind, C: Kind>(
                 let owned: Owned = object.decode()?;
                 let mut references = owned.metadata.owner_references.unwrap_or_default();
                 references.retain(|r| r.uid != uid);
-                match write_references::<C>(client, &object, &references).await {
+                match write_references::<C>(client, &object, &references, None).await {
                     Ok(_) => {}
                     Err(error) if error.is_not_found() => {}
                     Err(error) => return Err(error),
@@ -107,7 +119,13 @@ pub async fn claim_all<O: Kind, C: Kind>(
                 let mut references = owned.metadata.owner_references.unwrap_or_default();
                 references.retain(|r| r.uid != uid);
                 references.push(controller_of::<O>(owner));
-                match write_references::<C>(client, &object, &references).await {
+                let finalizers = finalizer.map(|finalizer| {
+                    let mut finalizers = owned.metadata.finalizers.unwrap_or_default();
+                    finalizers.retain(|f| f != finalizer);
+                    finalizers.push(finalizer.to_owned());
+                    finalizers
+                });
+                match write_references::<C>(client, &object, &references, finalizers).await {
                     Ok(adopted) => claimed.push(adopted),
                     Err(error) if error.is_not_found() => {}
                     Err(error) => return Err(error),
@@ -137,12 +155,16 @@ async fn write_references<C: Kind>(
     client: &Client,
     object: &Object,
     references: &[OwnerReference],
+    finalizers: Option<Vec<String>>,
 ) -> Result<Arc<Object>, ApiError> {
     let head = &object.head;
     let references = Some(references).filter(|r| !r.is_empty());
-    let patch = json!({"metadata": {
+    let mut patch = json!({"metadata": {
         "uid": head.uid, "resourceVersion": head.resource_version.to_string(), "ownerReferences": references,
     }});
+    if let Some(finalizers) = finalizers {
+        patch["metadata"]["finalizers"] = json!(finalizers);
+    }
     let written = client.patch::<C>(&head.namespace, &head.name, None, PatchType::Merge, &patch).await?;
     Ok(Object::parse(written.json, coracle_client::Resource::of::<C>().selectable_fields())?)
 }

@@ -48,7 +48,7 @@ impl PodControl {
         Ok(())
     }
 
-    async fn create_one<O: Kind>(&self, key: &Key, owner: &O, pod: v1::Pod) -> Result<(), ApiError> {
+    pub async fn create_one<O: Kind>(&self, key: &Key, owner: &O, pod: v1::Pod) -> Result<(), ApiError> {
         match self.client.create(&pod).await {
             Ok(written) => {
                 let name = written.decode()?.metadata.name.unwrap_or_default();
@@ -72,28 +72,36 @@ impl PodControl {
     }
 
     async fn delete<O: Kind>(&self, key: &Key, owner: &O, doomed: &[Pod]) -> Result<(), ApiError> {
-        let deletions = doomed.iter().map(|pod| async move {
-            let options = DeleteOptions::default().uid(pod.uid());
-            match self.client.delete::<v1::Pod>(&key.namespace, pod.name(), options).await {
-                Ok(()) => {
-                    let message = format!("Deleted pod: {}", pod.name());
-                    self.events.event(owner, EventType::Normal, "SuccessfulDelete", message);
-                    Ok(())
-                }
-                // Gone, or another of the same name.
-                Err(error) if error.is_not_found() || error.is_conflict() => {
-                    self.expectations.deleted(key, pod.uid());
-                    Ok(())
-                }
-                Err(error) => {
-                    self.expectations.deleted(key, pod.uid());
-                    let message = format!("Error deleting: {error}");
-                    self.events.event(owner, EventType::Warning, "FailedDelete", message);
-                    Err(error)
-                }
-            }
-        });
+        let deletions = doomed.iter().map(|pod| self.delete_one(key, owner, pod.name(), pod.uid()));
         join_all(deletions).await.into_iter().collect()
+    }
+
+    pub async fn delete_one<O: Kind>(
+        &self,
+        key: &Key,
+        owner: &O,
+        name: &str,
+        uid: &str,
+    ) -> Result<(), ApiError> {
+        let options = DeleteOptions::default().uid(uid);
+        match self.client.delete::<v1::Pod>(&key.namespace, name, options).await {
+            Ok(()) => {
+                let message = format!("Deleted pod: {name}");
+                self.events.event(owner, EventType::Normal, "SuccessfulDelete", message);
+                Ok(())
+            }
+            // Gone, or another of the same name.
+            Err(error) if error.is_not_found() || error.is_conflict() => {
+                self.expectations.deleted(key, uid);
+                Ok(())
+            }
+            Err(error) => {
+                self.expectations.deleted(key, uid);
+                let message = format!("Error deleting: {error}");
+                self.events.event(owner, EventType::Warning, "FailedDelete", message);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::client::Kind;
-use coracle_client::{Informer, Object};
+use coracle_client::{Head, Informer, Object};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,6 +22,18 @@ pub enum Phase {
     Running,
     Succeeded,
     Failed,
+}
+
+impl Phase {
+    pub fn of(head: &Head) -> Self {
+        match head.field("status.phase").unwrap_or_default() {
+            "" | "Pending" => Self::Pending,
+            "Running" => Self::Running,
+            "Succeeded" => Self::Succeeded,
+            "Failed" => Self::Failed,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -93,13 +105,7 @@ impl Pod {
         let restarts =
             view.status.container_statuses.iter().flatten().chain(sidecars).map(|c| c.restart_count).max();
         Ok(Self {
-            phase: match head.field("status.phase").unwrap_or_default() {
-                "" | "Pending" => Phase::Pending,
-                "Running" => Phase::Running,
-                "Succeeded" => Phase::Succeeded,
-                "Failed" => Phase::Failed,
-                _ => Phase::Unknown,
-            },
+            phase: Phase::of(head),
             node: head.field("spec.nodeName").unwrap_or_default().into(),
             created: view.metadata.creation_timestamp,
             ready_since: ready.map(|c| c.last_transition_time.unwrap_or(Timestamp::UNIX_EPOCH)),

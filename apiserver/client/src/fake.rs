@@ -89,6 +89,10 @@ const WITH_STATUS: &[&str] = &[
     "replicationcontrollers",
     "statefulsets.apps",
     "daemonsets.apps",
+    "jobs.batch",
+    "cronjobs.batch",
+    "poddisruptionbudgets.policy",
+    "horizontalpodautoscalers.autoscaling",
     "certificatesigningrequests.certificates.k8s.io",
 ];
 
@@ -571,7 +575,12 @@ fn merge(target: &mut Value, patch: &Value, strategic: bool) {
     match (target, patch) {
         (Value::Object(target), Value::Object(patch)) => {
             for (field, change) in patch {
-                if change.is_null() {
+                if let Some(list) = field.strip_prefix("$deleteFromPrimitiveList/") {
+                    let gone = change.as_array().cloned().unwrap_or_default();
+                    if let Some(Value::Array(items)) = target.get_mut(list) {
+                        items.retain(|item| !gone.contains(item));
+                    }
+                } else if change.is_null() {
                     target.remove(field);
                 } else if field.ends_with("Statuses") {
                     // Atomic lists, whatever their items are called by.

@@ -4,6 +4,7 @@
 pub mod amounts;
 pub mod client;
 pub mod controller;
+pub mod cron;
 pub mod election;
 pub mod events;
 #[cfg(any(test, feature = "test-support"))]

@@ -57,7 +57,7 @@ impl Wanted {
 }
 
 /// A number, or a percentage of `total` rounded up or down.
-fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
+pub fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
     match value {
         None => 0,
         Some(IntOrString::Int(number)) => (*number).max(0),

@@ -1,7 +1,6 @@
 //! CronJob: jobs made by the clock.
 
-mod schedule;
-
+use coracle_client::cron::{self, Schedule};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus};
 use serde_json::{Value, json};
@@ -42,7 +41,7 @@ impl BuiltIn for CronJob {
         let at = path.child("schedule");
         if spec.schedule.is_empty() {
             errors.required(at, "");
-        } else if let Err(detail) = schedule::check(&spec.schedule) {
+        } else if let Err(detail) = Schedule::parse(&spec.schedule) {
             errors.invalid(at, &spec.schedule, detail);
         }
         let seconds = spec.starting_deadline_seconds.unwrap_or_default();
@@ -178,7 +177,7 @@ fn time_zone(zone: Option<&str>, errors: &mut Errors) {
             return;
         }
     }
-    if !schedule::zone_exists(zone) {
+    if cron::zone(zone).is_none() {
         errors.invalid(at, zone, unknown);
     }
 }

@@ -1,0 +1,41 @@
+//! The scale of whatever has one: Deployments, ReplicaSets, custom resources, …
+
+use coracle_client::client::Kind;
+use coracle_client::request::{Request, Verb};
+use coracle_client::{ApiError, Client, Informer, Resource};
+use k8s_openapi::api::autoscaling::v1::Scale;
+
+use crate::{custom, resources};
+
+/// The resource that an owner reference or a scale target means, if the API has it.
+pub fn resource_of(definitions: &Informer, api_version: &str, kind: &str) -> Option<Resource> {
+    let is = |r: &Resource| r.kind() == kind && r.api_version() == api_version;
+    let built_in = resources::known().into_iter().find(is);
+    // Any served version will do, and the definition's own may be another.
+    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let same = |r: &Resource| r.kind() == kind && r.group() == group;
+    built_in.or_else(|| custom::resources(definitions).into_iter().find(same))
+}
+
+pub async fn get(
+    client: &Client,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+) -> Result<Scale, ApiError> {
+    let request = request(Verb::Get, resource, namespace, name);
+    Ok(serde_json::from_slice(&client.raw(request).await?)?)
+}
+
+fn request(verb: Verb, resource: &Resource, namespace: &str, name: &str) -> Request {
+    let mut request = Request::new(verb, resource.clone());
+    request.namespace = Some(namespace.to_owned()).filter(|n| !n.is_empty());
+    request.name = Some(name.to_owned());
+    request.subresource = Some("scale".into());
+    request
+}
+
+/// Whether an owner reference means this type.
+pub fn is<K: Kind>(api_version: &str, kind: &str) -> bool {
+    kind == K::KIND && api_version == K::API_VERSION
+}
