@@ -16,6 +16,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod gc;
+mod hpa;
 mod job;
 mod namespace;
 mod node_ipam;

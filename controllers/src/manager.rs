@@ -43,6 +43,7 @@ pub fn controllers() -> Vec<Controller> {
         "endpointslice-controller" => crate::endpoints::slices::run,
         "node-lifecycle-controller" => crate::node_lifecycle::run,
         "disruption-controller" => crate::disruption::run,
+        "horizontal-pod-autoscaler-controller" => crate::hpa::run,
         "taint-eviction-controller" => crate::node_lifecycle::eviction::run,
         "pod-garbage-collector-controller" => crate::node_lifecycle::pod_gc::run,
         "resourcequota-controller" => crate::resource_quota::run,

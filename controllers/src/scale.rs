@@ -39,3 +39,13 @@ fn request(verb: Verb, resource: &Resource, namespace: &str, name: &str) -> Requ
 pub fn is<K: Kind>(api_version: &str, kind: &str) -> bool {
     kind == K::KIND && api_version == K::API_VERSION
 }
+/// Refused where the scale is not the one that was read.
+pub async fn update(client: &Client, resource: &Resource, scale: &Scale) -> Result<(), ApiError> {
+    let meta = &scale.metadata;
+    let (namespace, name) =
+        (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let mut request = request(Verb::Update, resource, namespace, name);
+    request.options.field_manager = Some(client.field_manager().to_owned());
+    request.body = serde_json::to_vec(scale)?.into();
+    client.raw(request).await.map(drop)
+}

@@ -204,6 +204,9 @@ impl State {
         let key = Key::new(request.namespace.as_deref().unwrap_or_default(), name);
         let stored = |object: Arc<Object>| object.json.clone();
         match request.verb {
+            Verb::Get if request.subresource.as_deref() == Some("scale") => {
+                Ok(serde_json::to_vec(&scale(&self.find(resource, &key)?.decode()?))?.into())
+            }
             Verb::Get => self.find(resource, &key).map(stored),
             Verb::Create if request.subresource.is_some() => self.create_subresource(request, &key),
             Verb::Create => {
@@ -227,6 +230,13 @@ impl State {
                 value["metadata"].as_object_mut().map(|meta| meta.remove("uid"));
                 self.fill_in(&mut value);
                 self.store(resource, value).map(stored)
+            }
+            Verb::Update if request.subresource.as_deref() == Some("scale") => {
+                let asked: Value = serde_json::from_slice(&request.body)?;
+                let mut value: Value = self.find(resource, &key)?.decode()?;
+                value["spec"]["replicas"] = asked["spec"]["replicas"].clone();
+                value["metadata"]["resourceVersion"] = asked["metadata"]["resourceVersion"].clone();
+                self.update(resource, &key, value, None).map(stored)
             }
             Verb::Update => {
                 let value: Value = serde_json::from_slice(&request.body)?;
@@ -548,6 +558,24 @@ impl Transport for Handle {
         state.watchers.push(Watcher { resource: plural, filter, sender });
         Ok(futures::stream::unfold(receiver, |mut r| async move { r.recv().await.map(|e| (e, r)) }).boxed())
     }
+}
+
+/// The `autoscaling/v1` Scale of a workload.
+fn scale(object: &Value) -> Value {
+    let labels = object["spec"]["selector"]["matchLabels"].as_object();
+    let selector: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let meta = &object["metadata"];
+    json!({
+        "apiVersion": "autoscaling/v1", "kind": "Scale",
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
+            "resourceVersion": meta["resourceVersion"]},
+        "spec": {"replicas": object["spec"]["replicas"]},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")},
+    })
 }
 
 fn now() -> Value {

@@ -290,6 +290,7 @@ impl Query {
     fn list(&mut self, options: &ListOptions) {
         self.flag("labelSelector", options.label_selector.as_deref());
         self.flag("fieldSelector", options.field_selector.as_deref());
+        self.flag("metricLabelSelector", options.metric_label_selector.as_deref());
         self.flag("limit", options.limit.map(|l| l.to_string()).as_deref());
         self.flag("continue", options.continue_token.as_deref());
         // A continue token carries its own version.

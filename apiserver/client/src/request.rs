@@ -104,6 +104,8 @@ pub struct WriteOptions {
 pub struct ListOptions {
     pub label_selector: Option<String>,
     pub field_selector: Option<String>,
+    /// Of the metrics APIs: which series of a metric.
+    pub metric_label_selector: Option<String>,
     pub limit: Option<u64>,
     pub continue_token: Option<String>,
     /// None: the newest state. Some("0"): whatever is at hand.

@@ -103,6 +103,7 @@ impl Query {
         Ok(ListOptions {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),
+            metric_label_selector: text("metricLabelSelector"),
             // A negative limit means none, as upstream.
             limit: self.number::<i64>("limit")?.and_then(|l| u64::try_from(l).ok()),
             continue_token: text("continue"),

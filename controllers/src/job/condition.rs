@@ -98,15 +98,14 @@ pub fn set(
         last_probe_time: Some(time(now)),
         last_transition_time: Some(time(now)),
     };
-    let conditions = status.conditions.get_or_insert_default();
-    match conditions.iter_mut().find(|c| c.type_ == kind) {
+    match status.conditions.iter_mut().flatten().find(|c| c.type_ == kind) {
         Some(old) if old.status == value && old.reason == next.reason && old.message == next.message => false,
         Some(old) => {
             *old = next;
             true
         }
         None if on => {
-            conditions.push(next);
+            status.conditions.get_or_insert_default().push(next);
             true
         }
         None => false,

@@ -263,10 +263,11 @@ impl Controller {
     async fn create(&self, key: &Key, job: &Job, seats: &[Option<Seat>]) -> (Done, Result<(), ApiError>) {
         self.memory.expectations.expect(key, seats.len(), []);
         let created = AtomicI32::new(0);
+        let (count, control) = (&created, &self.control);
         let mut left = seats.iter();
-        let result = slow_start(&mut left, |seat| async {
-            self.control.create_one(key, job, template::pod_of(job, seat.as_ref())).await?;
-            created.fetch_add(1, Ordering::Relaxed);
+        let result = slow_start(&mut left, |seat: &Option<Seat>| async move {
+            control.create_one(key, job, template::pod_of(job, seat.as_ref())).await?;
+            count.fetch_add(1, Ordering::Relaxed);
             Ok(())
         })
         .await;
