@@ -21,6 +21,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use coracle_client::{ApiError, DeleteOptions, ListOptions};
+use k8s_openapi::api::core::v1::Node;
 use workload::Workload;
 use world::{CONTROL_PLANE, World};
 
@@ -131,16 +133,21 @@ async fn misfortune(world: &World, next_node: &mut u64) -> String {
     }
 }
 
-/// What an administrator does with machines that do not come back: their nodes are deleted.
+/// What an administrator does with machines that do not come back: their nodes are deleted. Again until it is done.
 async fn forget_lost_nodes(world: &World, workload: &Workload) {
-    use k8s_openapi::api::core::v1::Node;
-    let nodes = workload.client.list::<Node>("", Default::default()).await.unwrap();
-    for node in nodes.items {
+    while let Err(error) = try_forget(world, workload).await {
+        println!("forgetting lost nodes: {error}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn try_forget(world: &World, workload: &Workload) -> Result<(), ApiError> {
+    for node in workload.client.list::<Node>("", ListOptions::default()).await?.items {
         if !world.is_up(&node.head.name) {
-            workload.client.delete::<Node>("", &node.head.name, Default::default()).await.unwrap();
+            workload.client.delete::<Node>("", &node.head.name, DeleteOptions::default()).await?;
         }
     }
-    workload.uncordon().await.unwrap();
+    workload.uncordon().await
 }
 
 async fn converge(world: &World, workload: &Workload, seed: u64) {
