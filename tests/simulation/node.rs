@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::faults::Faults;
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A status that nothing changed is written again after this.
 const STATUS: Duration = Duration::from_secs(300);
 
 /// A container ends by itself after this many milliseconds, with the exit code in the other annotation.
@@ -89,6 +90,7 @@ async fn beat(client: &Client, name: &str) {
 
 /// The node object and its conditions.
 async fn report(client: &Client, name: &str, number: u64) {
+    let mut written: Option<tokio::time::Instant> = None;
     loop {
         let reported = async {
             let mut node = match client.find::<Node>("", name).await? {
@@ -103,6 +105,11 @@ async fn report(client: &Client, name: &str, number: u64) {
                     client.create(&Node { metadata, ..Node::default() }).await?.decode()?
                 }
             };
+            let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            let known = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+            if known && written.is_some_and(|at| at.elapsed() < STATUS) {
+                return Ok(false);
+            }
             let now = Time(Timestamp::now());
             let capacity = |cpu: &str, memory: &str| {
                 Some(BTreeMap::from([
@@ -127,14 +134,18 @@ async fn report(client: &Client, name: &str, number: u64) {
                     .filter(|c| c.status == "True")
                     .map_or(Some(now), |c| c.last_transition_time),
             });
-            client.update_status(&node).await.map(drop)
+            client.update_status(&node).await.map(|_| true)
         };
-        let result: Result<(), ApiError> = reported.await;
-        tokio::time::sleep(if result.is_ok() { STATUS } else { Duration::from_secs(1) }).await;
-        // A node that was declared lost says at once that it is back.
-        if result.is_ok() {
-            continue;
+        let result: Result<bool, ApiError> = reported.await;
+        match result {
+            Ok(true) => written = Some(tokio::time::Instant::now()),
+            Ok(false) => {}
+            Err(_) => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
         }
+        tokio::time::sleep(HEARTBEAT).await;
     }
 }
 
@@ -192,16 +203,18 @@ impl Reconciler for Kubelet {
             "Succeeded" | "Failed" => return Ok(Outcome::Done),
             "Running" => {
                 let annotations = pod.metadata.annotations.clone().unwrap_or_default();
-                let Some(runs) = annotations.get(RUNS_MILLIS).and_then(|text| text.parse::<u64>().ok())
-                else {
-                    return Ok(Outcome::Done);
-                };
-                let left = self.due(&uid, "exit", runs, runs + 1);
-                if !left.is_zero() {
-                    return Ok(Outcome::After(left));
+                let runs = annotations.get(RUNS_MILLIS).and_then(|text| text.parse::<u64>().ok());
+                let left = runs.map(|runs| self.due(&uid, "exit", runs, runs + 1));
+                if left == Some(Duration::ZERO) {
+                    let code = annotations.get(EXIT_CODE).and_then(|text| text.parse().ok()).unwrap_or(0);
+                    ended(&pod, code)
+                } else if is_ready(&pod) {
+                    return Ok(left.map_or(Outcome::Done, Outcome::After));
+                } else {
+                    // While this node was silent, somebody else said that its pods are not ready.
+                    let address = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
+                    started(&pod, address)
                 }
-                let code = annotations.get(EXIT_CODE).and_then(|text| text.parse().ok()).unwrap_or(0);
-                ended(&pod, code)
             }
             _ => {
                 let left = self.due(&uid, "start", 20, 2_500);
@@ -218,6 +231,11 @@ impl Reconciler for Kubelet {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn conditions(pod: &Pod, ready: bool) -> Vec<PodCondition> {
