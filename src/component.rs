@@ -33,7 +33,7 @@ impl Remote {
     }
 }
 
-async fn read_config(path: &std::path::Path) -> anyhow::Result<kube::Config> {
+pub async fn read_config(path: &std::path::Path) -> anyhow::Result<kube::Config> {
     let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
     kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await

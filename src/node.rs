@@ -1,7 +1,8 @@
 //! `coracle node`: joins a server, then runs wasmlet and proxy with the node's own certificates.
 
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,6 +10,7 @@ use clap::Args;
 use coracle_apiserver::pki::certificate_hash;
 use coracle_client::http::Https;
 use coracle_client::{ApiError, Client};
+use coracle_wasmlet::{Identity, ServingIdentity};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,6 +22,7 @@ use crate::options::{DataOptions, NetworkOptions, NodeOptions};
 use crate::process;
 use crate::rotation::Rotation;
 use crate::server::Components;
+use crate::virtual_nodes::{Runtime, VirtualOptions};
 
 /// A server that does not answer is asked again after this, then after twice as long.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -28,8 +31,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 #[derive(Args)]
 pub struct Node {
     /// The server to join
-    #[arg(long, value_name = "https://HOST:PORT")]
-    server: http::Uri,
+    #[arg(long, value_name = "https://HOST:PORT", required_unless_present = "kubeconfig")]
+    server: Option<http::Uri>,
     /// The join token, or a file that holds it; only needed until the node has its certificate
     #[arg(long, value_name = "TOKEN|FILE")]
     token: Option<String>,
@@ -39,6 +42,19 @@ pub struct Node {
     data: DataOptions,
     #[command(flatten)]
     node: NodeOptions,
+    /// What runs the pods
+    #[arg(long, value_name = "RUNTIME", value_enum, default_value_t = Runtime::Wasm)]
+    runtime: Runtime,
+    #[command(flatten)]
+    virtual_nodes: VirtualOptions,
+}
+
+/// A node that has joined.
+struct Entered {
+    ca: String,
+    transport: Arc<Https>,
+    client: Client,
+    serving: watch::Receiver<ServingIdentity>,
 }
 
 impl Node {
@@ -48,42 +64,107 @@ impl Node {
     }
 
     async fn work(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        if self.server.scheme_str() != Some("https") || self.server.host().is_none() {
-            bail!("--server {}: give https://HOST:PORT", self.server);
-        }
         let name = self.node.name()?;
-        let rootless = self.node.rootless();
+        if let Some(kubeconfig) = &self.virtual_nodes.kubeconfig {
+            if self.runtime != Runtime::Fake {
+                bail!(
+                    "--kubeconfig is for virtual nodes (--runtime fake); a node that runs pods joins with --token"
+                );
+            }
+            return self.virtual_nodes.run_shared(kubeconfig, &name, shutdown).await;
+        }
+        let Some(server) = self.server.clone() else { bail!("--server is needed to join") };
+        if server.scheme_str() != Some("https") || server.host().is_none() {
+            bail!("--server {server}: give https://HOST:PORT");
+        }
         let data = DataDirectory::open(&self.data.directory()?)?;
-        let directory = data.path().join("node");
-
-        let joined = tokio::select! {
-            joined = self.join(&name, &directory) => joined?,
-            () = shutdown.cancelled() => return Ok(()),
+        let address = address_towards(&server)?;
+        let components = CancellationToken::new();
+        let mut running = Components::default();
+        let began = tokio::select! {
+            began = self.begin(&server, &name, address, data.path(), &mut running, &components) => began,
+            () = shutdown.cancelled() => Ok(()),
         };
+        let result = match began {
+            Ok(()) => running.until(&shutdown).await,
+            Err(error) => Err(error),
+        };
+        components.cancel();
+        running.ended().await;
+        result
+    }
+
+    /// Joins with the node's name, or with those of all the virtual ones, and starts what is to run.
+    async fn begin(
+        &self,
+        server: &http::Uri,
+        name: &str,
+        address: IpAddr,
+        data: &Path,
+        running: &mut Components,
+        components: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        if self.runtime == Runtime::Fake {
+            self.virtual_nodes.check_joined()?;
+            let mut members = Vec::new();
+            let mut identity = None;
+            for name in self.virtual_nodes.names(name) {
+                let directory = data.join("virtual-nodes").join(&name);
+                let entered = self.enter(server, &name, address, directory, running, components).await?;
+                // One server answers for all of them, by the first one's certificate.
+                identity.get_or_insert(Identity { serving: entered.serving, client_ca: entered.ca });
+                members.push((name, entered.client));
+            }
+            let access = coracle_wasmlet::virtual_nodes::Access::Own(members);
+            self.virtual_nodes.start(address, access, identity, running, components);
+            return Ok(());
+        }
+        let rootless = self.node.rootless();
+        let entered = self.enter(server, name, address, data.join("node"), running, components).await?;
+        let agent = Agent {
+            name: name.to_owned(),
+            address,
+            data: data.to_owned(),
+            rootless,
+            client_ca: entered.ca,
+            serving: entered.serving,
+            client: entered.client,
+            proxy_client: Client::new(entered.transport, "kube-proxy"),
+            pod_cidr: self.networks.pod_cidr,
+            service_cidr: self.networks.service_cidr,
+        };
+        agent.start(running, components);
+        Ok(())
+    }
+
+    /// The node's certificates, which are renewed from now on.
+    async fn enter(
+        &self,
+        server: &http::Uri,
+        name: &str,
+        address: IpAddr,
+        directory: PathBuf,
+        running: &mut Components,
+        components: &CancellationToken,
+    ) -> anyhow::Result<Entered> {
+        let joined = self.join(server, name, &directory).await?;
         let ca = joined.ca;
         let certificate = Credential::Certificate(&joined.client.pair);
-        let transport = Https::new(join::config(&self.server, &ca, certificate)?)?;
+        let transport = Https::new(join::config(server, &ca, certificate)?)?;
         let client = Client::new(transport.clone(), "kubelet");
-        let address = address_towards(&self.server)?;
         let known = joined.serving.filter(|held| {
             join::subject(&held.pair.certificate).is_some_and(|(_, addresses)| addresses == [address])
         });
         let serving_certificate = match known {
             Some(held) => held,
-            None => tokio::select! {
-                held = self.serving_certificate(&client, &name, address, &directory) => held?,
-                () = shutdown.cancelled() => return Ok(()),
-            },
+            None => serving_certificate(server, &client, name, address, &directory).await?,
         };
         let (serving_sender, serving) =
             watch::channel(agent::serving_identity(serving_certificate.pair.clone()));
-
-        let components = CancellationToken::new();
-        let mut running = Components::default();
         let rotation = Rotation {
-            server: self.server.clone(),
+            server: server.clone(),
             ca: ca.clone(),
-            node: name.clone(),
+            node: name.to_owned(),
             addresses: vec![address],
             directory,
             transport: transport.clone(),
@@ -93,27 +174,11 @@ impl Node {
             serving: serving_sender,
         };
         running.spawn_quiet(rotation.run(components.clone()));
-        let agent = Agent {
-            name,
-            address,
-            data: data.path().to_owned(),
-            rootless,
-            client_ca: ca,
-            serving,
-            client,
-            proxy_client: Client::new(transport, "kube-proxy"),
-            pod_cidr: self.networks.pod_cidr,
-            service_cidr: self.networks.service_cidr,
-        };
-        agent.start(&mut running, &components);
-        let result = running.until(&shutdown).await;
-        components.cancel();
-        running.ended().await;
-        result
+        Ok(Entered { ca, transport, client, serving })
     }
 
     /// The CA and certificates: those on disk, or new ones for the token.
-    async fn join(&self, name: &str, directory: &Path) -> anyhow::Result<Joined> {
+    async fn join(&self, server: &http::Uri, name: &str, directory: &Path) -> anyhow::Result<Joined> {
         let token = self.token.as_deref().map(Token::from_flag).transpose();
         if let Some(joined) = join::load(directory) {
             // The file of the token may be gone by now; one that is there must be of this cluster.
@@ -123,8 +188,8 @@ impl Node {
         let Some(token) = token? else {
             bail!("--token is needed to join; it is what `coracle server` wrote to DATA-DIR/node-token");
         };
-        let ca = join::fetch_ca(&self.server, &token.ca_hash).await?;
-        let transport = Https::new(join::config(&self.server, &ca, Credential::Bearer(token.bearer()))?)?;
+        let ca = join::fetch_ca(server, &token.ca_hash).await?;
+        let transport = Https::new(join::config(server, &ca, Credential::Bearer(token.bearer()))?)?;
         let client = Client::new(transport, "kubelet-bootstrap");
         let wanted = Wanted { signer: CLIENT_SIGNER, node: name, addresses: &[] };
         let pair = join::request_certificate(&client, &wanted).await.context("joining the cluster")?;
@@ -156,40 +221,40 @@ impl Node {
         }
         Ok(())
     }
+}
 
-    /// A node that has joined before starts while its server is away: it waits for it.
-    async fn serving_certificate(
-        &self,
-        client: &Client,
-        name: &str,
-        address: IpAddr,
-        directory: &Path,
-    ) -> anyhow::Result<Held> {
-        let wanted = Wanted { signer: SERVING_SIGNER, node: name, addresses: &[address] };
-        let mut retry = RETRY_FIRST;
-        loop {
-            let error = match join::request_certificate(client, &wanted).await {
-                Ok(pair) => {
-                    join::store_serving(directory, &pair)?;
-                    return Ok(Held::new(pair));
-                }
-                Err(error) => error.context("getting a serving certificate"),
-            };
-            let text = format!("{error:#}");
-            if text.contains("invalid peer certificate") {
-                bail!(
-                    "{}: its certificate is not signed by the CA of the cluster that this node has joined ({text}); to join another cluster, remove {} and give that cluster's --token",
-                    self.server,
-                    directory.display()
-                );
+/// A node that has joined before starts while its server is away: it waits for it.
+async fn serving_certificate(
+    server: &http::Uri,
+    client: &Client,
+    name: &str,
+    address: IpAddr,
+    directory: &Path,
+) -> anyhow::Result<Held> {
+    let wanted = Wanted { signer: SERVING_SIGNER, node: name, addresses: &[address] };
+    let mut retry = RETRY_FIRST;
+    loop {
+        let error = match join::request_certificate(client, &wanted).await {
+            Ok(pair) => {
+                join::store_serving(directory, &pair)?;
+                return Ok(Held::new(pair));
             }
-            if !is_transient(&error) {
-                return Err(error);
-            }
-            warn!("{text}; again in {retry:?}");
-            tokio::time::sleep(retry).await;
-            retry = (retry * 2).min(RETRY_MAX);
+            Err(error) => error.context("getting a serving certificate"),
+        };
+        let text = format!("{error:#}");
+        if text.contains("invalid peer certificate") {
+            bail!(
+                "{}: its certificate is not signed by the CA of the cluster that this node has joined ({text}); to join another cluster, remove {} and give that cluster's --token",
+                server,
+                directory.display()
+            );
         }
+        if !is_transient(&error) {
+            return Err(error);
+        }
+        warn!("{text}; again in {retry:?}");
+        tokio::time::sleep(retry).await;
+        retry = (retry * 2).min(RETRY_MAX);
     }
 }
 

@@ -181,7 +181,7 @@ fn up(options: &ClusterOptions, slot: &Slot, directory: &Path, listen: &str) -> 
     Process::start(command, &directory.join("log"))
 }
 
-fn api_ready(process: &mut Process) -> String {
+pub(super) fn api_ready(process: &mut Process) -> String {
     let line = process.line("API server ready", PATIENCE, |line| line.starts_with("API server ready: "));
     let words: Vec<_> = line.split_whitespace().collect();
     words

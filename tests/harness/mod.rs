@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod cluster;
+mod control_plane;
 mod https;
 mod kubectl;
 mod machine;
@@ -15,6 +16,7 @@ mod requests;
 mod shared;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use control_plane::ControlPlane;
 pub use https::{Https, Response};
 pub use kubectl::{KUBECTL_MINORS, Kubectl, Output, node_modules, python};
 pub use machine::{Machine, Network};

@@ -28,7 +28,7 @@ use crate::pods::sources::Sources;
 use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
 use crate::runtime::wasm::{self, Demand, EngineError, WasmRuntime};
-use crate::server::{self, ServingIdentity, Site, TlsError};
+use crate::server::{self, Gate, ServingIdentity, Site, TlsError};
 use crate::volumes::Volumes;
 
 /// Who the node is to those that call it.
@@ -204,14 +204,12 @@ pub async fn run(
         limited_by: engine.limited_by,
     });
 
-    let site = Arc::new(Site {
-        context,
-        pods: informer,
-        rates: Default::default(),
-        authorizer: Default::default(),
-        streams: Default::default(),
-    });
-    let served = server::serve(listener, identity.serving, identity.client_ca, site, life.clone()).await;
+    let gate = Gate::new(Some(client), options.node_name.clone());
+    let site =
+        Arc::new(Site { context, pods: informer, rates: Default::default(), streams: Default::default() });
+    let router = server::router(site);
+    let served =
+        server::serve(listener, identity.serving, identity.client_ca, router, gate, life.clone()).await;
     life.cancel();
     if tokio::time::timeout(END_MAX, pods.ended()).await.is_err() {
         tracing::warn!("some pods did not end in time");

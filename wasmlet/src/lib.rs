@@ -10,6 +10,7 @@ pub mod pods;
 pub mod probes;
 pub mod runtime;
 pub mod server;
+pub mod virtual_nodes;
 pub mod volumes;
 
 pub use agent::{Error, Identity, Ready, images_directory, run};

@@ -3,6 +3,7 @@
 pub mod machine;
 pub mod status;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use machine::Available;
 use status::{Condition, Facts, compose, conditions};
 
 /// Where the leases of nodes live.
-const LEASES: &str = "kube-node-lease";
+pub const LEASES: &str = "kube-node-lease";
 /// As many as upstream's apiserver tries a patch.
 const CONFLICTS_MAX: u32 = 5;
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -101,7 +102,7 @@ impl Reporter {
     pub async fn register(&self) -> Node {
         let mut backoff = RETRY_MIN;
         loop {
-            match self.try_register().await {
+            match register(&self.client, &self.facts().node()).await {
                 Ok(node) => return node,
                 Err(error) => {
                     tracing::warn!(%error, "registering the node failed, again in {backoff:?}");
@@ -110,25 +111,6 @@ impl Reporter {
                 }
             }
         }
-    }
-
-    async fn try_register(&self) -> Result<Node, ApiError> {
-        let wanted = self.facts().node();
-        let name = wanted.metadata.name.clone().unwrap_or_default();
-        match self.client.create(&wanted).await {
-            Ok(created) => return created.decode(),
-            Err(error) if error.is_already_exists() => {}
-            Err(error) => return Err(error),
-        }
-        let present: Node = self.client.get("", &name).await?;
-        let labels = present.metadata.labels.clone().unwrap_or_default();
-        let missing =
-            wanted.metadata.labels.iter().flatten().any(|(key, value)| labels.get(key) != Some(value));
-        if !missing {
-            return Ok(present);
-        }
-        let patch = json!({"metadata": {"labels": wanted.metadata.labels}});
-        self.client.patch::<Node>("", &name, None, PatchType::Merge, &patch).await?.decode()
     }
 
     /// Keeps lease and status until the shutdown.
@@ -219,6 +201,27 @@ impl Reporter {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = known.wait_for(|ready| *ready).await;
     }
+}
+
+/// Creates the node, or gives the one there is the labels and annotations that it lacks.
+pub async fn register(client: &Client, wanted: &Node) -> Result<Node, ApiError> {
+    let name = wanted.metadata.name.clone().unwrap_or_default();
+    match client.create(wanted).await {
+        Ok(created) => return created.decode(),
+        Err(error) if error.is_already_exists() => {}
+        Err(error) => return Err(error),
+    }
+    let present: Node = client.get("", &name).await?;
+    let lacks = |wanted: &Option<BTreeMap<String, String>>, present: &Option<BTreeMap<String, String>>| {
+        let present = |key: &String| present.as_ref().and_then(|map| map.get(key));
+        wanted.iter().flatten().any(|(key, value)| present(key) != Some(value))
+    };
+    let (meta, there) = (&wanted.metadata, &present.metadata);
+    if !lacks(&meta.labels, &there.labels) && !lacks(&meta.annotations, &there.annotations) {
+        return Ok(present);
+    }
+    let patch = json!({"metadata": {"labels": meta.labels, "annotations": meta.annotations}});
+    client.patch::<Node>("", &name, None, PatchType::Merge, &patch).await?.decode()
 }
 
 /// Whether the node lifecycle controller has set one of our conditions to `Unknown`.

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) scope: InformerScope,
     state: RwLock<State>,
     handlers: Mutex<Vec<Handler>>,
+    /// The copy keeps heads without their JSON.
+    heads_only: bool,
     synced: watch::Sender<bool>,
 }
 
@@ -76,6 +78,10 @@ struct Index {
 
 impl Informer {
     fn new(resource: Resource, scope: InformerScope) -> Self {
+        Self::with(resource, scope, Vec::new(), false)
+    }
+
+    fn with(resource: Resource, scope: InformerScope, handlers: Vec<Handler>, heads_only: bool) -> Self {
         let mut state = State::default();
         state.indexes.insert(
             BY_OWNER,
@@ -86,7 +92,8 @@ impl Informer {
                 resource,
                 scope,
                 state: RwLock::new(state),
-                handlers: Mutex::new(Vec::new()),
+                handlers: Mutex::new(handlers),
+                heads_only,
                 synced: watch::Sender::new(false),
             }),
         }
@@ -195,7 +202,8 @@ impl Shared {
             {
                 return;
             }
-            state.insert(key, object.clone())
+            let kept = if self.heads_only { object.without_json() } else { object.clone() };
+            state.insert(key, kept)
         };
         // Deleted and made again under its name while nobody watched: two objects, so two changes.
         let (gone, old) = match old {
@@ -302,13 +310,28 @@ impl Informers {
     /// The shared informer of a part of a resource, e.g. the pods of one node.
     pub fn scoped(&self, resource: Resource, scope: InformerScope) -> Informer {
         let mut informers = self.informers.lock();
-        if let Some(known) =
-            informers.iter().find(|i| i.shared.resource == resource && i.shared.scope == scope)
+        if let Some(known) = informers
+            .iter()
+            .find(|i| !i.shared.heads_only && i.shared.resource == resource && i.shared.scope == scope)
         {
             return known.clone();
         }
         let informer = Informer::new(resource, scope);
         informers.push(informer.clone());
+        tokio::spawn(reflector::run(self.client.clone(), informer.shared.clone(), self.shutdown.clone()));
+        informer
+    }
+
+    /// An informer of its own whose copy keeps heads only: for who takes in each change when it comes, of tens of
+    /// thousands of objects, and needs to know only what is there. The handler sees new objects whole, old ones not.
+    pub fn heads(
+        &self,
+        resource: Resource,
+        scope: InformerScope,
+        handler: impl Fn(&Change) + Send + Sync + 'static,
+    ) -> Informer {
+        let informer = Informer::with(resource, scope, vec![Box::new(handler)], true);
+        self.informers.lock().push(informer.clone());
         tokio::spawn(reflector::run(self.client.clone(), informer.shared.clone(), self.shutdown.clone()));
         informer
     }

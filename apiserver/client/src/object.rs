@@ -252,6 +252,11 @@ impl Object {
     pub fn key(&self) -> Key {
         self.head.key()
     }
+
+    /// The head alone.
+    pub fn without_json(&self) -> Arc<Self> {
+        Arc::new(Self { head: self.head.clone(), json: Bytes::new() })
+    }
 }
 
 #[cfg(test)]

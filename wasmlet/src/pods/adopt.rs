@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::spec::Spec;
-use super::state::{Condition, Failure, ImageFacts, PodState, Run, Sandbox, Terminated};
+use super::state::{Condition, Failure, ImageFacts, PodState, Run, Running, Sandbox, Terminated};
 
 /// The exit code upstream gives a container whose end nobody saw.
 const EXIT_UNKNOWN: i32 = 255;
@@ -76,6 +76,22 @@ pub fn adopt(spec: &Spec, pod: &Pod, label: &str, now: Timestamp) -> PodState {
         return state;
     }
     state
+}
+
+/// The containers that the API says are running, for those whose containers outlive the process that plays them.
+pub fn running_before(spec: &Spec, pod: &Pod) -> Vec<(usize, Running)> {
+    let Some(status) = pod.status.as_ref().filter(|s| s.phase.as_deref() == Some("Running")) else {
+        return Vec::new();
+    };
+    let statuses = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    statuses
+        .filter_map(|known| {
+            let index = spec.containers.iter().position(|view| *view.name == *known.name)?;
+            let started_at = known.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0;
+            let id = bare_id(known.container_id.as_deref());
+            Some((index, Running { id, started_at, stopping: None }))
+        })
+        .collect()
 }
 
 fn last_state(known: &ContainerStatus) -> Option<Terminated> {

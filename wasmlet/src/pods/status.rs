@@ -1,6 +1,7 @@
 //! Writes a pod's status from the worker's state: upstream's phases, conditions and container states. Pure.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
 use super::plan::{is_complete, is_initialized};
@@ -36,6 +37,22 @@ pub struct Given {
     pub gates: Vec<(String, bool)>,
     /// When the scheduler's PodScheduled became true, where it did.
     pub scheduled_since: Option<Timestamp>,
+}
+
+impl Given {
+    pub fn of(pod: &Pod, host_ip: &str) -> Self {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let scheduled = conditions.clone().find(|c| c.type_ == "PodScheduled" && c.status == "True");
+        let gates: Vec<_> = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).collect();
+        Given {
+            host_ip: host_ip.to_owned(),
+            gates: conditions
+                .filter(|c| gates.iter().any(|gate| gate.condition_type == c.type_))
+                .map(|c| (c.type_.clone(), c.status == "True"))
+                .collect(),
+            scheduled_since: scheduled.and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0),
+        }
+    }
 }
 
 pub fn phase(spec: &Spec, state: &PodState) -> Phase {

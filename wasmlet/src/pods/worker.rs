@@ -125,7 +125,7 @@ impl Worker {
         let mut state = adopt(&spec, pod, &label, now);
         Self::allocate(&mut state, &spec, pod);
         let mut worker = Worker {
-            given: given(&context, pod),
+            given: Given::of(pod, &context.node.host_ip.to_string()),
             context,
             inbox,
             object,
@@ -263,7 +263,7 @@ impl Worker {
                     self.state.containers.resize_with(self.spec.containers.len(), Default::default);
                     self.resize(&pod);
                 }
-                self.given = given(&self.context, &pod);
+                self.given = Given::of(&pod, &self.context.node.host_ip.to_string());
                 let metadata_changed = !same_metadata(&self.object, &object);
                 self.object = object;
                 self.volumes_dirty |= metadata_changed;
@@ -590,20 +590,6 @@ async fn wait_until(at: Option<tokio::time::Instant>) {
 
 fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
-}
-
-fn given(context: &Context, pod: &Pod) -> Given {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let scheduled = conditions.clone().find(|c| c.type_ == "PodScheduled" && c.status == "True");
-    let gates: Vec<_> = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).collect();
-    Given {
-        host_ip: context.node.host_ip.to_string(),
-        gates: conditions
-            .filter(|c| gates.iter().any(|gate| gate.condition_type == c.type_))
-            .map(|c| (c.type_.clone(), c.status == "True"))
-            .collect(),
-        scheduled_since: scheduled.and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0),
-    }
 }
 
 fn match_labels(pod: &Pod, labels: &std::collections::BTreeMap<String, String>) -> bool {

@@ -17,8 +17,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use coracle_client::Client;
 use coracle_client::informer::Informer;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
@@ -51,8 +52,40 @@ pub struct Site {
     pub context: Arc<Context>,
     pub pods: Informer,
     pub rates: stats::Rates,
-    pub authorizer: authorize::Authorizer,
     pub streams: streaming::Streams,
+}
+
+/// Lets in who may ask what.
+pub struct Gate {
+    /// Asks the API about those it does not know; without one they stay outside.
+    client: Option<Client>,
+    /// Whom a path without a node is about.
+    node: String,
+    authorizer: authorize::Authorizer,
+}
+
+impl Gate {
+    pub fn new(client: Option<Client>, node: String) -> Self {
+        Self { client, node, authorizer: authorize::Authorizer::default() }
+    }
+
+    /// Several nodes behind one server have paths of their own: `/nodes/NAME/…`.
+    async fn admits(&self, peer: &Peer, method: &Method, path: &str) -> Result<(), Vec<Question>> {
+        let of_node = path.strip_prefix("/nodes/").and_then(|rest| rest.split_once('/'));
+        let (node, within) = match of_node {
+            Some((node, _)) => (node, path.get("/nodes/".len() + node.len()..).unwrap_or_default()),
+            None => (self.node.as_str(), path),
+        };
+        let questions = Question::of(method, within);
+        if peer.may_enter() {
+            return Ok(());
+        }
+        let allowed = match &self.client {
+            Some(client) => self.authorizer.allows(client, node, peer, &questions).await,
+            None => false,
+        };
+        if allowed { Ok(()) } else { Err(questions) }
+    }
 }
 
 /// Listens on the preferred port; on another when that is taken (several nodes on one machine).
@@ -70,10 +103,11 @@ pub async fn serve(
     listener: TcpListener,
     mut serving: watch::Receiver<ServingIdentity>,
     client_ca: String,
-    site: Arc<Site>,
+    router: Router,
+    gate: Gate,
     shutdown: CancellationToken,
 ) -> Result<(), TlsError> {
-    let router = router(site.clone());
+    let gate = Arc::new(gate);
     let mut acceptor = tls::acceptor(&serving.borrow_and_update(), &client_ca)?;
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut renewable = true;
@@ -93,7 +127,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-                let work = connection(stream, acceptor.clone(), router.clone(), site.clone());
+                let work = connection(stream, acceptor.clone(), router.clone(), gate.clone());
                 let shutdown = shutdown.clone();
                 tokio::spawn(async move {
                     let _slot = slot;
@@ -112,7 +146,7 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router, site: Arc<Site>) {
+async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router, gate: Arc<Gate>) {
     let _ = stream.set_nodelay(true);
     let (stream, peer) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(accepted)) => accepted,
@@ -122,17 +156,12 @@ async fn connection(stream: TcpStream, acceptor: Acceptor, router: Router, site:
     let peer = Arc::new(peer);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (router, peer, site) = (router.clone(), peer.clone(), site.clone());
+        let (router, peer, gate) = (router.clone(), peer.clone(), gate.clone());
         async move {
-            let questions = Question::of(request.method(), request.uri().path());
-            let allowed = peer.may_enter() || {
-                let context = &site.context;
-                site.authorizer.allows(&context.client, &context.node.name, &peer, &questions).await
-            };
-            let response: Result<Response, Infallible> = if allowed {
-                router.oneshot(request.map(Body::new)).await
-            } else {
-                Ok(forbidden(&peer, &questions))
+            let admitted = gate.admits(&peer, request.method(), request.uri().path()).await;
+            let response: Result<Response, Infallible> = match admitted {
+                Ok(()) => router.oneshot(request.map(Body::new)).await,
+                Err(questions) => Ok(forbidden(&peer, &questions)),
             };
             response
         }
@@ -175,7 +204,8 @@ async fn configz(State(site): State<Arc<Site>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-fn router(site: Arc<Site>) -> Router {
+/// What one wasmlet serves.
+pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(pods))

@@ -83,13 +83,14 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
         context: node.pods.context().clone(),
         pods: node.informer.clone(),
         rates: Default::default(),
-        authorizer: Default::default(),
         streams: Default::default(),
     });
     let listener = listen([127, 0, 0, 1].into(), 0).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, receiver, authority.pem.clone(), site, shutdown.clone()));
+    let gate = Gate::new(Some(site.context.client.clone()), site.context.node.name.clone());
+    let (routes, end) = (router(site), shutdown.clone());
+    let serving = tokio::spawn(serve(listener, receiver, authority.pem.clone(), routes, gate, end));
 
     assert!(get(&authority.client(None), address, "/healthz").await.is_err(), "no certificate");
     let stranger = Authority::new().issue("x", Some("system:masters"));
