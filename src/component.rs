@@ -9,9 +9,12 @@ use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
 use coracle_client::http::Https;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use rustls::pki_types::CertificateDer;
 
 use crate::agent::{self, Agent};
 use crate::data_directory::DataDirectory;
+use crate::join;
+use crate::monitoring::{self, Listening};
 use crate::node::address_towards;
 use crate::options::{DataOptions, NetworkOptions, NodeOptions};
 use crate::process;
@@ -40,10 +43,21 @@ pub async fn read_config(path: &std::path::Path) -> anyhow::Result<kube::Config>
         .with_context(|| format!("--kubeconfig {}", path.display()))
 }
 
+/// The CA that a kubeconfig names, PEM; empty where it names none.
+pub fn ca_of(config: &kube::Config) -> String {
+    let certificates = config.root_cert.iter().flatten();
+    certificates.map(|der| join::to_pem(&CertificateDer::from(der.as_slice()))).collect()
+}
+
 #[derive(Args)]
 pub struct Scheduler {
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    listening: Listening,
+    /// The port of /healthz and /metrics; 0 serves nothing
+    #[arg(long, value_name = "PORT", default_value_t = 10259)]
+    secure_port: u16,
     #[command(flatten)]
     options: coracle_scheduler::Options,
 }
@@ -52,7 +66,11 @@ impl Scheduler {
     pub fn run(self) -> anyhow::Result<()> {
         let level = self.remote.log_level.clone();
         process::run(&level, |shutdown| async move {
-            let client = Client::new(Https::new(self.remote.config().await?)?, "kube-scheduler");
+            let config = self.remote.config().await?;
+            let ca = ca_of(&config);
+            let client = Client::new(Https::new(config)?, "kube-scheduler");
+            monitoring::start(&self.listening, self.secure_port, client.clone(), &ca, shutdown.clone())
+                .await?;
             coracle_scheduler::run(self.options, client, shutdown).await.context("the scheduler failed")
         })
     }
@@ -63,6 +81,11 @@ pub struct Controllers {
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
+    listening: Listening,
+    /// The port of /healthz and /metrics; 0 serves nothing
+    #[arg(long, value_name = "PORT", default_value_t = 10257)]
+    secure_port: u16,
+    #[command(flatten)]
     options: coracle_controllers::Options,
 }
 
@@ -70,7 +93,11 @@ impl Controllers {
     pub fn run(self) -> anyhow::Result<()> {
         let level = self.remote.log_level.clone();
         process::run(&level, |shutdown| async move {
-            let client = Client::new(Https::new(self.remote.config().await?)?, "kube-controller-manager");
+            let config = self.remote.config().await?;
+            let ca = ca_of(&config);
+            let client = Client::new(Https::new(config)?, "kube-controller-manager");
+            monitoring::start(&self.listening, self.secure_port, client.clone(), &ca, shutdown.clone())
+                .await?;
             coracle_controllers::run(self.options, client, shutdown).await.context("the controllers failed")
         })
     }

@@ -67,7 +67,9 @@ impl ControlPlane {
         let address = SocketAddr::new(reachable(bound.ip()), bound.port());
         let service_address = service_cidr.address(1);
 
-        let pki = Arc::new(Pki::open_or_create(&data.path().join("pki"))?);
+        let pki = Arc::new(Pki::open_or_create(
+            &options.pki_dir.clone().unwrap_or_else(|| data.path().join("pki")),
+        )?);
         let (store, embedded) = open_store(options, data).await?;
 
         let listening = CancellationToken::new();

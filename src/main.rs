@@ -13,6 +13,7 @@ mod up;
 mod server;
 mod node;
 mod component;
+mod monitoring;
 mod virtual_nodes;
 mod image;
 mod cli;

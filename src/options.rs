@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use coracle_client::election::Timing;
 
 use crate::process;
 
@@ -52,6 +53,12 @@ pub struct ControlPlaneOptions {
     /// How long the certificates last that nodes and others get signed; they are renewed in time
     #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_duration)]
     pub cluster_signing_duration: std::time::Duration,
+    #[command(flatten)]
+    pub election: Timing,
+    /// Where the cluster's CA and keys are kept [default: DIR/pki]. A second server on the same etcd must have the
+    /// first one's: the same directory, or a copy of it
+    #[arg(long, value_name = "DIR")]
+    pub pki_dir: Option<PathBuf>,
     /// Whether requests without credentials are taken, as system:anonymous's
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub anonymous_auth: bool,

@@ -87,7 +87,12 @@ impl Components {
             .context("the cluster's CA cannot sign certificates for nodes")?;
         let mut components = Self::default();
         let leader_elect = !control_plane.embedded;
-        let scheduler = coracle_scheduler::Options { leader_elect, ..coracle_scheduler::Options::default() };
+        options.election.check().map_err(anyhow::Error::msg)?;
+        let scheduler = coracle_scheduler::Options {
+            leader_elect,
+            election: options.election,
+            ..coracle_scheduler::Options::default()
+        };
         let client = control_plane.client("system:kube-scheduler", &[], "kube-scheduler");
         let token = shutdown.clone();
         let running = control_plane.component_health.running(Component::Scheduler);
@@ -98,6 +103,7 @@ impl Components {
 
         let controllers = coracle_controllers::Options {
             leader_elect,
+            election: options.election,
             node_monitor_grace_period: options.node_monitor_grace_period,
             cluster_signing_duration: options.cluster_signing_duration,
             node_cidr_mask_size,

@@ -14,13 +14,12 @@ use coracle_wasmlet::node::Heartbeat;
 use coracle_wasmlet::{Identity, virtual_nodes};
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
-use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::agent::serving_identity;
-use crate::component::read_config;
+use crate::component::{ca_of, read_config};
 use crate::join::{self, Held, SERVING_SIGNER, Wanted};
 use crate::node::address_towards;
 use crate::options::parse_duration;
@@ -162,7 +161,7 @@ impl VirtualOptions {
     ) -> anyhow::Result<()> {
         let config = read_config(kubeconfig).await?;
         let address = address_towards(&config.cluster_url)?;
-        let ca: String = config.root_cert.iter().flatten().map(|der| to_pem(der)).collect();
+        let ca = ca_of(&config);
         let client = Client::new(Https::new(config)?, "kubelet");
         let components = CancellationToken::new();
         let mut running = Components::default();
@@ -213,10 +212,6 @@ impl VirtualOptions {
 /// The identity may not do it, whereas another time may be better for other errors.
 fn is_refusal(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<ApiError>().is_some_and(|e| e.code() == 403))
-}
-
-fn to_pem(der: &[u8]) -> String {
-    join::to_pem(&CertificateDer::from(der))
 }
 
 /// The certificate of their server; whoever may write all nodes may approve it too.

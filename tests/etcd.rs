@@ -3,58 +3,9 @@
 
 mod harness;
 
-use std::net::TcpListener;
-use std::process::Command;
 use std::time::Instant;
 
-use harness::{Cluster, ClusterOptions, PATIENCE, Process, coracle, eventually, http_get, run, tcp_connect};
-use tempfile::TempDir;
-
-struct Etcd {
-    // The process ends before its directory goes.
-    _process: Process,
-    endpoint: String,
-    _directory: TempDir,
-}
-
-impl Etcd {
-    fn start() -> Etcd {
-        let directory = tempfile::Builder::new().prefix("coracle-test-etcd-").tempdir().unwrap();
-        let (client, peer) = (free_address(), free_address());
-        let mut command = Command::new("etcd");
-        command
-            .args([
-                "--listen-client-urls",
-                &format!("http://{client}"),
-                "--advertise-client-urls",
-                &format!("http://{client}"),
-            ])
-            .args(["--listen-peer-urls", &format!("http://{peer}"), "--data-dir"])
-            .arg(directory.path().join("data"));
-        let process = Process::start(command, &directory.path().join("log"));
-        eventually("etcd", || tcp_connect(&client));
-        Etcd { _process: process, endpoint: format!("http://{client}"), _directory: directory }
-    }
-
-    fn keys(&self) -> Vec<String> {
-        let listing = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint, "get", "/registry/", "--prefix", "--keys-only"])
-            .output();
-        match listing {
-            Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .filter(|line| !line.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            other => panic!("etcdctl: {other:?}"),
-        }
-    }
-}
-
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
+use harness::{Cluster, ClusterOptions, Etcd, PATIENCE, coracle, eventually, free_address, http_get, run};
 
 #[test]
 fn a_cluster_on_etcd_works_and_keeps_its_state_there() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use coracle_client::Client;
+use coracle_client::election::Timing;
 use tokio_util::sync::CancellationToken;
 
 pub mod manager;
@@ -51,6 +52,9 @@ pub struct Options {
     /// Work only while holding the lease kube-system/kube-controller-manager
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
+
+    #[command(flatten)]
+    pub election: Timing,
 
     /// How long a node may be silent before it counts as lost
     #[arg(long, default_value = "50s", value_parser = duration)]
@@ -101,6 +105,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             leader_elect: true,
+            election: Timing::default(),
             node_monitor_grace_period: Duration::from_secs(50),
             node_eviction_rate: 0.1,
             cluster_cidr: vec![Cidr { address: IpAddr::from([10, 244, 0, 0]), prefix: 16 }],
@@ -182,6 +187,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Why the controllers could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("{0}")]
+    Election(&'static str),
     #[error("--cluster-cidr: {0}")]
     ClusterCidr(String),
     #[error("reading {path}: {source}")]

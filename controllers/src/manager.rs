@@ -69,6 +69,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     node_ipam::check(&options).map_err(Error::ClusterCidr)?;
+    options.election.check().map_err(Error::Election)?;
     if options.signer.is_none() {
         options.signer = certificates::signer::Signer::from_files(&options)?;
     }
@@ -78,8 +79,7 @@ pub(crate) async fn run(
     let leader_elect = options.leader_elect;
     let lead = |term: CancellationToken| all(options.clone(), client.clone(), term);
     if leader_elect {
-        let identity = format!("{}_{:016x}", hostname(), rand::random::<u64>());
-        let candidate = Candidate { name: "kube-controller-manager".into(), identity };
+        let candidate = Candidate::new("kube-controller-manager", options.election);
         election::run(client.clone(), candidate, shutdown, lead).await;
     } else {
         lead(shutdown).await;
@@ -111,11 +111,6 @@ async fn all(options: Arc<Options>, client: Client, term: CancellationToken) {
         });
     }
     while running.join_next().await.is_some() {}
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "coracle".into(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

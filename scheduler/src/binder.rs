@@ -55,7 +55,7 @@ impl Binder {
         };
         match self.client.create_subresource::<Pod>(&key.namespace, &key.name, "binding", &binding).await {
             Ok(_) => {
-                self.shared.queue.remove(&pod.uid);
+                self.shared.queue.bound(&pod.uid);
                 let message = format!("Successfully assigned {key} to {node}");
                 self.recorder.event_for(reference(pod, key), EventType::Normal, "Scheduled", message);
             }

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use crate::pod::{Load, PodInfo};
 use crate::resources::Resources;
 
-pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// One node as numbers.
@@ -68,6 +67,9 @@ pub struct Cache {
     by_name: HashMap<String, usize>,
     /// Where each pod is, by uid.
     placed: HashMap<Box<str>, Placed>,
+    known: usize,
+    /// Pods of a controller in each zone: a cycle must not walk all nodes to know.
+    per_zone: HashMap<Box<str>, HashMap<String, i64>>,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,39 @@ impl Cache {
     }
 
     pub fn known_count(&self) -> usize {
-        self.nodes().count()
+        self.known
+    }
+
+    /// How many pods of the controller each zone has; zones with none are not there.
+    pub fn zones_of(&self, controller: &str) -> Option<&HashMap<String, i64>> {
+        self.per_zone.get(controller)
+    }
+
+    fn count_zone(&mut self, at: usize, controller: &str, by: i64) {
+        let Some(zone) = self.nodes[at].labels.get(ZONE_LABEL) else { return };
+        let zones = match self.per_zone.get_mut(controller) {
+            Some(zones) => zones,
+            None => self.per_zone.entry(controller.into()).or_default(),
+        };
+        match zones.get_mut(zone) {
+            Some(count) => *count += by,
+            None => drop(zones.insert(zone.clone(), by)),
+        }
+        if zones.get(zone) == Some(&0) {
+            zones.remove(zone);
+        }
+        if zones.is_empty() {
+            self.per_zone.remove(controller);
+        }
+    }
+
+    /// All pods of a node leave its zone or enter it.
+    fn count_node(&mut self, at: usize, sign: i64) {
+        let counts: Vec<(Box<str>, i64)> =
+            self.nodes[at].per_controller.iter().map(|(uid, count)| (uid.clone(), *count)).collect();
+        for (controller, count) in counts {
+            self.count_zone(at, &controller, sign * count);
+        }
     }
 
     fn slot(&mut self, name: &str) -> &mut NodeInfo {
@@ -129,25 +163,35 @@ impl Cache {
             taints: node.taints != taints || node.unschedulable != unschedulable,
             allocatable: node.allocatable != allocatable || node.pods_max != pods_max,
         };
+        let moved = node.labels.get(ZONE_LABEL) != labels.get(ZONE_LABEL);
+        let at = self.by_name.get(&*object.head.name).copied().unwrap_or_default();
+        if moved {
+            self.count_node(at, -1);
+        }
+        self.known += usize::from(change.added);
+        let node = &mut self.nodes[at];
         node.labels = labels;
         node.allocatable = allocatable;
         node.pods_max = pods_max;
         node.taints = taints;
         node.unschedulable = unschedulable;
         node.known = true;
+        if moved {
+            self.count_node(at, 1);
+        }
         Ok(change)
     }
 
     pub fn remove_node(&mut self, name: &str) {
         let Some(at) = self.by_name.get(name).copied() else { return };
+        self.known -= usize::from(self.nodes[at].known);
+        self.nodes[at].known = false;
         if self.nodes[at].pods.is_empty() {
             self.by_name.remove(name);
             self.nodes.swap_remove(at);
             if let Some(moved) = self.nodes.get(at) {
                 self.by_name.insert(moved.name.clone(), at);
             }
-        } else {
-            self.nodes[at].known = false;
         }
     }
 
@@ -163,7 +207,11 @@ impl Cache {
 
     fn place(&mut self, uid: &str, node: &str, load: Arc<Load>, assumed: bool) {
         self.remove(uid);
+        let controller = load.controller_uid.clone();
         self.slot(node).add(uid, load);
+        if let (Some(controller), Some(at)) = (controller, self.by_name.get(node).copied()) {
+            self.count_zone(at, &controller, 1);
+        }
         self.placed.insert(uid.into(), Placed { node: node.to_owned(), assumed });
     }
 
@@ -178,11 +226,19 @@ impl Cache {
     pub fn remove(&mut self, uid: &str) -> bool {
         let Some(placed) = self.placed.remove(uid) else { return false };
         let Some(at) = self.by_name.get(&placed.node).copied() else { return false };
+        if let Some(controller) = self.nodes[at].pods.get(uid).and_then(|load| load.controller_uid.clone()) {
+            self.count_zone(at, &controller, -1);
+        }
         let removed = self.nodes[at].remove(uid);
         if !self.nodes[at].known && self.nodes[at].pods.is_empty() {
             self.remove_node(&placed.node);
         }
         removed
+    }
+
+    /// Pods on nodes, and those of them whose binding is under way.
+    pub fn placed_counts(&self) -> (usize, usize) {
+        (self.placed.len(), self.placed.values().filter(|p| p.assumed).count())
     }
 
     pub fn is_placed(&self, uid: &str) -> bool {

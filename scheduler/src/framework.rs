@@ -31,6 +31,16 @@ pub struct CycleState {
     pub spread: Vec<SpreadCounts>,
     /// Soft constraints, for scoring.
     pub soft_spread: Vec<SpreadCounts>,
+    /// In their absence, how a controller's pods are spread by default.
+    pub default_spread: Option<DefaultSpread>,
+}
+
+#[derive(Debug, Default)]
+pub struct DefaultSpread {
+    pub controller: Box<str>,
+    pub nodes: usize,
+    /// Its pods in each zone that has some.
+    pub zones: HashMap<String, i64>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +62,21 @@ pub enum ClusterEvent {
     PodPlaced,
     /// The pod itself changed.
     PodChanged,
+}
+
+impl ClusterEvent {
+    /// As upstream's metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Node(change) if change.added => "NodeAdd",
+            Self::Node(change) if change.taints => "NodeTaintChange",
+            Self::Node(change) if change.labels => "NodeLabelChange",
+            Self::Node(_) => "NodeAllocatableChange",
+            Self::PodRemoved => "AssignedPodDelete",
+            Self::PodPlaced => "AssignedPodAdd",
+            Self::PodChanged => "UnscheduledPodUpdate",
+        }
+    }
 }
 
 /// The order a plug-in's hooks run in is the order of the methods. All are pure.

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cycle;
 mod events;
 pub mod framework;
+mod metrics;
 pub mod plugins;
 pub mod pod;
 pub mod queue;

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::framework::ClusterEvent;
+use crate::metrics::METRICS;
 use crate::pod::PodInfo;
 
 /// After a failed attempt a pod rests 1 s, then twice as long each time, up to 10 s.
@@ -44,6 +45,9 @@ struct State {
 struct Waiting {
     pod: Arc<PodInfo>,
     attempts: u32,
+    since: Instant,
+    /// When its last cycle began.
+    tried: Instant,
     place: Place,
     /// Tells apart this stay in its place from earlier ones, whose heap entries are void.
     stamp: u64,
@@ -127,8 +131,11 @@ impl Queue {
             None => {
                 let place = if gated { Place::Gated } else { Place::BackingOff };
                 let uid = pod.uid.clone();
-                let waiting = Waiting { pod, attempts: 0, place, stamp: 0, events_before: 0 };
+                let now = Instant::now();
+                let waiting =
+                    Waiting { pod, attempts: 0, since: now, tried: now, place, stamp: 0, events_before: 0 };
                 state.waiting.insert(uid.clone(), waiting);
+                METRICS.incoming("UnscheduledPodAdd", if gated { "gated" } else { "active" });
                 if !gated {
                     state.activate(&uid);
                 }
@@ -143,6 +150,29 @@ impl Queue {
         if let Some(known) = self.state.lock().waiting.get_mut(&pod.uid) {
             known.pod = pod;
         }
+    }
+
+    /// The pod has got its node.
+    pub fn bound(&self, uid: &str) {
+        if let Some(waiting) = self.state.lock().waiting.remove(uid) {
+            waiting.attempted("scheduled");
+            METRICS.placed(waiting.attempts, waiting.since.elapsed());
+        }
+    }
+
+    /// How many wait in which way: active (those in a cycle too), backing off, unschedulable, gated.
+    pub fn pending(&self) -> [(&'static str, usize); 4] {
+        let mut counts = [("active", 0), ("backoff", 0), ("unschedulable", 0), ("gated", 0)];
+        for waiting in self.state.lock().waiting.values() {
+            let at = match waiting.place {
+                Place::Active | Place::InCycle => 0,
+                Place::BackingOff => 1,
+                Place::Unschedulable { .. } => 2,
+                Place::Gated => 3,
+            };
+            counts[at].1 += 1;
+        }
+        counts
     }
 
     /// The pod is gone, or has a node.
@@ -181,9 +211,12 @@ impl Queue {
         let mut state = self.state.lock();
         let events = state.events;
         let Some(waiting) = state.waiting.get_mut(uid) else { return };
+        waiting.attempted("unschedulable");
         if waiting.events_before != events {
+            METRICS.incoming("ScheduleAttemptFailure", "backoff");
             state.back_off(uid);
         } else {
+            METRICS.incoming("ScheduleAttemptFailure", "unschedulable");
             waiting.place = Place::Unschedulable { plugins };
             state.start_timer(uid, Instant::now() + UNSCHEDULABLE_MAX);
         }
@@ -193,7 +226,13 @@ impl Queue {
 
     /// The attempt failed for a reason outside the pod (the API, mostly).
     pub fn retry(&self, uid: &str) {
-        self.state.lock().back_off(uid);
+        let mut state = self.state.lock();
+        if let Some(waiting) = state.waiting.get(uid) {
+            waiting.attempted("error");
+        }
+        METRICS.incoming("ScheduleAttemptFailure", "backoff");
+        state.back_off(uid);
+        drop(state);
         self.ready.notify_one();
     }
 
@@ -216,6 +255,7 @@ impl Queue {
             return;
         }
         for uid in moved {
+            METRICS.incoming(event.name(), "backoff");
             state.back_off(&uid);
         }
         drop(state);
@@ -233,6 +273,12 @@ impl Queue {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Waiting {
+    fn attempted(&self, result: &'static str) {
+        METRICS.attempted(&self.pod.scheduler_name, result, self.tried.elapsed());
     }
 }
 
@@ -254,6 +300,7 @@ impl State {
                 continue;
             }
             waiting.place = Place::InCycle;
+            waiting.tried = Instant::now();
             waiting.attempts += 1;
             waiting.events_before = events;
             return Some(waiting.pod.clone());
@@ -288,6 +335,7 @@ impl State {
             if let Some(timer) = self.timers.pop()
                 && valid
             {
+                METRICS.incoming("BackoffComplete", "active");
                 self.activate(&timer.uid);
             }
         }

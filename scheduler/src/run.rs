@@ -1,9 +1,11 @@
 //! Runs the scheduler: informers feed it, one loop decides, bindings go out beside it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use coracle_client::election::{self, Candidate};
+use coracle_client::election::{self, Candidate, Timing};
 use coracle_client::events::EventRecorder;
+use coracle_client::metrics::on_scrape;
 use coracle_client::{Client, Informers};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -14,6 +16,7 @@ use crate::binder::{Binder, WRITES_MAX};
 use crate::cache::Cache;
 use crate::cycle::{Position, Unschedulable, schedule};
 use crate::events::{Shared, follow};
+use crate::metrics::METRICS;
 use crate::plugins;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
@@ -24,6 +27,8 @@ pub struct Options {
     /// Work only while holding the lease kube-system/kube-scheduler
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
+    #[command(flatten)]
+    pub election: Timing,
     /// Pods with this schedulerName are placed
     #[arg(long, default_value = "default-scheduler")]
     pub scheduler_name: String,
@@ -31,13 +36,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { leader_elect: true, scheduler_name: "default-scheduler".into() }
+        Self { leader_elect: true, election: Timing::default(), scheduler_name: "default-scheduler".into() }
     }
 }
 
 /// Why the scheduler ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("{0}")]
+    Election(&'static str),
     #[error("the scheduling loop crashed: {0}")]
     Crashed(#[from] tokio::task::JoinError),
 }
@@ -48,17 +55,11 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
         place(options, client, shutdown).await;
         return Ok(());
     }
-    let candidate = Candidate {
-        name: "kube-scheduler".into(),
-        identity: format!("{}_{:016x}", hostname(), rand::random::<u64>()),
-    };
+    options.election.check().map_err(Error::Election)?;
+    let candidate = Candidate::new("kube-scheduler", options.election);
     election::run(client.clone(), candidate, shutdown, |term| place(options.clone(), client.clone(), term))
         .await;
     Ok(())
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|n| n.trim().to_owned()).unwrap_or_default()
 }
 
 async fn place(options: Options, client: Client, shutdown: CancellationToken) {
@@ -70,6 +71,7 @@ async fn place(options: Options, client: Client, shutdown: CancellationToken) {
     });
     let informers = Informers::new(client.clone(), shutdown.clone());
     follow(&shared, &informers);
+    measure(&shared);
     tokio::select! {
         // A decision on half the pods would overcommit nodes.
         () = informers.synced() => {}
@@ -89,7 +91,9 @@ async fn place(options: Options, client: Client, shutdown: CancellationToken) {
         };
         let Some(pod) = pod else { return };
         let Ok(permit) = binder.writes.clone().acquire_owned().await else { return };
+        let began = Instant::now();
         let decision = decide(&shared, &pod, &mut position);
+        METRICS.decided(began.elapsed());
         let binder = binder.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -106,6 +110,23 @@ async fn place(options: Options, client: Client, shutdown: CancellationToken) {
             }
         });
     }
+}
+
+/// What is counted when it is asked for.
+fn measure(shared: &Arc<Shared>) {
+    let shared = Arc::downgrade(shared);
+    on_scrape(move || {
+        let Some(shared) = shared.upgrade() else { return false };
+        for (queue, count) in shared.queue.pending() {
+            METRICS.set_pending(queue, count);
+        }
+        let cache = shared.cache.lock();
+        let (pods, assumed) = cache.placed_counts();
+        METRICS.set_cached("nodes", cache.known_count());
+        METRICS.set_cached("pods", pods);
+        METRICS.set_cached("assumed_pods", assumed);
+        true
+    });
 }
 
 /// One cycle, and what follows from it here: the pod is assumed on its node, or waits.

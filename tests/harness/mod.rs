@@ -7,6 +7,7 @@
 
 mod cluster;
 mod control_plane;
+mod etcd;
 mod https;
 mod kubectl;
 mod machine;
@@ -17,6 +18,7 @@ mod shared;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use control_plane::ControlPlane;
+pub use etcd::{Etcd, free_address};
 pub use https::{Https, Response};
 pub use kubectl::{KUBECTL_MINORS, Kubectl, Output, node_modules, python};
 pub use machine::{Machine, Network};

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::metrics::requests::asked;
 use crate::object::Object;
 use crate::request::{
     DeleteOptions, List, ListOptions, PatchType, Request, Transport, Verb, WatchOptions, WatchStream,
@@ -82,13 +83,20 @@ impl Client {
         request
     }
 
+    async fn send(&self, request: Request) -> Result<Bytes, ApiError> {
+        let verb = request.verb;
+        let result = self.transport.call(request).await;
+        asked(&self.field_manager, verb, &result);
+        result
+    }
+
     async fn call<T>(&self, request: Request) -> Result<Written<T>, ApiError> {
-        Ok(Written { json: self.transport.call(request).await?, kind: PhantomData })
+        Ok(Written { json: self.send(request).await?, kind: PhantomData })
     }
 
     /// Any request, for calls that the typed ones below do not cover.
     pub async fn raw(&self, request: Request) -> Result<Bytes, ApiError> {
-        self.transport.call(request).await
+        self.send(request).await
     }
 
     pub async fn get<K: Kind>(&self, namespace: &str, name: &str) -> Result<K, ApiError> {
@@ -176,7 +184,7 @@ impl Client {
     ) -> Result<(), ApiError> {
         let mut request = self.request(Verb::Delete, resource.clone(), Some(namespace), name);
         request.body = encode(&options)?;
-        self.transport.call(request).await.map(drop)
+        self.send(request).await.map(drop)
     }
 
     pub async fn delete_collection(
@@ -189,7 +197,7 @@ impl Client {
         let mut request = self.request(Verb::DeleteCollection, resource.clone(), Some(namespace), "");
         request.selection = selection;
         request.body = encode(&options)?;
-        self.transport.call(request).await.map(drop)
+        self.send(request).await.map(drop)
     }
 
     /// Creates through a subresource: `binding`, `eviction`, `token`.
@@ -203,7 +211,7 @@ impl Client {
         let mut request = self.request(Verb::Create, Resource::of::<K>(), Some(namespace), name);
         request.subresource = Some(subresource.to_owned());
         request.body = encode(body)?;
-        self.transport.call(request).await
+        self.send(request).await
     }
 
     pub async fn list<K: Kind>(&self, namespace: &str, options: ListOptions) -> Result<List, ApiError> {
@@ -236,8 +244,7 @@ impl Client {
         namespace: &str,
         name: &str,
     ) -> Result<Arc<Object>, ApiError> {
-        let json =
-            self.transport.call(self.request(Verb::Get, resource.clone(), Some(namespace), name)).await?;
+        let json = self.send(self.request(Verb::Get, resource.clone(), Some(namespace), name)).await?;
         Ok(Object::parse(json, resource.selectable_fields())?)
     }
 }

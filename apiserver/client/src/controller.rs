@@ -37,6 +37,7 @@ pub async fn run<R: Reconciler>(
     workers: usize,
     shutdown: CancellationToken,
 ) {
+    queue.measure(reconciler.name());
     let mut running = JoinSet::new();
     for _ in 0..workers {
         let (reconciler, queue) = (reconciler.clone(), queue.clone());

@@ -11,6 +11,7 @@ pub mod events;
 pub mod fake;
 pub mod http;
 pub mod informer;
+pub mod metrics;
 pub mod object;
 pub mod quantity;
 pub mod queue;

@@ -3,12 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::metrics;
+use crate::metrics::queue::{QueueMetrics, queue_name};
 
 /// Failures back off from 5 ms, doubling, to 1,000 s, as client-go's default limiter.
 const BACKOFF_BASE: Duration = Duration::from_millis(5);
@@ -30,13 +34,18 @@ impl<K> Clone for WorkQueue<K> {
 struct Shared<K> {
     state: Mutex<State<K>>,
     ready: Notify,
+    metrics: OnceLock<QueueMetrics>,
 }
 
 struct State<K> {
     queue: VecDeque<K>,
     /// In the queue, or to be put there when the worker that has it is done.
     dirty: HashSet<K>,
-    processing: HashSet<K>,
+    /// Since when a worker has it.
+    processing: HashMap<K, Instant>,
+    /// Since when it is in the queue.
+    queued: HashMap<K, Instant>,
+    adds: u64,
     delayed: BinaryHeap<Reverse<(Instant, u64)>>,
     delayed_keys: HashMap<u64, K>,
     /// The earliest time each key waits for; later entries of the heap for the same key are dropped when due.
@@ -59,7 +68,9 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
                 state: Mutex::new(State {
                     queue: VecDeque::new(),
                     dirty: HashSet::new(),
-                    processing: HashSet::new(),
+                    processing: HashMap::new(),
+                    queued: HashMap::new(),
+                    adds: 0,
                     delayed: BinaryHeap::new(),
                     delayed_keys: HashMap::new(),
                     waiting: HashMap::new(),
@@ -68,6 +79,7 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
                     closed: false,
                 }),
                 ready: Notify::new(),
+                metrics: OnceLock::new(),
             }),
         }
     }
@@ -77,10 +89,36 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
         self.shared.ready.notify_one();
     }
 
+    /// Counts what happens in it under this controller's name from now on, and what was added before.
+    pub fn measure(&self, controller: &str)
+    where
+        K: Send + Sync + 'static,
+    {
+        if self.shared.metrics.set(QueueMetrics::of(&queue_name(controller))).is_err() {
+            return;
+        }
+        let shared = Arc::downgrade(&self.shared);
+        let counted = AtomicU64::new(0);
+        metrics::on_scrape(move || {
+            let Some(shared) = shared.upgrade() else { return false };
+            let Some(metrics) = shared.metrics.get() else { return false };
+            let state = shared.state.lock();
+            metrics.depth.set(i64::try_from(state.queue.len()).unwrap_or(i64::MAX));
+            metrics.adds.inc_by(state.adds.saturating_sub(counted.swap(state.adds, Ordering::Relaxed)));
+            let running = state.processing.values().map(|since| since.elapsed().as_secs_f64());
+            metrics.unfinished.set(running.clone().sum());
+            metrics.longest.set(running.fold(0.0, f64::max));
+            !state.closed
+        });
+    }
+
     /// Adds the key after a while; of several waits for one key the earliest counts.
     pub fn add_after(&self, key: K, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
+        }
+        if let Some(metrics) = self.shared.metrics.get() {
+            metrics.retries.inc();
         }
         let due = Instant::now() + delay.min(DELAY_MAX);
         let mut state = self.shared.state.lock();
@@ -140,7 +178,13 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
                 let next_due = state.release_due(Instant::now());
                 if let Some(key) = state.queue.pop_front() {
                     state.dirty.remove(&key);
-                    state.processing.insert(key.clone());
+                    let now = Instant::now();
+                    state.processing.insert(key.clone(), now);
+                    if let (Some(since), Some(metrics)) =
+                        (state.queued.remove(&key), self.shared.metrics.get())
+                    {
+                        metrics.waited.observe(now.duration_since(since).as_secs_f64());
+                    }
                     if !state.queue.is_empty() || next_due.is_some() {
                         self.shared.ready.notify_one();
                     }
@@ -163,9 +207,12 @@ impl<K: Eq + Hash + Clone> WorkQueue<K> {
     /// The worker has finished with the key; if it was added meanwhile it is queued again.
     pub fn done(&self, key: &K) {
         let mut state = self.shared.state.lock();
-        state.processing.remove(key);
+        if let (Some(since), Some(metrics)) = (state.processing.remove(key), self.shared.metrics.get()) {
+            metrics.worked.observe(since.elapsed().as_secs_f64());
+        }
         if state.dirty.contains(key) {
             state.queue.push_back(key.clone());
+            state.queued.insert(key.clone(), Instant::now());
             drop(state);
             self.shared.ready.notify_one();
         }
@@ -183,7 +230,9 @@ impl<K: Eq + Hash + Clone> State<K> {
         if self.closed || !self.dirty.insert(key.clone()) {
             return;
         }
-        if !self.processing.contains(&key) {
+        self.adds += 1;
+        if !self.processing.contains_key(&key) {
+            self.queued.insert(key.clone(), Instant::now());
             self.queue.push_back(key);
         }
     }

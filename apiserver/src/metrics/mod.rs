@@ -1,14 +1,14 @@
 //! What the apiserver counts, under upstream's names and labels.
 
-mod exposition;
 mod process;
 
-pub use exposition::MEDIA_TYPE;
+pub use coracle_client::metrics::MEDIA_TYPE;
 
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_client::metrics::plain;
 use coracle_client::{ApiError, KUBERNETES_VERSION, Resource};
 use http::Method;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -366,6 +366,8 @@ impl Metrics {
         self.process.read();
         let mut text = String::new();
         encode(&mut text, &self.registry).map_err(ApiError::internal)?;
-        Ok(exposition::plain(&text).into())
+        // Components of the same process have no other listener.
+        let components = coracle_client::metrics::text().map_err(ApiError::internal)?;
+        Ok((plain(&text) + &components).into())
     }
 }

@@ -12,7 +12,6 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::context::Context;
@@ -23,14 +22,14 @@ pub mod pod_gc;
 
 mod health;
 mod taints;
+mod tally;
 mod zones;
 
 use health::{Heard, READY, Verdict};
-use zones::{Ration, Zone};
+use tally::{Tally, zone_of};
+use zones::Ration;
 
 const LEASES: &str = "kube-node-lease";
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub async fn run(context: Context) {
     let leases = InformerScope { namespace: Some(LEASES.into()), ..InformerScope::default() };
@@ -44,11 +43,15 @@ pub async fn run(context: Context) {
         rate: context.options.node_eviction_rate,
         heard: Mutex::default(),
         ration: Mutex::default(),
+        tally: Tally::default(),
     };
     pods::index(&controller.pods);
     let queue = WorkQueue::new();
-    let added = queue.clone();
-    controller.nodes.on_change(move |change: &Change| added.add(change.key()));
+    let (added, tally) = (queue.clone(), controller.tally.clone());
+    controller.nodes.on_change(move |change: &Change| {
+        tally.change(change);
+        added.add(change.key());
+    });
     let added = queue.clone();
     controller.leases.on_change(move |change: &Change| {
         if change.new.is_some() {
@@ -68,6 +71,7 @@ struct Controller {
     rate: f64,
     heard: Mutex<HashMap<Key, Heard>>,
     ration: Mutex<Ration>,
+    tally: Tally,
 }
 
 impl Reconciler for Controller {
@@ -154,13 +158,14 @@ impl Controller {
         let mut wait = None;
         let mut wanted = plan.taints;
         if let Some(evict) = plan.evict {
-            let zones = self.zones();
+            let zones = self.tally.zones();
             let zone = zone_of(node);
             let rate = zones::rate(&zone, &zones, self.rate);
             match self.ration.lock().take(&zone, rate, now) {
                 Ok(()) => {
                     let present = || node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
                     wanted.get_or_insert_with(present).push(evict);
+                    tally::evicted(&zone);
                 }
                 Err(left) => wait = Some(left),
             }
@@ -178,53 +183,6 @@ impl Controller {
             "spec": {"taints": Some(taints).filter(|t| !t.is_empty())},
         });
         self.client.patch::<Node>("", name, None, PatchType::Merge, &patch).await.map(drop)
-    }
-
-    fn zones(&self) -> HashMap<String, Zone> {
-        let mut zones: HashMap<String, Zone> = HashMap::new();
-        for object in self.nodes.list() {
-            let zone =
-                zones.entry(zone_name(object.head.label(REGION), object.head.label(ZONE))).or_default();
-            if object.decode::<View>().is_ok_and(|view| view.ready()) {
-                zone.ready += 1;
-            } else {
-                zone.lost += 1;
-            }
-        }
-        zones
-    }
-}
-
-fn zone_of(node: &Node) -> String {
-    let labels = node.metadata.labels.as_ref();
-    let label = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
-    zone_name(label(REGION), label(ZONE))
-}
-
-fn zone_name(region: Option<&str>, zone: Option<&str>) -> String {
-    format!("{}:{}", region.unwrap_or_default(), zone.unwrap_or_default())
-}
-
-#[derive(Deserialize)]
-struct View {
-    status: Option<StatusView>,
-}
-
-#[derive(Deserialize)]
-struct StatusView {
-    conditions: Option<Vec<ConditionView>>,
-}
-
-#[derive(Deserialize)]
-struct ConditionView {
-    r#type: String,
-    status: String,
-}
-
-impl View {
-    fn ready(&self) -> bool {
-        let conditions = self.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        conditions.into_iter().any(|c| c.r#type == READY && c.status == "True")
     }
 }
 

@@ -1,19 +1,18 @@
 //! Spreads pods over domains: explicit constraints, else by default those of one controller over nodes and zones.
 
-use std::collections::HashMap;
-
 use coracle_client::selector::Selector;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
 use super::node_affinity;
-use crate::cache::{Cache, HOSTNAME_LABEL, NodeInfo, ZONE_LABEL};
-use crate::framework::{ClusterEvent, CycleState, Plugin, Rejection, SCORE_MAX, SpreadCounts};
+use crate::cache::{Cache, NodeInfo, ZONE_LABEL};
+use crate::framework::{ClusterEvent, CycleState, DefaultSpread, Plugin, Rejection, SCORE_MAX, SpreadCounts};
 use crate::pod::PodInfo;
 
 pub struct PodTopologySpread;
 
-/// Upstream's default constraints: hostname with a skew of 3, zone with 5, both soft.
-const DEFAULTS: [(&str, i64); 2] = [(HOSTNAME_LABEL, 3), (ZONE_LABEL, 5)];
+/// Upstream's default constraints, both soft: over nodes, and over zones.
+const HOSTNAME_SKEW: i64 = 3;
+const ZONE_SKEW: i64 = 5;
 
 fn hard(constraint: &TopologySpreadConstraint) -> bool {
     constraint.when_unsatisfiable == "DoNotSchedule"
@@ -75,28 +74,19 @@ fn count(constraint: &TopologySpreadConstraint, pod: &PodInfo, cache: &Cache) ->
     counts
 }
 
-/// Pods of the same controller per domain; its pods are what a ReplicaSet's or Service's selector would match.
-fn default_counts(pod: &PodInfo, cache: &Cache) -> Vec<SpreadCounts> {
-    let Some(controller) = &pod.load.controller_uid else { return Vec::new() };
-    DEFAULTS
-        .into_iter()
-        .filter_map(|(key, max_skew)| {
-            let mut per_domain: HashMap<String, i64> = HashMap::new();
-            for node in cache.nodes() {
-                if let Some(domain) = node.labels.get(key) {
-                    let there = node.per_controller.get(controller).copied().unwrap_or(0);
-                    *per_domain.entry(domain.clone()).or_default() += there;
-                }
-            }
-            (!per_domain.is_empty()).then(|| SpreadCounts {
-                topology_key: key.into(),
-                max_skew,
-                per_domain,
-                least: 0,
-                self_match: 1,
-            })
-        })
-        .collect()
+/// Pods of the same controller; they are what a ReplicaSet's or Service's selector would match. Those of a node are
+/// counted at the node, so that nothing here grows with the number of nodes.
+fn default_spread(pod: &PodInfo, cache: &Cache) -> Option<DefaultSpread> {
+    let controller = pod.load.controller_uid.clone()?;
+    let zones = cache.zones_of(&controller).cloned().unwrap_or_default();
+    Some(DefaultSpread { controller, nodes: cache.known_count(), zones })
+}
+
+/// How much a domain with `there` matching pods counts: many domains weigh more than few, as upstream's topology
+/// weight.
+#[allow(clippy::cast_precision_loss, reason = "counts of pods and domains")]
+fn crowd(there: i64, domains: usize, max_skew: i64) -> f64 {
+    there as f64 * (domains as f64 + 2.0).ln() + (max_skew - 1) as f64
 }
 
 impl Plugin for PodTopologySpread {
@@ -125,29 +115,33 @@ impl Plugin for PodTopologySpread {
     }
 
     fn pre_score(&self, pod: &PodInfo, cache: &Cache, state: &mut CycleState) {
-        state.soft_spread = if pod.spread.is_empty() {
-            default_counts(pod, cache)
-        } else {
-            pod.spread.iter().filter(|c| !hard(c)).map(|c| count(c, pod, cache)).collect()
-        };
+        if pod.spread.is_empty() {
+            state.default_spread = default_spread(pod, cache);
+        }
+        state.soft_spread = pod.spread.iter().filter(|c| !hard(c)).map(|c| count(c, pod, cache)).collect();
     }
 
     /// How crowded the node's domains are: fewer is better after `normalize`.
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        reason = "counts of pods and domains"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "counts of pods")]
     fn score(&self, _pod: &PodInfo, node: &NodeInfo, state: &CycleState) -> i64 {
-        let mut crowd = 0.0;
-        for counts in &state.soft_spread {
-            if let Some(domain) = node.labels.get(&counts.topology_key) {
-                let there = counts.per_domain.get(domain).copied().unwrap_or(0) as f64;
-                // Many domains weigh more than few, as upstream's topology weight.
-                crowd += there * (counts.per_domain.len() as f64 + 2.0).ln() + (counts.max_skew - 1) as f64;
+        let mut sum = 0.0;
+        if let Some(spread) = &state.default_spread {
+            let there = node.per_controller.get(&spread.controller).copied().unwrap_or(0);
+            sum += crowd(there, spread.nodes, HOSTNAME_SKEW);
+            if !spread.zones.is_empty()
+                && let Some(zone) = node.labels.get(ZONE_LABEL)
+            {
+                let there = spread.zones.get(zone).copied().unwrap_or(0);
+                sum += crowd(there, spread.zones.len(), ZONE_SKEW);
             }
         }
-        crowd.round() as i64
+        for counts in &state.soft_spread {
+            if let Some(domain) = node.labels.get(&counts.topology_key) {
+                let there = counts.per_domain.get(domain).copied().unwrap_or(0);
+                sum += crowd(there, counts.per_domain.len(), counts.max_skew);
+            }
+        }
+        sum.round() as i64
     }
 
     fn normalize(&self, scores: &mut [i64]) {
