@@ -5,7 +5,9 @@ mod harness;
 
 use std::path::Path;
 
-use harness::{Kubectl, Namespace, PATIENCE, Process, coracle, eventually, http_get, need_root, repository};
+use harness::{
+    Kubectl, Namespace, PATIENCE, Process, coracle, eventually, http_get, need_root, repository, run,
+};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, SanType};
 
 #[test]
@@ -61,6 +63,31 @@ fn components_work_alone() {
     kubectl.run("logs deployment/hello-http --tail=1");
     let leases = kubectl.run("get leases -n kube-system -o name");
     assert!(leases.contains("kube-scheduler") && leases.contains("kube-controller-manager"), "{leases}");
+
+    // What each alone counts is served to those who may read it.
+    let client = [("--cert", data.join("pki/admin.crt")), ("--key", data.join("pki/admin.key"))];
+    let client: Vec<&str> = client.iter().flat_map(|(flag, path)| [*flag, text(path)]).collect();
+    for (port, metrics) in [
+        (10259, &["scheduler_schedule_attempts_total{", "scheduler_pending_pods{queue=\"active\"} 0"][..]),
+        (
+            10257,
+            &[
+                "workqueue_adds_total{name=\"deployment\"}",
+                "node_collector_zone_size{",
+                "rest_client_requests_total{",
+            ][..],
+        ),
+    ] {
+        let address = format!("https://127.0.0.1:{port}");
+        let metrics_path = format!("{address}/metrics");
+        let told = run("curl", &[&["-sk", metrics_path.as_str()], &client[..]].concat());
+        for wanted in metrics.iter().chain(&["leader_election_master_status{"]) {
+            assert!(told.contains(wanted), "{wanted} in {told}");
+        }
+        let refused = run("curl", &["-sk", "-o", "/dev/null", "-w", "%{http_code}", metrics_path.as_str()]);
+        assert_eq!(refused, "401");
+        assert_eq!(run("curl", &["-sk", &format!("{address}/healthz")]), "ok");
+    }
 
     // The proxy may be away: its rules serve on, and a new one takes them over.
     assert!(proxy.stop().success());

@@ -38,6 +38,13 @@ impl Change {
 pub type IndexFn = fn(&Object) -> Vec<Box<str>>;
 type Handler = Box<dyn Fn(&Change) + Send + Sync>;
 
+/// Name of the index by namespace and label.
+const BY_LABEL: &str = "metadata.labels";
+
+pub(crate) fn label_value(namespace: &str, key: &str, value: &str) -> Box<str> {
+    format!("{namespace}/{key}={value}").into()
+}
+
 /// Name of the index by the uid of every owner.
 const BY_OWNER: &str = "metadata.ownerReferences.uid";
 
@@ -126,8 +133,28 @@ impl Informer {
             .collect()
     }
 
+    /// Adds the index by which [`Informer::select`] looks at no more objects than have one of the labels asked for.
+    pub fn index_labels(&self) {
+        self.add_index(BY_LABEL, |o| {
+            o.head.labels.iter().map(|(key, value)| label_value(&o.head.namespace, key, value)).collect()
+        });
+    }
+
     /// Objects of a namespace whose labels match.
     pub fn select(&self, namespace: &str, selector: &Selector) -> Vec<Arc<Object>> {
+        let state = self.shared.state.read();
+        if let Some(index) = state.indexes.get(BY_LABEL)
+            && let Some(values) = selector.equalities(namespace)
+        {
+            let Some(sets): Option<Vec<_>> = values.iter().map(|value| index.keys.get(value)).collect()
+            else {
+                return Vec::new();
+            };
+            let fewest = sets.into_iter().min_by_key(|keys| keys.len());
+            let objects = fewest.into_iter().flatten().filter_map(|key| state.objects.get(key));
+            return objects.filter(|o| selector.matches(&o.head)).cloned().collect();
+        }
+        drop(state);
         let mut objects = self.list_namespace(namespace);
         objects.retain(|o| selector.matches(&o.head));
         objects
@@ -378,6 +405,31 @@ mod tests {
         assert_eq!(informer.by_owner("y")[0].head.name.as_ref(), "b");
         assert_eq!(seen.load(Ordering::Relaxed), 4);
         assert!(informer.has_synced());
+    }
+
+    #[test]
+    fn selecting_by_labels_is_the_same_with_the_index() {
+        let informer = Informer::new(Resource::new("", "v1", "pods", "Pod", true), InformerScope::default());
+        for (name, labels) in
+            [("a", r#"{"app":"x","tier":"web"}"#), ("b", r#"{"app":"x"}"#), ("c", r#"{"app":"y"}"#)]
+        {
+            let json = format!(
+                r#"{{"metadata":{{"namespace":"ns","name":"{name}","uid":"{name}","resourceVersion":"1","labels":{labels}}}}}"#
+            );
+            informer.shared.apply(Object::parse(json.into(), &[]).unwrap());
+        }
+        let cases = ["app=x", "app=x,tier=web", "app=z", "app=x,tier!=web", "tier", "app in (x,y)", ""];
+        let found = || -> Vec<Vec<String>> {
+            let names = |text: &str| {
+                let selected = informer.select("ns", &Selector::parse(text).unwrap());
+                selected.iter().map(|o| o.head.name.to_string()).collect()
+            };
+            cases.iter().map(|text| names(text)).collect()
+        };
+        let without = found();
+        informer.index_labels();
+        assert_eq!(found(), without);
+        assert!(informer.select("other", &Selector::parse("app=x").unwrap()).is_empty());
     }
 
     #[test]

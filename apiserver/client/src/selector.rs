@@ -5,6 +5,7 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::informer::label_value;
 use crate::label_query;
 use crate::object::Head;
 
@@ -129,6 +130,19 @@ impl Selector {
     /// Whether it matches everything.
     pub fn is_everything(&self) -> bool {
         !self.nothing && self.requirements.is_empty()
+    }
+
+    /// The index values of the labels that must have one certain value; None where there are none.
+    pub(crate) fn equalities(&self, namespace: &str) -> Option<Vec<Box<str>>> {
+        let one = |requirement: &Requirement| match &requirement.operator {
+            Operator::In(values) => match values.as_slice() {
+                [value] => Some(label_value(namespace, &requirement.key, value)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let values: Vec<_> = self.requirements.iter().filter_map(one).collect();
+        (!self.nothing && !values.is_empty()).then_some(values)
     }
 
     pub fn requirements(&self) -> &[Requirement] {

@@ -31,6 +31,7 @@ pub async fn run(context: Context) {
         pods: context.of::<Pod>(),
         events: context.recorder("deployment-controller"),
     };
+    ownership::index(&controller.sets);
     let queue = WorkQueue::new();
     let deployments = queue.clone();
     controller.deployments.on_change(move |change| deployments.add(change.key()));
@@ -128,7 +129,8 @@ impl Controller {
         selector: &Selector,
         key: &Key,
     ) -> Result<Vec<ReplicaSet>, ApiError> {
-        let candidates = self.sets.list_namespace(&key.namespace);
+        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
+        let candidates = ownership::candidates(&self.sets, &key.namespace, uid);
         let claimed = ownership::claim_all::<Deployment, ReplicaSet>(
             &self.client,
             &deployment.metadata,

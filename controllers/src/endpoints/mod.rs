@@ -28,6 +28,7 @@ fn watch(context: &Context, queue: &WorkQueue<Key>) {
         added.add(change.key());
     });
     let (known, added) = (selections, queue.clone());
+    context.of::<Pod>().index_labels();
     context.of::<Pod>().on_change(move |change: &Change| {
         if let (Some(old), Some(new)) = (&change.old, &change.new)
             && old.head.labels != new.head.labels

@@ -38,6 +38,9 @@ fn pools(options: &Options) -> Result<Vec<Ranges>, String> {
         .collect()
 }
 
+/// Name of the index of nodes that have no range yet.
+const WITHOUT_RANGE: &str = "without a pod range";
+
 pub async fn run(context: Context) {
     let Ok(pools) = pools(&context.options) else { return };
     if pools.is_empty() {
@@ -58,12 +61,16 @@ pub async fn run(context: Context) {
     for node in nodes.list() {
         controller.occupy(&cidrs(&node), &node.head.name);
     }
+    nodes.add_index(
+        WITHOUT_RANGE,
+        |node| if cidrs(node).is_empty() { vec![Box::default()] } else { Vec::new() },
+    );
     let (added, all) = (queue.clone(), nodes.clone());
     nodes.on_change(move |change: &Change| {
         added.add(change.key());
         if change.new.is_none() {
             // A range may have come free for those that got none.
-            all.list().iter().filter(|node| cidrs(node).is_empty()).for_each(|node| added.add(node.key()));
+            all.by_index(WITHOUT_RANGE, "").iter().for_each(|node| added.add(node.key()));
         }
     });
     // One at a time: two nodes must not get one range.
