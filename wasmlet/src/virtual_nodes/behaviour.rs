@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coracle_client::quantity::Quantity;
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 /// Every annotation begins with this; `coracle node --fake NAME=VALUE` puts one on the nodes.
 pub const PREFIX: &str = "coracle.dev/fake-";
@@ -154,20 +154,24 @@ impl Behaviour {
             complaints: Vec::new(),
         };
         let of_job = pod.metadata.owner_references.iter().flatten().any(|o| o.kind == "Job");
-        let spec = pod.spec.clone().unwrap_or_default();
-        let init = spec.init_containers.iter().flatten().map(|c| {
+        let spec = pod.spec.as_ref();
+        let init = spec.iter().flat_map(|s| s.init_containers.iter().flatten()).map(|c| {
             let sidecar = c.restart_policy.as_deref() == Some("Always");
-            (c.clone(), if sidecar { Role::Lasting } else { Role::Init })
+            (&c.name, c.resources.as_ref(), if sidecar { Role::Lasting } else { Role::Init })
         });
-        let main =
-            spec.containers.iter().map(|c| (c.clone(), if of_job { Role::Task } else { Role::Lasting }));
-        let ephemeral = spec
-            .ephemeral_containers
+        let main = spec
             .iter()
-            .flatten()
-            .map(|c| (Container { name: c.name.clone(), ..Container::default() }, Role::Lasting));
-        let containers: Vec<_> =
-            init.chain(main).chain(ephemeral).map(|(c, role)| reader.container(&c, role)).collect();
+            .flat_map(|s| &s.containers)
+            .map(|c| (&c.name, c.resources.as_ref(), if of_job { Role::Task } else { Role::Lasting }));
+        let ephemeral = spec
+            .iter()
+            .flat_map(|s| s.ephemeral_containers.iter().flatten())
+            .map(|c| (&c.name, None, Role::Lasting));
+        let containers: Vec<_> = init
+            .chain(main)
+            .chain(ephemeral)
+            .map(|(name, resources, role)| reader.container(name, resources, role))
+            .collect();
         let behaviour = Behaviour {
             start_delay: reader.span(START_DELAY, None).unwrap_or_default(),
             stop_delay: reader.span(STOP_DELAY, None).unwrap_or_default(),
@@ -203,7 +207,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The nearest layer that says it, for this container before for all of them.
     fn text(&mut self, name: &str, container: Option<&str>) -> Option<String> {
-        for layer in self.layers {
+        for layer in self.layers.into_iter().filter(|layer| !layer.is_empty()) {
             let own = container.and_then(|c| layer.get(&format!("{PREFIX}{name}.{c}")));
             let Some(value) = own.or_else(|| layer.get(&format!("{PREFIX}{name}"))) else { continue };
             match check(name, value) {
@@ -224,8 +228,13 @@ impl Reader<'_> {
         Failure::parse(&text).ok().flatten()
     }
 
-    fn container(&mut self, container: &Container, role: Role) -> ContainerBehaviour {
-        let name = Some(container.name.as_str());
+    fn container(
+        &mut self,
+        name: &str,
+        resources: Option<&ResourceRequirements>,
+        role: Role,
+    ) -> ContainerBehaviour {
+        let name = Some(name);
         // A pod that fails is meant to fail by what it is for, not while it is made ready.
         let failure = if role == Role::Init { None } else { self.failure(name) };
         let failing = matches!(failure, Some(Failure::Crash | Failure::OutOfMemory));
@@ -242,7 +251,7 @@ impl Reader<'_> {
             None => Some(SignedDuration::ZERO),
         };
         let asked = |resource: &str| {
-            let requests = container.resources.as_ref()?.requests.as_ref()?;
+            let requests = resources?.requests.as_ref()?;
             Quantity::of(requests.get(resource)?).ok()
         };
         let said = |text: Option<String>| text.and_then(|text| text.parse::<Quantity>().ok());
