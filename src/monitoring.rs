@@ -120,7 +120,7 @@ async fn identify(client: &Client, request: &Request) -> Result<Option<Identity>
     let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else { return Ok(None) };
     let review = TokenReview {
-        spec: TokenReviewSpec { token: Some(token.trim().to_owned()), audiences: None },
+        spec: TokenReviewSpec { token: token.trim().to_owned(), audiences: None },
         ..TokenReview::default()
     };
     let status = client.create(&review).await?.decode()?.status.unwrap_or_default();

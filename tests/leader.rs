@@ -98,7 +98,7 @@ fn nothing_was_done_twice(server: &Server, wanted: &BTreeMap<String, usize>) {
     assert_eq!(&pods, wanted, "pods by Deployment");
     // No pod came and went: each that was made is there, and each was bound by one scheduler only.
     let events = server.list("events");
-    let of = |reason: &str| events.iter().filter(move |event| event["reason"] == reason);
+    let of = |reason: &'static str| events.iter().filter(move |event| event["reason"] == reason);
     let made: u64 = of("SuccessfulCreate").map(|event| event["count"].as_u64().unwrap_or(1)).sum();
     let total: usize = wanted.values().sum();
     assert!(made <= total as u64, "{made} pods were made, {total} were asked for");
