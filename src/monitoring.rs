@@ -14,6 +14,7 @@ use coracle_apiserver::authn::{AUTHENTICATED_GROUP, Identity, PeerCertificate};
 use coracle_apiserver::pki::Pair;
 use coracle_apiserver::server;
 use coracle_client::{ApiError, Client, metrics};
+use http::request::Parts;
 use http::{StatusCode, header};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{
@@ -87,6 +88,7 @@ fn self_signed() -> anyhow::Result<Pair> {
 }
 
 async fn serve_metrics(State(client): State<Arc<Client>>, request: Request) -> Response {
+    let (request, _) = request.into_parts();
     let identity = match identify(&client, &request).await {
         Ok(Some(identity)) => identity,
         Ok(None) => return (StatusCode::UNAUTHORIZED, "Unauthorized").into_response(),
@@ -112,12 +114,12 @@ fn unsure(error: &ApiError) -> Response {
 }
 
 /// By client certificate, or by a bearer token that the API knows.
-async fn identify(client: &Client, request: &Request) -> Result<Option<Identity>, ApiError> {
+async fn identify(client: &Client, request: &Parts) -> Result<Option<Identity>, ApiError> {
     let now = jiff::Timestamp::now();
-    if let Some(peer) = request.extensions().get::<PeerCertificate>() {
+    if let Some(peer) = request.extensions.get::<PeerCertificate>() {
         return Ok(peer.at(now));
     }
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let header = request.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else { return Ok(None) };
     let review = TokenReview {
         spec: TokenReviewSpec { token: token.trim().to_owned(), audiences: None },
