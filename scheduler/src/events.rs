@@ -71,7 +71,7 @@ impl Shared {
     }
 
     fn placed(&self, pod: PodInfo, node: &str, old: Option<&Arc<Object>>) {
-        self.queue.remove(&pod.uid);
+        self.queue.bound(&pod.uid);
         let was_placed = old.is_some_and(|o| o.head.field("spec.nodeName").is_some_and(|n| !n.is_empty()));
         let mut cache = self.cache.lock();
         if pod.terminal {

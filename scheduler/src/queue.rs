@@ -152,9 +152,11 @@ impl Queue {
         }
     }
 
-    /// The pod has got its node.
+    /// The pod has got its node: by the cycle it is in, if it is in one.
     pub fn bound(&self, uid: &str) {
-        if let Some(waiting) = self.state.lock().waiting.remove(uid) {
+        if let Some(waiting) = self.state.lock().waiting.remove(uid)
+            && waiting.place == Place::InCycle
+        {
             waiting.attempted("scheduled");
             METRICS.placed(waiting.attempts, waiting.since.elapsed());
         }
