@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
@@ -10,6 +11,7 @@ use coracle_wasmlet::ServingIdentity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::guests::Guests;
 use crate::options::Cidr;
 use crate::server::Components;
 
@@ -79,21 +81,32 @@ impl Agent {
     pub fn start(self, running: &mut Components, shutdown: &CancellationToken) {
         let options =
             proxy_options(&self.name, self.rootless, self.address, self.pod_cidr, self.service_cidr);
+        let services = options.services.clone();
         let (client, token) = (self.proxy_client.clone(), shutdown.clone());
         running.spawn("proxy", async move { coracle_proxy::run(options, client, token).await });
-        self.start_wasmlet(running, shutdown);
+        self.start_wasmlet(Some(services), running, shutdown);
     }
 
-    pub fn start_wasmlet(self, running: &mut Components, shutdown: &CancellationToken) {
+    /// Without a proxy in this process, guests' names and connections to Services go over the network, as containers' do.
+    pub fn start_wasmlet(
+        self,
+        services: Option<Services>,
+        running: &mut Components,
+        shutdown: &CancellationToken,
+    ) {
         let mut options = coracle_wasmlet::Options::new(self.name, self.data);
         options.address = self.address;
         options.rootless = self.rootless;
-        if self.rootless {
-            let networks = [self.pod_cidr, self.service_cidr];
-            options.reachable_loopback = networks
-                .into_iter()
-                .filter_map(|c| coracle_wasmlet::network::Cidr::new(c.network, c.prefix))
-                .collect();
+        options.cluster_networks = [self.pod_cidr, self.service_cidr]
+            .into_iter()
+            .filter_map(|c| coracle_wasmlet::network::Cidr::new(c.network, c.prefix))
+            .collect();
+        options.cluster_domain = CLUSTER_DOMAIN.into();
+        options.cluster_dns = dns_address(self.service_cidr).into();
+        if let Some(services) = services {
+            let guests = Arc::new(Guests(services));
+            options.resolver = Some(guests.clone());
+            options.balancer = Some(guests);
         }
         let identity = coracle_wasmlet::Identity { serving: self.serving, client_ca: self.client_ca };
         let (client, token) = (self.client, shutdown.clone());

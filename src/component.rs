@@ -153,7 +153,7 @@ impl Wasmlet {
             };
             let components = shutdown.child_token();
             let mut running = Components::default();
-            agent.start_wasmlet(&mut running, &components);
+            agent.start_wasmlet(None, &mut running, &components);
             let result = running.until(&shutdown).await;
             components.cancel();
             running.ended().await;

@@ -7,6 +7,7 @@ mod kubeconfig;
 mod control_plane;
 mod bootstrap;
 mod agent;
+mod guests;
 mod join;
 mod rotation;
 mod up;

@@ -89,6 +89,7 @@ pub async fn run(
     loop {
         let names = std::mem::take(&mut *dirty.names.lock());
         if names.is_empty() {
+            options.services.names().set_synced();
             tokio::select! {
                 () = dirty.some.notified() => continue,
                 () = shutdown.cancelled() => return Ok(()),
@@ -104,6 +105,7 @@ pub async fn run(
             options.services.set(name, &rules, service_names);
             changed.push((name.clone(), rules));
         }
+        // Everything that was listed has been taken in by now, whatever becomes of the rules.
         options.services.names().set_synced();
         match backend.apply(changed).await {
             Ok(()) => retry = RETRY_FIRST,

@@ -143,9 +143,12 @@ pub async fn run(
     };
     let network = Network::new(network::Options {
         mode: if options.rootless { Mode::Rootless(cidr) } else { Mode::AnyIp(cidr) },
+        address: options.address,
+        cluster_dns: options.cluster_dns,
+        cluster_domain: options.cluster_domain.clone(),
         resolver: options.resolver.clone(),
         balancer: options.balancer.clone(),
-        reachable_loopback: options.reachable_loopback.clone(),
+        cluster_networks: options.cluster_networks.clone(),
     })
     .await
     .inspect_err(|error| reporter.set_not_ready(Some(error.to_string())))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::logs::Limits;
-use crate::network::{Cidr, ConnectBalancer, HostResolver, Resolver};
+use crate::network::{Cidr, ConnectBalancer, Resolver};
 use crate::node::Heartbeat;
 use crate::server::PORT;
 
@@ -23,8 +23,10 @@ pub struct Options {
     pub port: u16,
     /// Pod addresses lie in 127.0.0.0/8 instead of a range made local by a route.
     pub rootless: bool,
-    /// Rootless: ranges in 127.0.0.0/8 that pods may reach (Services, other nodes' pods).
-    pub reachable_loopback: Vec<Cidr>,
+    /// Of the cluster's Services and pods.
+    pub cluster_networks: Vec<Cidr>,
+    /// The cluster's DNS server.
+    pub cluster_dns: IpAddr,
     pub cluster_domain: String,
     pub labels: BTreeMap<String, String>,
     /// Only when the node is new.
@@ -36,8 +38,8 @@ pub struct Options {
     pub guest_threads: Option<usize>,
     pub heartbeat: Heartbeat,
     pub log_limits: Limits,
-    /// Answers guests' name lookups.
-    pub resolver: Arc<dyn Resolver>,
+    /// Answers guests' lookups for the cluster's DNS server in this process; None: it is asked over the network.
+    pub resolver: Option<Arc<dyn Resolver>>,
     /// Balances guests' connects to Services; None: they take the way every other connection takes.
     pub balancer: Option<Arc<dyn ConnectBalancer>>,
     /// Registries (`host` or `host:port`) spoken to without TLS, beside those on loopback.
@@ -60,7 +62,8 @@ impl Options {
             address: Ipv4Addr::LOCALHOST.into(),
             port: PORT,
             rootless: false,
-            reachable_loopback: Vec::new(),
+            cluster_networks: Vec::new(),
+            cluster_dns: Ipv4Addr::new(10, 96, 0, 10).into(),
             cluster_domain: "cluster.local".into(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
@@ -69,7 +72,7 @@ impl Options {
             guest_threads: None,
             heartbeat: Heartbeat::default(),
             log_limits: Limits::default(),
-            resolver: Arc::new(HostResolver),
+            resolver: None,
             balancer: None,
             plain_http_registries: Vec::new(),
         }

@@ -2,6 +2,7 @@
 
 mod change;
 mod conntrack;
+mod library;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::{debug, warn};
@@ -18,8 +20,10 @@ use crate::table::Protocol;
 use crate::{Backend, Error, Options, ServiceRules};
 use change::State;
 use conntrack::Watched;
+use library::Library;
 
 pub struct Nftables {
+    nft: Nft,
     base: String,
     /// What is to be in the kernel.
     state: State,
@@ -33,8 +37,9 @@ impl Nftables {
     /// everything at once, right after this.
     pub async fn start(options: &Options) -> Result<Self, Error> {
         let base = render::base(options);
-        nft(&base).await?;
-        Ok(Self { base, state: State::default(), in_effect: true, keep_rules: options.keep_rules })
+        let nft = Nft::open();
+        nft.run(&base).await?;
+        Ok(Self { nft, base, state: State::default(), in_effect: true, keep_rules: options.keep_rules })
     }
 }
 
@@ -47,7 +52,7 @@ impl Backend for Nftables {
             if script.is_empty() {
                 return Ok(());
             }
-            let Err(error) = nft(&script).await else {
+            let Err(error) = self.nft.run(&script).await else {
                 conntrack::forget(stale).await;
                 return Ok(());
             };
@@ -59,7 +64,7 @@ impl Backend for Nftables {
             warn!(%error, "nft refused a change; making the whole table anew");
         }
         let script = self.state.anew();
-        nft(&format!("{}{script}", self.base)).await?;
+        self.nft.run(&format!("{}{script}", self.base)).await?;
         self.in_effect = true;
         conntrack::forget(stale).await;
         Ok(())
@@ -70,7 +75,7 @@ impl Backend for Nftables {
         if self.keep_rules {
             return;
         }
-        if let Err(error) = nft(render::REMOVAL).await {
+        if let Err(error) = self.nft.run(render::REMOVAL).await {
             warn!(%error, "the rules could not be removed");
         }
     }
@@ -97,9 +102,30 @@ fn watched(old: &State, changed: &[(Arc<str>, ServiceRules)]) -> Vec<Watched> {
     conntrack::merged(all)
 }
 
-/// Runs a script as one transaction.
-async fn nft(script: &str) -> Result<(), Error> {
-    debug!(bytes = script.len(), "nft");
+/// What takes scripts: nft's library in this process (0.3 ms for a change of one Service), or its program (4 ms).
+#[derive(Clone)]
+struct Nft {
+    library: Option<Arc<Mutex<Library>>>,
+}
+
+impl Nft {
+    fn open() -> Self {
+        let library = Library::open();
+        debug!(in_process = library.is_some(), "nft");
+        Self { library: library.map(|library| Arc::new(Mutex::new(library))) }
+    }
+
+    /// Runs a script as one transaction.
+    async fn run(&self, script: &str) -> Result<(), Error> {
+        debug!(bytes = script.len(), "nft");
+        let Some(library) = self.library.clone() else { return run_program(script).await };
+        let script = script.to_owned();
+        let done = tokio::task::spawn_blocking(move || library.lock().run(&script)).await;
+        done.unwrap_or_else(|error| Err(error.to_string())).map_err(|text| refused(&text))
+    }
+}
+
+async fn run_program(script: &str) -> Result<(), Error> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -118,6 +144,9 @@ async fn nft(script: &str) -> Result<(), Error> {
     if output.status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Nft(text.lines().take(3).collect::<Vec<_>>().join(" ")))
+    Err(refused(&String::from_utf8_lossy(&output.stderr)))
+}
+
+fn refused(text: &str) -> Error {
+    Error::Nft(text.lines().take(3).collect::<Vec<_>>().join(" "))
 }

@@ -119,7 +119,7 @@ fn step_by_step_comes_to_the_same_as_all_at_once() {
             compared += 1;
             let stepwise = listing();
             let mut again = backend.state.clone();
-            nft(&format!("{}{}", backend.base, again.anew())).await.unwrap();
+            backend.nft.run(&format!("{}{}", backend.base, again.anew())).await.unwrap();
             assert_eq!(stepwise, listing(), "round {round}: {changed:?}");
         }
         assert!(compared > 20, "{compared}");
@@ -210,7 +210,7 @@ fn tcp_reaches_endpoints_or_is_refused_at_once() {
         }
         // A table that somebody has taken away comes back whole.
         set(&mut backend, "ns/web", web(&[A])).await;
-        nft("flush ruleset").await.unwrap();
+        run_program("flush ruleset").await.unwrap();
         set(&mut backend, "ns/other", vec![]).await;
         let other = PortRules { addresses: vec!["10.96.0.11".parse().unwrap()], ..web(&[B]).remove(0) };
         set(&mut backend, "ns/other", vec![PortRules { node_port: None, ..other }]).await;
@@ -224,6 +224,22 @@ fn tcp_reaches_endpoints_or_is_refused_at_once() {
         backend.stop().await;
         let left = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
         assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+    });
+}
+
+#[test]
+fn library_and_program_say_the_same() {
+    in_namespace(async {
+        let library = Nft::open();
+        assert!(library.library.is_some(), "nft is installed, and so is its library");
+        let program = Nft { library: None };
+        for nft in [&library, &program, &library] {
+            nft.run("add table ip x").await.unwrap();
+            let error = nft.run("add table ip y\nadd rule ip x nochain accept").await.unwrap_err();
+            assert!(error.to_string().contains("No such file or directory"), "{error}");
+        }
+        let left = std::process::Command::new("nft").args(["list", "tables"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "table ip x\n", "all of a script, or nothing");
     });
 }
 

@@ -3,11 +3,18 @@
 pub mod allocator;
 mod anyip;
 pub mod cidr;
+pub mod dns_config;
+mod flows;
+pub mod host_ports;
+mod names;
+mod nameservers;
+mod node_addresses;
+pub mod outbound;
 pub mod pod;
 pub mod resolver;
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,11 +22,20 @@ use parking_lot::Mutex;
 pub use allocator::AllocateError;
 pub use anyip::RouteError;
 pub use cidr::{Cidr, CidrError};
+pub use dns_config::{DnsConfig, NodeDns, ResolvConf};
+pub use host_ports::HostPortTaken;
+pub use names::Hosts;
+pub use outbound::AllowList;
 pub use pod::{AddressError, Choice, ConnectBalancer, PodNetwork};
-pub use resolver::{HostResolver, ResolveError, Resolver, SearchList};
+pub use resolver::{ResolveError, Resolver, SearchList};
 
+use crate::runtime::Port;
 use allocator::Allocator;
-use pod::PodNetworkParts;
+use names::PodNames;
+use nameservers::Nameservers;
+use node_addresses::NodeAddresses;
+use outbound::Outbound;
+use pod::{PodNetworkParts, Shared};
 
 /// How pod addresses come to exist on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,16 +69,84 @@ pub enum NetworkError {
 /// What the node's network is made of.
 pub struct Options {
     pub mode: Mode,
-    pub resolver: Arc<dyn Resolver>,
+    /// The address by which others know the node.
+    pub address: IpAddr,
+    /// The cluster's DNS server.
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    /// Answers for that server in this process; None: it is asked over the network.
+    pub resolver: Option<Arc<dyn Resolver>>,
     pub balancer: Option<Arc<dyn ConnectBalancer>>,
-    /// Ranges in 127.0.0.0/8 that pods may connect to beside the node's own pod range: the Service range and the
-    /// other nodes' pod ranges when everything is rootless on one machine. Empty for AnyIP.
-    pub reachable_loopback: Vec<Cidr>,
+    /// Of the cluster's Services and pods; the node's own pod range need not be among them.
+    pub cluster_networks: Vec<Cidr>,
+}
+
+impl Options {
+    pub fn new(mode: Mode) -> Self {
+        Options {
+            mode,
+            address: Ipv4Addr::LOCALHOST.into(),
+            cluster_dns: Ipv4Addr::new(10, 96, 0, 10).into(),
+            cluster_domain: "cluster.local".into(),
+            resolver: None,
+            balancer: None,
+            cluster_networks: Vec::new(),
+        }
+    }
+}
+
+/// What one pod asks of the network.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// `namespace/name`, for messages.
+    pub pod: String,
+    pub host_network: bool,
+    pub dns: DnsConfig,
+    /// Names that lead to the pod itself.
+    pub own_names: Vec<String>,
+    /// Further lines of its hosts file.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// None: whatever upstream's pods may reach.
+    pub allowed: Option<AllowList>,
+    pub host_ports: Vec<Port>,
+}
+
+#[cfg(test)]
+impl Default for Request {
+    /// Asks the cluster's DNS server, for names as they stand.
+    fn default() -> Self {
+        Request {
+            pod: String::new(),
+            host_network: false,
+            dns: DnsConfig {
+                servers: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
+                search: SearchList::default(),
+                timeout: std::time::Duration::from_secs(5),
+                attempts: 1,
+                warnings: Vec::new(),
+            },
+            own_names: Vec::new(),
+            hosts: Vec::new(),
+            allowed: None,
+            host_ports: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    #[error(transparent)]
+    Address(#[from] AllocateError),
+    #[error(transparent)]
+    HostPort(#[from] HostPortTaken),
 }
 
 /// The node's pod network: one per node.
 pub struct Network {
-    options: Options,
+    mode: Mode,
+    cluster_dns: IpAddr,
+    nameservers: Nameservers,
+    shared: Arc<Shared>,
     pods: Mutex<Pods>,
 }
 
@@ -88,12 +172,26 @@ impl Network {
             }
         }
         let pods = Mutex::new(Pods { allocator: Allocator::new(cidr), networks: HashMap::new() });
-        Ok(Network { options, pods })
+        let mut cluster_networks = options.cluster_networks;
+        cluster_networks.push(cidr);
+        Ok(Network {
+            mode: options.mode,
+            cluster_dns: options.cluster_dns,
+            nameservers: Nameservers::new(options.resolver.map(|resolver| (options.cluster_dns, resolver))),
+            shared: Arc::new(Shared {
+                balancer: options.balancer,
+                cluster_networks,
+                cluster_domain: options.cluster_domain,
+                node: NodeAddresses::new(options.address),
+                host_ports: Default::default(),
+            }),
+            pods,
+        })
     }
 
     /// The range is local no more. No pod may run by then.
     pub async fn close(&self) {
-        if let Mode::AnyIp(cidr) = self.options.mode
+        if let Mode::AnyIp(cidr) = self.mode
             && let Err(error) = anyip::remove(cidr).await
         {
             tracing::warn!(%error, %cidr, "the route of the pod range could not be removed");
@@ -101,7 +199,12 @@ impl Network {
     }
 
     pub fn mode(&self) -> Mode {
-        self.options.mode
+        self.mode
+    }
+
+    /// Where the cluster's DNS server is.
+    pub fn cluster_dns(&self) -> IpAddr {
+        self.cluster_dns
     }
 
     /// How many pods the range holds.
@@ -115,27 +218,27 @@ impl Network {
         &self,
         pod_uid: &str,
         wanted: Option<Ipv4Addr>,
-        search: SearchList,
-    ) -> Result<Arc<PodNetwork>, AllocateError> {
+        request: Request,
+    ) -> Result<Arc<PodNetwork>, CreateError> {
         let mut pods = self.pods.lock();
         if let Some(existing) = pods.networks.get(pod_uid) {
             return Ok(existing.clone());
         }
+        self.shared.host_ports.claim(pod_uid, &request.pod, &request.host_ports)?;
         let ip = match wanted {
+            _ if request.host_network => self.shared.node.primary(),
             Some(address) if pods.allocator.claim(address, pod_uid).is_ok() => address,
-            _ => pods.allocator.allocate(pod_uid)?,
+            _ => pods.allocator.allocate(pod_uid).inspect_err(|_| self.shared.host_ports.release(pod_uid))?,
         };
-        let mut reachable_loopback = self.options.reachable_loopback.clone();
-        if let Mode::Rootless(cidr) = self.options.mode {
-            reachable_loopback.push(cidr);
-        }
+        let own = request.own_names.into_iter().map(|name| (name, IpAddr::V4(ip)));
+        let hosts = Hosts::new(own.chain(request.hosts));
         let network = Arc::new(PodNetwork::new(PodNetworkParts {
             ip,
-            loopback: private_loopback(ip),
-            reachable_loopback,
-            search,
-            resolver: self.options.resolver.clone(),
-            balancer: self.options.balancer.clone(),
+            loopback: if request.host_network { Ipv4Addr::LOCALHOST } else { private_loopback(ip) },
+            host: request.host_network,
+            names: PodNames::new(hosts, &request.dns, |server| self.nameservers.at(server)),
+            outbound: request.allowed.map(Outbound::new),
+            shared: self.shared.clone(),
         }));
         pods.networks.insert(pod_uid.to_owned(), network.clone());
         Ok(network)
@@ -155,6 +258,7 @@ impl Network {
         let mut pods = self.pods.lock();
         if let Some(network) = pods.networks.remove(pod_uid) {
             network.close();
+            self.shared.host_ports.release(pod_uid);
             pods.allocator.free(network.ip(), pod_uid);
         }
     }
@@ -171,7 +275,7 @@ mod tests {
     use super::*;
 
     fn options(mode: Mode) -> Options {
-        Options { mode, resolver: Arc::new(HostResolver), balancer: None, reachable_loopback: Vec::new() }
+        Options::new(mode)
     }
 
     #[tokio::test]
@@ -187,17 +291,38 @@ mod tests {
     #[tokio::test]
     async fn pods_keep_and_free_their_address() {
         let network = Network::new(options(Mode::Rootless("127.9.0.0/24".parse().unwrap()))).await.unwrap();
-        let a = network.create("a", None, SearchList::default()).unwrap();
+        let a = network.create("a", None, Request::default()).unwrap();
         assert_eq!(a.ip(), Ipv4Addr::new(127, 9, 0, 2));
         assert_eq!(a.loopback(), Ipv4Addr::new(127, 137, 0, 2));
-        assert!(Arc::ptr_eq(&a, &network.create("a", None, SearchList::default()).unwrap()));
+        assert!(Arc::ptr_eq(&a, &network.create("a", None, Request::default()).unwrap()));
         let wanted = Ipv4Addr::new(127, 9, 0, 77);
-        assert_eq!(network.create("b", Some(wanted), SearchList::default()).unwrap().ip(), wanted);
-        let c = network.create("c", Some(wanted), SearchList::default()).unwrap();
+        assert_eq!(network.create("b", Some(wanted), Request::default()).unwrap().ip(), wanted);
+        let c = network.create("c", Some(wanted), Request::default()).unwrap();
         assert_ne!(c.ip(), wanted, "taken: another one");
         network.release("a");
         assert!(a.closed().is_cancelled());
-        assert!(network.create("d", Some(a.ip()), SearchList::default()).unwrap().ip() == a.ip());
+        assert!(network.create("d", Some(a.ip()), Request::default()).unwrap().ip() == a.ip());
+    }
+
+    #[tokio::test]
+    async fn pods_on_the_nodes_network_share_its_address_and_ports() {
+        let network = Network::new(options(Mode::Rootless("127.9.1.0/24".parse().unwrap()))).await.unwrap();
+        let host = || Request { host_network: true, ..Request::default() };
+        let before = network.pods_max();
+        let (a, b) = (network.create("a", None, host()).unwrap(), network.create("b", None, host()).unwrap());
+        assert_eq!((a.ip(), b.ip()), (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST));
+        assert_eq!(network.pods_max(), before);
+        let port = Port { port: 80, protocol: Default::default(), host_port: Some(80), host_ip: None };
+        let with_port = |pod: &str| Request {
+            pod: format!("ns/{pod}"),
+            host_ports: vec![port.clone()],
+            ..Request::default()
+        };
+        network.create("c", None, with_port("c")).unwrap();
+        let error = network.create("d", None, with_port("d")).unwrap_err();
+        assert_eq!(error.to_string(), "hostPort 80/Tcp is taken by pod ns/c");
+        network.release("c");
+        network.create("d", None, with_port("d")).unwrap();
     }
 
     /// Needs CAP_NET_ADMIN, as the mode itself does; adds a route in 198.18.0.0/15 and takes it away again.
@@ -213,7 +338,7 @@ mod tests {
             made => made.unwrap(),
         };
         Network::new(options(Mode::AnyIp(cidr))).await.expect("the same again changes nothing");
-        let pod = network.create("a", None, SearchList::default()).unwrap();
+        let pod = network.create("a", None, Request::default()).unwrap();
         let listener = tokio::net::TcpListener::bind((pod.ip(), 0)).await.unwrap();
         let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         assert_eq!(client.local_addr().unwrap().ip(), pod.ip(), "probes come from the pod's own address");

@@ -1,20 +1,28 @@
 //! One pod's private view of the network: which address it is, what it may bind and reach, and how names resolve.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::cidr::Cidr;
-use super::resolver::{ResolveError, Resolver, SearchList, is_name};
+use super::flows::Flows;
+use super::host_ports::HostPorts;
+use super::names::PodNames;
+use super::node_addresses::NodeAddresses;
+use super::outbound::Outbound;
+use super::resolver::{ResolveError, is_name};
 use crate::runtime::Protocol;
 
 /// Balances a guest's connect to a Service address; the proxy's table implements it, so that no packet takes a hop.
 pub trait ConnectBalancer: Send + Sync + 'static {
     fn choose(&self, source: IpAddr, destination: SocketAddr, protocol: Protocol) -> Choice;
+    /// For a port of the node itself.
+    fn choose_node_port(&self, source: IpAddr, port: u16, protocol: Protocol) -> Choice;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,24 +41,40 @@ pub enum AddressError {
     NotBindable,
     #[error("pods have IPv4 addresses only")]
     Ipv6Unsupported,
-    #[error("the node's loopback is not reachable from a pod")]
+    #[error("the node's own ports are not reachable from a pod")]
     Denied,
+    #[error("the pod's allowed outbound hosts do not include it")]
+    NotAllowed,
     #[error("the Service has no ready endpoint")]
     Refused,
     #[error("the pod has ended")]
     Closed,
 }
 
+/// What all pods of the node share.
+pub(super) struct Shared {
+    pub balancer: Option<Arc<dyn ConnectBalancer>>,
+    /// Of the cluster's Services and pods.
+    pub cluster_networks: Vec<Cidr>,
+    pub cluster_domain: String,
+    pub node: NodeAddresses,
+    pub host_ports: HostPorts,
+}
+
 /// The pod's network. Closed (and its address freed) when the pod has ended.
 pub struct PodNetwork {
     ip: Ipv4Addr,
     loopback: Ipv4Addr,
-    /// Loopback ranges that other pods and Services live in (rootless nodes).
-    reachable_loopback: Vec<Cidr>,
-    search: SearchList,
-    resolver: Arc<dyn Resolver>,
-    balancer: Option<Arc<dyn ConnectBalancer>>,
+    /// Its network is the node's (`hostNetwork`).
+    host: bool,
+    names: PodNames,
+    /// None: whatever upstream's pods may reach.
+    outbound: Option<Outbound>,
+    shared: Arc<Shared>,
     bound: Mutex<HashMap<(Protocol, SocketAddr), Bound>>,
+    flows: Flows,
+    /// Loopback addresses that a Service led to: the second line of defence cannot know them otherwise.
+    chosen: Mutex<HashSet<SocketAddr>>,
     closed: CancellationToken,
 }
 
@@ -60,13 +84,16 @@ struct Bound {
     wildcard: bool,
 }
 
+/// Services on the node's loopback that one pod may hold on to.
+const CHOSEN_MAX: usize = 64;
+
 pub(super) struct PodNetworkParts {
     pub ip: Ipv4Addr,
     pub loopback: Ipv4Addr,
-    pub reachable_loopback: Vec<Cidr>,
-    pub search: SearchList,
-    pub resolver: Arc<dyn Resolver>,
-    pub balancer: Option<Arc<dyn ConnectBalancer>>,
+    pub host: bool,
+    pub names: PodNames,
+    pub outbound: Option<Outbound>,
+    pub shared: Arc<Shared>,
 }
 
 impl PodNetwork {
@@ -74,11 +101,13 @@ impl PodNetwork {
         PodNetwork {
             ip: parts.ip,
             loopback: parts.loopback,
-            reachable_loopback: parts.reachable_loopback,
-            search: parts.search,
-            resolver: parts.resolver,
-            balancer: parts.balancer,
-            bound: Mutex::new(HashMap::new()),
+            host: parts.host,
+            names: parts.names,
+            outbound: parts.outbound,
+            shared: parts.shared,
+            bound: Mutex::default(),
+            flows: Flows::default(),
+            chosen: Mutex::default(),
             closed: CancellationToken::new(),
         }
     }
@@ -93,6 +122,15 @@ impl PodNetwork {
         self.loopback
     }
 
+    /// Where a hostPort listens: at the address it names, or at every one of the node.
+    pub fn host_addresses(&self, wanted: Option<IpAddr>) -> Vec<IpAddr> {
+        match wanted.filter(|ip| !ip.is_unspecified()) {
+            Some(address) => vec![address],
+            // NOTE: not 0.0.0.0, which would take the port from every pod of the node.
+            None => self.shared.node.all().iter().map(|ip| IpAddr::V4(*ip)).collect(),
+        }
+    }
+
     /// Cancelled when the pod has ended: nothing binds or connects from then on.
     pub fn closed(&self) -> &CancellationToken {
         &self.closed
@@ -103,7 +141,8 @@ impl PodNetwork {
         self.bound.lock().clear();
     }
 
-    /// Resolves a name as the pod's resolv.conf would; addresses stand for themselves. IPv4 only.
+    /// Resolves a name as the pod's hosts file and resolv.conf would; addresses stand for themselves. IPv4 only.
+    /// What it answers the pod may connect to, where it may connect to the name.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(vec![address]);
@@ -111,22 +150,97 @@ impl PodNetwork {
         if !is_name(name) {
             return Err(ResolveError::InvalidName(name.to_owned()));
         }
-        if name.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
+        let bare = name.trim_end_matches('.');
+        if bare.eq_ignore_ascii_case("localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
         }
-        for candidate in self.search.candidates(name) {
-            match self.resolver.resolve(&candidate).await {
+        let mut known = self.names.hosts.find(bare);
+        known.retain(IpAddr::is_ipv4);
+        if known.iter().all(|address| self.owns(*address)) && !known.is_empty() {
+            return Ok(known);
+        }
+        let allows = |name: &str| self.outbound.as_ref().is_none_or(|outbound| outbound.allows_name(name));
+        if !known.is_empty() {
+            if !allows(bare) {
+                return Err(ResolveError::Denied(name.to_owned()));
+            }
+            self.grant(&[bare], &known);
+            return Ok(known);
+        }
+        let mut denied = false;
+        for candidate in self.names.search.candidates(name) {
+            if !allows(bare) && !allows(&candidate) {
+                denied = true;
+                continue;
+            }
+            match self.names.ask(&candidate).await {
                 Ok(mut addresses) => {
                     addresses.retain(IpAddr::is_ipv4);
-                    if !addresses.is_empty() {
-                        return Ok(addresses);
+                    if addresses.is_empty() {
+                        continue;
                     }
+                    self.drop_inner(&candidate, &mut addresses);
+                    if addresses.is_empty() {
+                        return Err(ResolveError::Denied(name.to_owned()));
+                    }
+                    self.grant(&[bare, &candidate], &addresses);
+                    return Ok(addresses);
                 }
                 Err(ResolveError::NotFound(_) | ResolveError::InvalidName(_)) => {}
                 Err(other) => return Err(other),
             }
         }
+        if denied {
+            return Err(ResolveError::Denied(name.to_owned()));
+        }
         Err(ResolveError::NotFound(name.to_owned()))
+    }
+
+    /// A permitted name of somebody else's must not open the cluster or the node: whoever answers for it could make it
+    /// lead there.
+    fn drop_inner(&self, name: &str, addresses: &mut Vec<IpAddr>) {
+        let domain = &self.shared.cluster_domain;
+        let ours = name
+            .len()
+            .checked_sub(domain.len())
+            .and_then(|cut| name.get(cut..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(domain));
+        if self.outbound.is_none() || ours {
+            return;
+        }
+        addresses.retain(|address| match address {
+            IpAddr::V4(ip) => {
+                !ip.is_loopback()
+                    && !ip.is_link_local()
+                    && !ip.is_unspecified()
+                    && !self.shared.node.has(*ip)
+                    && !self.shared.cluster_networks.iter().any(|cidr| cidr.contains(*ip))
+            }
+            IpAddr::V6(_) => false,
+        });
+    }
+
+    fn grant(&self, names: &[&str], addresses: &[IpAddr]) {
+        if let Some(outbound) = &self.outbound {
+            outbound.grant(names, addresses, Instant::now());
+        }
+    }
+
+    /// Whether the pod may send an http request there. Its connection is checked besides, when it is made.
+    pub fn allows_request(&self, https: bool, host: &str, port: u16) -> bool {
+        let Some(outbound) = &self.outbound else { return true };
+        let own = host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|ip| self.is_own(ip))
+            || self.names.hosts.find(host).first().is_some_and(|ip| self.is_own(*ip));
+        if own {
+            return true;
+        }
+        let mut names = vec![host.to_owned()];
+        if host.parse::<IpAddr>().is_err() {
+            names.extend(self.names.search.candidates(host));
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        outbound.allows_request(https, &names, port)
     }
 
     /// The node address that a guest's bind to `wanted` becomes.
@@ -139,6 +253,7 @@ impl PodNetwork {
             IpAddr::V4(ip) if ip.is_unspecified() || ip == self.ip => {
                 Ok(SocketAddr::new(self.ip.into(), wanted.port()))
             }
+            IpAddr::V4(ip) if self.host && self.shared.node.has(ip) => Ok(wanted),
             IpAddr::V4(ip) if is_guest_loopback(ip) => {
                 Ok(SocketAddr::new(self.loopback.into(), wanted.port()))
             }
@@ -146,7 +261,7 @@ impl PodNetwork {
         }
     }
 
-    /// The node address that a guest's connect (or datagram) to `wanted` goes to.
+    /// The node address that a guest's connect to `wanted` goes to.
     pub fn connect_address(
         &self,
         wanted: SocketAddr,
@@ -163,23 +278,82 @@ impl PodNetwork {
             let real = if wildcard { self.ip } else { self.loopback };
             return Ok(SocketAddr::new(real.into(), wanted.port()));
         }
-        if let Some(balancer) = &self.balancer {
-            match balancer.choose(self.ip.into(), wanted, protocol) {
-                Choice::NotAService => {}
-                Choice::Backend(backend) => return Ok(backend),
-                Choice::NoBackend => return Err(AddressError::Refused),
-            }
+        if ip == self.ip {
+            return Ok(wanted);
         }
-        if ip.is_loopback() && ip != self.ip && !self.reachable_loopback.iter().any(|cidr| cidr.contains(ip))
+        if let Some(outbound) = &self.outbound
+            && !outbound.allows_address(wanted, protocol, Instant::now())
         {
+            return Err(AddressError::NotAllowed);
+        }
+        if let Some(balancer) = &self.shared.balancer
+            && let Some(backend) = self.backend(balancer.choose(self.ip.into(), wanted, protocol))?
+        {
+            return Ok(backend);
+        }
+        if self.host {
+            return Ok(wanted);
+        }
+        if ip.is_link_local() {
             return Err(AddressError::Denied);
+        }
+        if ip.is_loopback() {
+            return if self.is_inner(ip) { Ok(wanted) } else { Err(AddressError::Denied) };
+        }
+        if self.shared.node.has(ip) && !self.shared.host_ports.has(ip, wanted.port(), protocol) {
+            let Some(balancer) = &self.shared.balancer else { return Err(AddressError::Denied) };
+            let choice = balancer.choose_node_port(self.ip.into(), wanted.port(), protocol);
+            return self.backend(choice)?.ok_or(AddressError::Denied);
         }
         Ok(wanted)
     }
 
+    fn backend(&self, choice: Choice) -> Result<Option<SocketAddr>, AddressError> {
+        let backend = match choice {
+            Choice::NotAService => return Ok(None),
+            Choice::NoBackend => return Err(AddressError::Refused),
+            Choice::Backend(backend) => backend,
+        };
+        let IpAddr::V4(ip) = backend.ip() else { return Err(AddressError::Ipv6Unsupported) };
+        if ip.is_link_local() || is_private_loopback(ip) {
+            return Err(AddressError::Denied);
+        }
+        if ip.is_loopback() && !self.is_inner(ip) {
+            let mut chosen = self.chosen.lock();
+            if chosen.len() >= CHOSEN_MAX {
+                chosen.clear();
+            }
+            chosen.insert(backend);
+        }
+        Ok(Some(backend))
+    }
+
+    /// The node address that a guest's datagram to `wanted` goes to: to one endpoint as long as they talk.
+    pub fn datagram_address(&self, wanted: SocketAddr) -> Result<SocketAddr, AddressError> {
+        if let Some(known) = self.flows.endpoint_of(wanted, Instant::now()) {
+            return if self.closed.is_cancelled() { Err(AddressError::Closed) } else { Ok(known) };
+        }
+        let real = self.connect_address(wanted, Protocol::Udp)?;
+        if real != wanted && !is_guest_loopback_address(wanted) {
+            self.flows.begin(wanted, real, Instant::now());
+        }
+        Ok(real)
+    }
+
+    /// Who a guest is told that a datagram is from: the address it sent its own to.
+    pub fn datagram_source(&self, real: SocketAddr) -> SocketAddr {
+        self.flows.wanted_of(real).unwrap_or_else(|| self.seen_by_guest(real))
+    }
+
     /// The source address for a connection to `destination` (a node address).
     pub fn source_address(&self, destination: SocketAddr) -> SocketAddr {
-        let source = if destination.ip() == IpAddr::V4(self.loopback) { self.loopback } else { self.ip };
+        let source = if destination.ip() == IpAddr::V4(self.loopback) {
+            self.loopback
+        } else if self.host {
+            Ipv4Addr::UNSPECIFIED
+        } else {
+            self.ip
+        };
         SocketAddr::new(source.into(), 0)
     }
 
@@ -192,19 +366,37 @@ impl PodNetwork {
         }
     }
 
-    /// True for the pod's own two addresses.
+    /// True for addresses that the pod may bind.
     pub fn owns(&self, ip: IpAddr) -> bool {
-        ip == IpAddr::V4(self.ip) || ip == IpAddr::V4(self.loopback)
+        match ip {
+            IpAddr::V4(ip) if self.host => ip.is_unspecified() || self.shared.node.has(ip),
+            ip => self.is_own(ip),
+        }
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        ip == IpAddr::V4(self.ip)
+            || ip == IpAddr::V4(self.loopback)
+            || matches!(ip, IpAddr::V4(ip) if is_guest_loopback(ip))
+    }
+
+    /// An address in 127.0.0.0/8 that is a pod's or a Service's (on rootless nodes).
+    fn is_inner(&self, ip: Ipv4Addr) -> bool {
+        self.shared.cluster_networks.iter().any(|cidr| cidr.contains(ip))
     }
 
     /// Second line of defence, over node addresses: may the pod send to it?
     pub fn may_reach(&self, address: SocketAddr) -> bool {
         match address.ip() {
             IpAddr::V6(_) => false,
+            IpAddr::V4(_) if self.host => true,
+            IpAddr::V4(ip) if ip.is_link_local() => false,
             IpAddr::V4(ip) => {
                 !ip.is_loopback()
-                    || self.owns(ip.into())
-                    || self.reachable_loopback.iter().any(|cidr| cidr.contains(ip))
+                    || ip == self.ip
+                    || ip == self.loopback
+                    || self.is_inner(ip)
+                    || self.chosen.lock().contains(&address)
             }
         }
     }
@@ -234,97 +426,14 @@ fn is_guest_loopback(ip: Ipv4Addr) -> bool {
     matches!(ip.octets(), [127, 0, 0, _])
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::network::resolver::HostResolver;
-
-    struct OneService;
-    impl ConnectBalancer for OneService {
-        fn choose(&self, _source: IpAddr, destination: SocketAddr, _protocol: Protocol) -> Choice {
-            match destination.to_string().as_str() {
-                "10.96.0.10:80" => Choice::Backend("10.244.0.9:8080".parse().unwrap()),
-                "10.96.0.11:80" => Choice::NoBackend,
-                _ => Choice::NotAService,
-            }
-        }
-    }
-
-    fn pod(ip: &str, reachable: &[&str]) -> PodNetwork {
-        PodNetwork::new(PodNetworkParts {
-            ip: ip.parse().unwrap(),
-            loopback: "127.200.0.5".parse().unwrap(),
-            reachable_loopback: reachable.iter().map(|c| c.parse().unwrap()).collect(),
-            search: SearchList::default(),
-            resolver: Arc::new(HostResolver),
-            balancer: Some(Arc::new(OneService)),
-        })
-    }
-
-    #[test]
-    fn binds() {
-        let pod = pod("10.244.0.5", &[]);
-        for (wanted, got) in [
-            ("0.0.0.0:80", Ok("10.244.0.5:80")),
-            ("10.244.0.5:0", Ok("10.244.0.5:0")),
-            ("127.0.0.1:80", Ok("127.200.0.5:80")),
-            ("127.1.0.1:80", Err(AddressError::NotBindable)),
-            ("10.244.0.6:80", Err(AddressError::NotBindable)),
-            ("[::]:80", Err(AddressError::Ipv6Unsupported)),
-        ] {
-            assert_eq!(
-                pod.bind_address(wanted.parse().unwrap()),
-                got.map(|a| a.parse().unwrap()),
-                "{wanted}"
-            );
-        }
-    }
-
-    #[test]
-    fn connects() {
-        let pod = pod("10.244.0.5", &["127.64.0.0/16"]);
-        pod.note_bound(Protocol::Tcp, "10.244.0.5:8080".parse().unwrap(), true);
-        pod.note_bound(Protocol::Tcp, "10.244.0.5:8081".parse().unwrap(), false);
-        for (wanted, got) in [
-            ("127.0.0.1:8080", Ok("10.244.0.5:8080")),
-            ("127.0.0.1:8081", Ok("127.200.0.5:8081")),
-            ("127.0.0.1:9", Ok("127.200.0.5:9")),
-            ("127.64.3.4:80", Ok("127.64.3.4:80")),
-            ("127.3.4.5:80", Err(AddressError::Denied)),
-            ("10.244.0.77:80", Ok("10.244.0.77:80")),
-            ("10.96.0.10:80", Ok("10.244.0.9:8080")),
-            ("10.96.0.11:80", Err(AddressError::Refused)),
-            ("[::1]:80", Err(AddressError::Ipv6Unsupported)),
-        ] {
-            assert_eq!(
-                pod.connect_address(wanted.parse().unwrap(), Protocol::Tcp),
-                got.map(|a| a.parse().unwrap()),
-                "{wanted}"
-            );
-        }
-        assert_eq!(
-            pod.connect_address("127.0.0.1:8080".parse().unwrap(), Protocol::Udp),
-            Ok("127.200.0.5:8080".parse().unwrap()),
-            "a TCP listener does not answer datagrams"
-        );
-    }
-
-    #[test]
-    fn a_closed_pod_binds_nothing() {
-        let pod = pod("10.244.0.5", &[]);
-        pod.close();
-        assert_eq!(pod.bind_address("0.0.0.0:80".parse().unwrap()), Err(AddressError::Closed));
-        assert_eq!(
-            pod.connect_address("10.0.0.1:80".parse().unwrap(), Protocol::Tcp),
-            Err(AddressError::Closed)
-        );
-    }
-
-    #[tokio::test]
-    async fn resolves_addresses_and_localhost_without_asking() {
-        let pod = pod("10.244.0.5", &[]);
-        assert_eq!(pod.resolve("10.1.2.3").await, Ok(vec!["10.1.2.3".parse().unwrap()]));
-        assert_eq!(pod.resolve("localhost").await, Ok(vec!["127.0.0.1".parse().unwrap()]));
-        assert_eq!(pod.resolve("a b").await, Err(ResolveError::InvalidName("a b".into())));
-    }
+fn is_guest_loopback_address(address: SocketAddr) -> bool {
+    matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified() || is_guest_loopback(ip))
 }
+
+/// Where the pods' own loopbacks are (see `private_loopback`).
+fn is_private_loopback(ip: Ipv4Addr) -> bool {
+    matches!(ip.octets(), [127, second, ..] if second >= 0x80)
+}
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,6 @@ pub fn fits(wanted: Amounts, used: Amounts, capacity: Amounts) -> Result<(), Rej
 pub fn unsupported(pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let asked = [
-        ("hostNetwork", spec.host_network),
         ("hostPID", spec.host_pid),
         ("hostIPC", spec.host_ipc),
         ("shareProcessNamespace", spec.share_process_namespace),

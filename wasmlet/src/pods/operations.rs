@@ -15,11 +15,12 @@ use super::context::Context;
 use super::downward::Fields;
 use super::events::PodEvents;
 use super::hooks;
+use super::network;
 use super::spec::Spec;
 use super::start::{Failed, MessageSource, Started};
 use super::state::Terminated;
 use crate::logs::{LogWriter, pod_directory, reader};
-use crate::network::{PodNetwork, SearchList};
+use crate::network::PodNetwork;
 use crate::probes::{Kind, Outcome};
 use crate::runtime::{Container, Exit, Runtime};
 use crate::volumes::{PodVolumes, empty_dir};
@@ -97,7 +98,11 @@ pub async fn set_up(
         Ok(runtime) => runtime,
         Err(reason) => return Err(sandbox(reason, true, volumes)),
     };
-    let network = match context.network.create(&object.head.uid, wanted_ip, search_list(&context, &pod)) {
+    let request = match network::request(&context, &object, &pod) {
+        Ok(request) => request,
+        Err(reason) => return Err(sandbox(reason, true, volumes)),
+    };
+    let network = match context.network.create(&object.head.uid, wanted_ip, request) {
         Ok(network) => network,
         Err(error) => return Err(sandbox(error.to_string(), false, volumes)),
     };
@@ -129,24 +134,6 @@ async fn runtime_of(context: &Context, pod: &Pod) -> Result<Arc<dyn Runtime>, St
         .find(|runtime| runtime.name() == class.handler)
         .cloned()
         .ok_or_else(|| format!("no runtime for {:?} is configured", class.handler))
-}
-
-/// The pod's resolv.conf: dnsPolicy and dnsConfig.
-fn search_list(context: &Context, pod: &Pod) -> SearchList {
-    let spec = pod.spec.as_ref();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut list = match spec.and_then(|s| s.dns_policy.as_deref()) {
-        Some("Default" | "None") => SearchList::default(),
-        _ => SearchList::cluster_first(namespace, &context.node.cluster_domain),
-    };
-    if let Some(config) = spec.and_then(|s| s.dns_config.as_ref()) {
-        list.suffixes.extend(config.searches.iter().flatten().cloned());
-        let options = config.options.iter().flatten();
-        for option in options.filter(|o| o.name.as_deref() == Some("ndots")) {
-            list.ndots = option.value.as_deref().and_then(|v| v.parse().ok()).unwrap_or(list.ndots);
-        }
-    }
-    list
 }
 
 /// Writes the volumes again after a source, a token or the pod's metadata has changed.

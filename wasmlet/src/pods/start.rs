@@ -18,6 +18,7 @@ use super::env;
 use super::events::PodEvents;
 use super::expansion::expand;
 use super::hooks;
+use super::hostname;
 use super::images::{PullSecret, image_id, pull_secret};
 use super::service_env;
 use super::spec::Spec;
@@ -279,8 +280,8 @@ async fn container_spec(
     let services = service_variables(context, pod).await;
     let mut env = env::resolve(view, &fetched, &fields, services).map_err(|error| config(&error))?;
     if !env.iter().any(|(name, _)| name == "HOSTNAME") {
-        let hostname = pod.spec.as_ref().and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
-        env.push(("HOSTNAME".into(), hostname.unwrap_or_else(|| head.name.to_string())));
+        let hostname = hostname::of(pod, &context.node.cluster_domain, &context.node.name);
+        env.push(("HOSTNAME".into(), hostname.map_err(|error| config(&error))?.told));
     }
     if view.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
         return Err(config(&"volumeDevices are not supported for Wasm containers"));
@@ -303,7 +304,7 @@ async fn container_spec(
         args,
         working_dir: view.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,
-        ports: view.ports.iter().flatten().filter_map(port).collect(),
+        ports: ports_of(view).collect(),
         limits: limits_of(view),
         stdin: match (view.stdin.unwrap_or(false), view.stdin_once.unwrap_or(false)) {
             (false, _) => Stdin::None,
@@ -344,6 +345,10 @@ async fn service_variables(context: &Context, pod: &Pod) -> Vec<(String, String)
         .filter_map(|object| object.decode::<Service>().ok())
         .flat_map(|service| service_env::variables(&service))
         .collect()
+}
+
+pub fn ports_of(view: &ContainerView) -> impl Iterator<Item = Port> {
+    view.ports.iter().flatten().filter_map(port)
 }
 
 fn port(port: &k8s_openapi::api::core::v1::ContainerPort) -> Option<Port> {

@@ -19,7 +19,7 @@ use super::images::{Held, ImageError, Images, PullSecret, Pulled};
 use super::sources::Sources;
 use crate::images::LocalImage;
 use crate::logs::{Limits, Logs};
-use crate::network::{HostResolver, Mode, Network, Options};
+use crate::network::{Mode, Network, Options};
 use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
 use crate::volumes::Volumes;
@@ -69,14 +69,8 @@ impl Node {
         let client = fake.client("kubelet");
         let shutdown = CancellationToken::new();
         let informers = Informers::new(client.clone(), shutdown.clone());
-        let network = Network::new(Options {
-            mode: Mode::Rootless("127.77.0.0/16".parse().unwrap()),
-            resolver: Arc::new(HostResolver),
-            balancer: None,
-            reachable_loopback: Vec::new(),
-        })
-        .await
-        .unwrap();
+        let network =
+            Network::new(Options::new(Mode::Rootless("127.77.0.0/16".parse().unwrap()))).await.unwrap();
         let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime);
         let context = Arc::new(Context {
             client: client.clone(),

@@ -222,18 +222,12 @@ mod tests {
 
     use super::*;
     use crate::images::ImageConfig;
-    use crate::network::{HostResolver, Mode, Network, Options, SearchList};
+    use crate::network::{Mode, Network, Options, Request};
     use crate::runtime::{DiscardLogs, LogSink};
 
     async fn start(annotations: &[(&str, &str)]) -> Result<Arc<dyn Container>, StartError> {
-        let network = Network::new(Options {
-            mode: Mode::Rootless("127.126.0.0/24".parse().unwrap()),
-            resolver: Arc::new(HostResolver),
-            balancer: None,
-            reachable_loopback: Vec::new(),
-        })
-        .await
-        .unwrap();
+        let network =
+            Network::new(Options::new(Mode::Rootless("127.126.0.0/24".parse().unwrap()))).await.unwrap();
         let image = LocalImage {
             reference: "fake".into(),
             digest: String::new(),
@@ -261,7 +255,7 @@ mod tests {
             limits: Limits::default(),
             stdin: Stdin::None,
             terminal: false,
-            network: network.create("uid", None, SearchList::default()).unwrap(),
+            network: network.create("uid", None, Request::default()).unwrap(),
             log,
             annotations,
         };

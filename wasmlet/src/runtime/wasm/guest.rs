@@ -16,7 +16,7 @@ use super::memory::{MemoryAccount, StoreMemory};
 use super::mounts::Mounts;
 use super::outgoing::PodHttp;
 use super::pipes::{PipeInput, PipeOutput};
-use super::sockets::ContainerNetwork;
+use super::sockets::{ContainerNetwork, Peers};
 use crate::runtime::stdio::{Attachments, Stdio};
 use crate::runtime::{ContainerSpec, LogSink, StartError, Stream};
 
@@ -54,6 +54,7 @@ pub(super) struct ComponentState {
     memory: StoreMemory,
     pub net: Arc<ContainerNetwork>,
     pub sockets_open: u32,
+    pub peers: Peers,
 }
 
 /// Handles of the host (streams, files, sockets, pollables) that one instance may hold.
@@ -212,6 +213,7 @@ impl GuestSetup {
             memory: StoreMemory::new(self.memory.clone()),
             net: self.net.clone(),
             sockets_open: 0,
+            peers: Peers::new(),
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);

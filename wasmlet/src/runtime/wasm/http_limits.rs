@@ -1,7 +1,7 @@
 //! An http container's ports and bounds, from its spec and annotations.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::runtime::{ContainerSpec, Protocol, StartError};
@@ -82,7 +82,8 @@ pub(super) fn addresses(spec: &ContainerSpec) -> Result<Vec<SocketAddr>, StartEr
     for port in &tcp {
         add(SocketAddr::new(ip, port.port));
         if let Some(host_port) = port.host_port {
-            add(SocketAddr::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), host_port));
+            let node = spec.network.host_addresses(port.host_ip).into_iter();
+            node.for_each(|address| add(SocketAddr::new(address, host_port)));
         }
     }
     if tcp.is_empty() {

@@ -23,6 +23,7 @@ mod ticker;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use engine::{Allocation, Capacity, Demand, EngineError, Machine};
 pub use http_limits::{
@@ -42,6 +44,7 @@ use super::stdio::Attachments;
 use super::{Container, ContainerSpec, PrepareError, Protocol, Runtime, StartError};
 use crate::images::LocalImage;
 use crate::images::compiled::CompiledCache;
+use crate::network::host_ports;
 use container::{Control, Sandbox, WasmContainer};
 use cpu::{CpuAccount, Metered};
 use guest::GuestSetup;
@@ -174,6 +177,7 @@ impl Inner {
         &self,
         prepared: &Prepared,
         setup: Arc<GuestSetup>,
+        forwarding: Option<DropGuard>,
         container: &WasmContainer,
     ) -> Result<(), StartError> {
         let permit = self.instances.clone().try_acquire_owned().map_err(|_| {
@@ -197,12 +201,33 @@ impl Inner {
         let run = Metered::new(run, cpu, ticker);
         self.guests.spawn(async move {
             let cleanup = async {
+                drop(forwarding);
                 net.forget_sockets();
                 drop(permit);
             };
             control.supervise(run, cleanup).await;
         });
         Ok(())
+    }
+
+    /// A guest that listens for itself does so at its pod's address; what comes to its hostPorts is brought there until
+    /// the guard is dropped.
+    fn forward_host_ports(&self, spec: &ContainerSpec) -> Result<DropGuard, StartError> {
+        let end = CancellationToken::new();
+        let _guests = self.guests.enter();
+        for port in &spec.ports {
+            let to = SocketAddr::new(spec.network.ip().into(), port.port);
+            let Some(host_port) = port.host_port else { continue };
+            for address in spec.network.host_addresses(port.host_ip) {
+                let from = SocketAddr::new(address, host_port);
+                // On the node's network the guest itself listens there.
+                if address != to.ip() {
+                    let forwarded = host_ports::forward(from, to, port.protocol, end.clone());
+                    forwarded.map_err(|source| StartError::Listen { address: from, source })?;
+                }
+            }
+        }
+        Ok(end.drop_guard())
     }
 
     fn start_http(
@@ -283,7 +308,10 @@ impl Runtime for WasmRuntime {
         });
         match &*prepared {
             Prepared::Http(pre) => inner.start_http(pre, setup, &spec, &container)?,
-            command => inner.start_command(command, setup, &container)?,
+            command => {
+                let forwarding = inner.forward_host_ports(&spec)?;
+                inner.start_command(command, setup, Some(forwarding), &container)?;
+            }
         }
         Ok(container)
     }

@@ -60,6 +60,9 @@ async fn send(pod: Arc<PodNetwork>, mut request: Request<WasiBody>, options: Req
     let authority = request.uri().authority().ok_or(Error::HttpRequestUriInvalid)?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    if !pod.allows_request(tls, &host, port) {
+        return Err(Error::HttpRequestDenied);
+    }
     let deadline = Instant::now() + options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
 
     let stream =
@@ -97,6 +100,7 @@ async fn connect(pod: &PodNetwork, host: &str, port: u16) -> Result<TcpStream, E
         ResolveError::NotFound(_) | ResolveError::InvalidName(_) => {
             Error::DnsError { rcode: Some("NXDOMAIN".into()), info_code: None }
         }
+        ResolveError::Denied(_) => Error::HttpRequestDenied,
         ResolveError::Temporary { .. } => Error::DnsError { rcode: Some("SERVFAIL".into()), info_code: None },
     })?;
     let mut last = Error::DestinationNotFound;
@@ -112,6 +116,7 @@ async fn connect(pod: &PodNetwork, host: &str, port: u16) -> Result<TcpStream, E
 async fn connect_one(pod: &PodNetwork, wanted: SocketAddr) -> Result<TcpStream, Error> {
     let real = pod.connect_address(wanted, Protocol::Tcp).map_err(|error| match error {
         AddressError::Denied => Error::DestinationIpProhibited,
+        AddressError::NotAllowed => Error::HttpRequestDenied,
         AddressError::Refused => Error::ConnectionRefused,
         AddressError::Ipv6Unsupported => Error::DestinationIpUnroutable,
         AddressError::NotBindable | AddressError::Closed => Error::DestinationUnavailable,

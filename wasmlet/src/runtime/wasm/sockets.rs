@@ -1,6 +1,6 @@
 //! wasi:sockets through the pod's network: only the functions that carry addresses are ours, the rest is wasmtime's.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ impl From<AddressError> for ErrorCode {
         match error {
             AddressError::NotBindable => ErrorCode::AddressNotBindable,
             AddressError::Ipv6Unsupported => ErrorCode::NotSupported,
-            AddressError::Denied => ErrorCode::AccessDenied,
+            AddressError::Denied | AddressError::NotAllowed => ErrorCode::AccessDenied,
             AddressError::Refused => ErrorCode::ConnectionRefused,
             AddressError::Closed => ErrorCode::InvalidState,
         }
@@ -101,7 +101,11 @@ pub(super) struct PodView<'a> {
     wasi: WasiSocketsCtxView<'a>,
     net: Arc<ContainerNetwork>,
     open: &'a mut u32,
+    peers: &'a mut Peers,
 }
+
+/// The Services that sockets are connected to, by the socket's number: a guest's peer is the Service, not its endpoint.
+pub(super) type Peers = HashMap<u32, SocketAddr>;
 
 /// Sockets that one instance may hold: they are the node's file descriptors.
 const SOCKETS_MAX: u32 = 1_024;
@@ -128,8 +132,8 @@ impl HasData for PodSockets {
 
 fn view(state: &mut ComponentState) -> PodView<'_> {
     let net = state.net.clone();
-    let ComponentState { wasi, table, sockets_open, .. } = state;
-    PodView { wasi: WasiSocketsCtxView { ctx: wasi.sockets(), table }, net, open: sockets_open }
+    let ComponentState { wasi, table, sockets_open, peers, .. } = state;
+    PodView { wasi: WasiSocketsCtxView { ctx: wasi.sockets(), table }, net, open: sockets_open, peers }
 }
 
 /// Functions that are wasmtime's as they stand.
@@ -167,7 +171,11 @@ impl HostTcpSocket for PodView<'_> {
         network: Resource<Network>,
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
-        let real = self.net.pod.connect_address(remote.into(), Protocol::Tcp).map_err(denied)?;
+        let remote: SocketAddr = remote.into();
+        let real = self.net.pod.connect_address(remote, Protocol::Tcp).map_err(denied)?;
+        if self.net.pod.seen_by_guest(real) != remote && !remote.ip().is_loopback() {
+            self.peers.insert(this.rep(), remote);
+        }
         let unbound = HostTcpSocket::local_address(&mut self.wasi, Resource::new_borrow(this.rep())).is_err();
         if unbound {
             // Peers must see the pod's address, not the node's.
@@ -211,8 +219,9 @@ impl HostTcpSocket for PodView<'_> {
     }
 
     fn remote_address(&mut self, this: Tcp) -> SocketResult<IpSocketAddress> {
+        let service = self.peers.get(&this.rep()).copied();
         let real = HostTcpSocket::remote_address(&mut self.wasi, this)?;
-        Ok(self.net.pod.seen_by_guest(real.into()).into())
+        Ok(service.unwrap_or_else(|| self.net.pod.seen_by_guest(real.into())).into())
     }
 
     fn drop(&mut self, this: Tcp) -> Result<()> {
@@ -227,6 +236,7 @@ impl HostTcpSocket for PodView<'_> {
                 self.net.pod.note_unbound(Protocol::Tcp, local);
             }
         }
+        self.peers.remove(&this.rep());
         self.give_socket_back();
         HostTcpSocket::drop(&mut self.wasi, this)
     }
@@ -284,9 +294,7 @@ impl HostUdpSocket for PodView<'_> {
         remote: Option<IpSocketAddress>,
     ) -> SocketResult<(Resource<udp::IncomingDatagramStream>, Resource<udp::OutgoingDatagramStream>)> {
         let real = match remote {
-            Some(remote) => {
-                Some(self.net.pod.connect_address(remote.into(), Protocol::Udp).map_err(denied)?.into())
-            }
+            Some(remote) => Some(self.net.pod.datagram_address(remote.into()).map_err(denied)?.into()),
             None => None,
         };
         HostUdpSocket::stream(&mut self.wasi, this, real).await
@@ -299,7 +307,7 @@ impl HostUdpSocket for PodView<'_> {
 
     fn remote_address(&mut self, this: Udp) -> SocketResult<IpSocketAddress> {
         let real = HostUdpSocket::remote_address(&mut self.wasi, this)?;
-        Ok(self.net.pod.seen_by_guest(real.into()).into())
+        Ok(self.net.pod.datagram_source(real.into()).into())
     }
 
     fn drop(&mut self, this: Udp) -> Result<()> {
@@ -331,7 +339,7 @@ impl HostIncomingDatagramStream for PodView<'_> {
     ) -> SocketResult<Vec<udp::IncomingDatagram>> {
         let mut datagrams = HostIncomingDatagramStream::receive(&mut self.wasi, this, max)?;
         for datagram in &mut datagrams {
-            datagram.remote_address = self.net.pod.seen_by_guest(datagram.remote_address.into()).into();
+            datagram.remote_address = self.net.pod.datagram_source(datagram.remote_address.into()).into();
         }
         Ok(datagrams)
     }
@@ -350,7 +358,7 @@ impl HostOutgoingDatagramStream for PodView<'_> {
     ) -> SocketResult<u64> {
         for datagram in &mut datagrams {
             if let Some(remote) = datagram.remote_address {
-                let real = self.net.pod.connect_address(remote.into(), Protocol::Udp).map_err(denied)?;
+                let real = self.net.pod.datagram_address(remote.into()).map_err(denied)?;
                 datagram.remote_address = Some(real.into());
             }
         }
@@ -429,6 +437,7 @@ fn resolve(state: &mut ComponentState, network: &Resource<Network>, name: String
         pod.resolve(&name).await.map_err(|error| match error {
             ResolveError::NotFound(_) => ErrorCode::NameUnresolvable,
             ResolveError::InvalidName(_) => ErrorCode::InvalidArgument,
+            ResolveError::Denied(_) => ErrorCode::AccessDenied,
             ResolveError::Temporary { .. } => ErrorCode::TemporaryResolverFailure,
         })
     })))

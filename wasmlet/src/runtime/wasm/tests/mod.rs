@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use super::{Demand, Options, WasmRuntime};
 use crate::images::compiled::CompiledCache;
 use crate::images::{ImageConfig, LocalImage, digest};
-use crate::network::{self, Mode, Network, ResolveError, Resolver, SearchList};
+use crate::network::{self, Mode, Network, Request, ResolveError, Resolver};
 use crate::runtime::stdio::Stdin;
 use crate::runtime::{Container, ContainerSpec, DiscardLogs, Limits, LogSink, Runtime, Stream};
 
@@ -102,10 +102,8 @@ impl Node {
         })
         .unwrap();
         let network = Network::new(network::Options {
-            mode: Mode::Rootless(cidr.parse().unwrap()),
-            resolver: Arc::new(TestNames),
-            balancer: None,
-            reachable_loopback: Vec::new(),
+            resolver: Some(Arc::new(TestNames)),
+            ..network::Options::new(Mode::Rootless(cidr.parse().unwrap()))
         })
         .await
         .unwrap();
@@ -174,7 +172,7 @@ impl Node {
             limits: Limits::default(),
             stdin: Stdin::None,
             terminal: false,
-            network: self.network.create(&pod_uid, None, SearchList::default()).unwrap(),
+            network: self.network.create(&pod_uid, None, Request::default()).unwrap(),
             log: written.clone(),
             annotations: BTreeMap::new(),
             pod_uid,
