@@ -8,7 +8,7 @@ use std::time::Duration;
 use coracle_client::informer::InformerScope;
 use coracle_client::{Change, Informer, Informers, Resource};
 use k8s_openapi::api::core::v1::{Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -100,8 +100,8 @@ pub async fn run(
         let place = Place { node: &options.node_name, zone };
         let mut changed = Vec::with_capacity(names.len());
         for name in &names {
-            let (mut rules, service_names) = current(name, &services, &slices, place);
-            confine(&mut rules, name, options);
+            let (mut rules, service_names) = current(name, &services, &slices, place, options);
+            leave_dns(&mut rules, options);
             options.services.set(name, &rules, service_names);
             changed.push((name.clone(), rules));
         }
@@ -129,6 +129,7 @@ fn current(
     services: &Informer,
     slices: &Informer,
     place: Place<'_>,
+    options: &Options,
 ) -> (ServiceRules, Option<ServiceNames>) {
     let gone = (ServiceRules::default(), None);
     let Some((namespace, short)) = name.split_once('/') else { return gone };
@@ -140,25 +141,30 @@ fn current(
             return gone;
         }
     };
-    let slices: Vec<EndpointSlice> =
+    let mut slices: Vec<EndpointSlice> =
         slices.by_index(BY_SERVICE, name).iter().filter_map(|slice| slice.decode().ok()).collect();
+    if name != API_SERVICE {
+        slices.iter_mut().for_each(|slice| confine(slice, options));
+    }
     (table::rules(&service, &slices, place), names::of(&service, &slices))
 }
 
-/// The cluster's DNS address is served by the node itself; and no Service but the API's leads to what listens on the
-/// node's loopback, whatever somebody wrote into its endpoints.
-fn confine(rules: &mut ServiceRules, service: &str, options: &Options) {
+/// The cluster's DNS address is served by the node itself.
+fn leave_dns(rules: &mut ServiceRules, options: &Options) {
+    for port in rules.ports.iter_mut().filter(|port| port.port == crate::dns::PORT) {
+        port.addresses.retain(|address| Some(*address) != options.dns_address);
+    }
+}
+
+/// No Service but the API's leads to what listens on the node's loopback, unless a pod does (on the node's network).
+fn confine(slice: &mut EndpointSlice, options: &Options) {
     let (network, prefix) = options.pod_cidr;
     let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    let is_pod = |ip: &Ipv4Addr| ip.to_bits() & mask == network.to_bits() & mask;
-    for port in &mut rules.ports {
-        if port.port == crate::dns::PORT {
-            port.addresses.retain(|address| Some(*address) != options.dns_address);
-        }
-        if service != API_SERVICE {
-            for endpoints in [&mut port.endpoints, &mut port.node_port_endpoints] {
-                endpoints.retain(|e| !e.ip().is_loopback() || is_pod(e.ip()));
-            }
-        }
+    let is_pod = |ip: Ipv4Addr| ip.to_bits() & mask == network.to_bits() & mask;
+    let of_the_node =
+        |address: &String| address.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback() && !is_pod(ip));
+    let is_a_pods = |e: &Endpoint| e.target_ref.as_ref().and_then(|r| r.kind.as_deref()) == Some("Pod");
+    if let Some(endpoints) = &mut slice.endpoints {
+        endpoints.retain(|e| is_a_pods(e) || !e.addresses.iter().any(of_the_node));
     }
 }
