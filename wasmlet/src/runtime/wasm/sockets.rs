@@ -173,7 +173,7 @@ impl HostTcpSocket for PodView<'_> {
     ) -> SocketResult<()> {
         let remote: SocketAddr = remote.into();
         let real = self.net.pod.connect_address(remote, Protocol::Tcp).map_err(denied)?;
-        if self.net.pod.seen_by_guest(real) != remote && !remote.ip().is_loopback() {
+        if self.net.pod.seen_by_guest(real) != remote && !remote.ip().is_unspecified() {
             self.peers.insert(this.rep(), remote);
         }
         let unbound = HostTcpSocket::local_address(&mut self.wasi, Resource::new_borrow(this.rep())).is_err();
