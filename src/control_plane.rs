@@ -23,6 +23,7 @@ use coracle_apiserver::storage::embedded::{self, Embedded};
 use coracle_apiserver::storage::etcd::{self, Etcd};
 use coracle_apiserver::{routes, server, upkeep};
 use coracle_client::Client;
+use coracle_controllers::{ADDONS_FIELD_MANAGER, Addons};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -42,6 +43,7 @@ pub struct ControlPlane {
     /// Where the API is reached from outside this process.
     pub address: SocketAddr,
     pub kubeconfig: PathBuf,
+    manifests: PathBuf,
     pub pod_cidr: Cidr,
     pub service_cidr: Cidr,
     /// Where the components of this process say that they run.
@@ -133,6 +135,7 @@ impl ControlPlane {
             embedded,
             address,
             kubeconfig,
+            manifests: data.path().join("manifests"),
             pod_cidr,
             service_cidr,
             component_health,
@@ -151,6 +154,12 @@ impl ControlPlane {
     /// A client in this process with a component's own identity.
     pub fn client(&self, user: &str, groups: &[&str], component: &str) -> Client {
         Client::new(Direct::new(self.api.clone(), Identity::new(user, groups)), component)
+    }
+
+    /// The directory of manifests that the cluster keeps applied, with an administrator's hand.
+    pub fn addons(&self) -> Addons {
+        let client = self.client("system:addon-manager", &[MASTERS_GROUP], ADDONS_FIELD_MANAGER);
+        Addons { directory: self.manifests.clone(), client }
     }
 
     /// Ends serving, then the store. Components must have ended before.

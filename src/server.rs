@@ -112,6 +112,7 @@ impl Components {
                 prefix: control_plane.pod_cidr.prefix,
             }],
             signer: Some(signer),
+            addons: Some(control_plane.addons()),
             ..coracle_controllers::Options::default()
         };
         let client = control_plane.client("system:kube-controller-manager", &[], "kube-controller-manager");

@@ -57,6 +57,16 @@ pub fn resource_of(definition: &Object) -> Option<Resource> {
     Some(Resource::new(&spec.group, &version.name, &spec.names.plural, &spec.names.kind, namespaced))
 }
 
+/// The resource of an established definition in a version of its own, where that is served.
+pub fn resource_at(definition: &Object, version: &str) -> Option<Resource> {
+    let View { spec, status } = definition.decode::<View>().ok()?;
+    let established = status.conditions.iter().any(|c| c.kind == "Established" && c.status == "True");
+    let served = spec.versions.iter().any(|v| v.served && v.name == version);
+    let namespaced = spec.scope == "Namespaced";
+    (established && served)
+        .then(|| Resource::new(&spec.group, version, &spec.names.plural, &spec.names.kind, namespaced))
+}
+
 /// All of them, by an informer of CustomResourceDefinitions.
 pub fn resources(definitions: &Informer) -> Vec<Resource> {
     definitions.list().iter().filter_map(|definition| resource_of(definition)).collect()

@@ -9,7 +9,9 @@ use coracle_client::election::Timing;
 use tokio_util::sync::CancellationToken;
 
 pub mod manager;
+pub mod manifest;
 
+mod addons;
 mod certificates;
 mod cluster_role_aggregation;
 mod cronjob;
@@ -43,6 +45,7 @@ mod template;
 #[cfg(test)]
 mod testing;
 
+pub use addons::{Addons, FIELD_MANAGER as ADDONS_FIELD_MANAGER};
 pub use certificates::signer::Signer;
 pub use namespace::defaults::ensure as ensure_default_namespaces;
 
@@ -96,6 +99,10 @@ pub struct Options {
     #[arg(skip)]
     pub signer: Option<Signer>,
 
+    /// Manifests to apply and keep, handed in by the process that has the directory
+    #[arg(skip)]
+    pub addons: Option<Addons>,
+
     /// Objects of one controller worked on at a time
     #[arg(long, default_value_t = 5)]
     pub concurrent_syncs: usize,
@@ -116,6 +123,7 @@ impl Default for Options {
             cluster_signing_key_file: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),
             signer: None,
+            addons: None,
             concurrent_syncs: 5,
         }
     }

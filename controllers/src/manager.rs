@@ -31,6 +31,7 @@ pub fn controllers() -> Vec<Controller> {
         "namespace-controller" => crate::namespace::run,
         "serviceaccount-controller" => crate::service_account::run,
         "root-ca-certificate-publisher-controller" => crate::root_ca::run,
+        "addon-controller" => crate::addons::run,
         "clusterrole-aggregation-controller" => crate::cluster_role_aggregation::run,
         "garbage-collector-controller" => crate::gc::run,
         "deployment-controller" => crate::deployment::run,

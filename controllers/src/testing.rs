@@ -27,7 +27,11 @@ impl Cluster {
     }
 
     pub fn with(options: Options) -> Self {
-        let fake = Fake::new();
+        Self::over(Fake::new(), options)
+    }
+
+    /// Controllers anew over an API that is there already.
+    pub fn over(fake: Arc<Fake>, options: Options) -> Self {
         let shutdown = CancellationToken::new();
         let client = fake.client("test");
         let informers = Informers::new(client.clone(), shutdown.clone());

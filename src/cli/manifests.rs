@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
+use coracle_controllers::manifest;
 use serde_json::Value;
 
 /// The objects of all files, in order; of a directory the .yaml, .yml and .json files by name.
@@ -56,42 +56,7 @@ fn files(path: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn parse(text: &str, source: &str, objects: &mut Vec<Value>) -> anyhow::Result<()> {
-    for document in serde_norway::Deserializer::from_str(text) {
-        let value = Value::deserialize(document).with_context(|| format!("error parsing {source}"))?;
-        match value {
-            Value::Null => {}
-            Value::Object(mut map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
-                if let Some(Value::Array(items)) = map.remove("items") {
-                    objects.extend(items);
-                }
-            }
-            Value::Object(map) => {
-                for field in ["apiVersion", "kind"] {
-                    if map.get(field).and_then(Value::as_str).is_none_or(str::is_empty) {
-                        bail!("error validating {source}: {field} not set");
-                    }
-                }
-                objects.push(Value::Object(map));
-            }
-            _ => bail!("error parsing {source}: a manifest is an object, not a list or a scalar"),
-        }
-    }
+    let documents = manifest::documents(text).with_context(|| format!("error parsing {source}"))?;
+    objects.extend(documents.into_iter().map(|document| Value::Object(document.object)));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn documents_lists_and_empty_ones_are_taken_apart() {
-        let mut objects = Vec::new();
-        let text = "---\n# nothing\n---\napiVersion: v1\nkind: ConfigMap\n---\nkind: List\napiVersion: v1\nitems:\n- {kind: Pod, apiVersion: v1}\n- {kind: Service, apiVersion: v1}\n";
-        parse(text, "test", &mut objects).unwrap();
-        let kinds: Vec<_> = objects.iter().map(|o| o["kind"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["ConfigMap", "Pod", "Service"]);
-        for bad in ["- a\n", "kind: Pod\n", "a: [\n"] {
-            assert!(parse(bad, "test", &mut Vec::new()).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -242,6 +242,11 @@ impl State {
                 let value: Value = serde_json::from_slice(&request.body)?;
                 self.update(resource, &key, value, request.subresource.as_deref()).map(stored)
             }
+            // An apply without ownership: what is not there is made, what is there is merged.
+            Verb::Patch(PatchType::Apply) if self.find(resource, &key).is_err() => {
+                let create = Request { verb: Verb::Create, subresource: None, ..request.clone() };
+                self.execute(&create)
+            }
             Verb::Patch(kind) => {
                 let mut value: Value = self.find(resource, &key)?.decode()?;
                 let patch: Value = serde_json::from_slice(&request.body)?;
@@ -257,8 +262,8 @@ impl State {
                 }
                 match kind {
                     PatchType::Merge => merge(&mut value, &patch, false),
-                    PatchType::Strategic => merge(&mut value, &patch, true),
-                    PatchType::Json | PatchType::Apply => {
+                    PatchType::Strategic | PatchType::Apply => merge(&mut value, &patch, true),
+                    PatchType::Json => {
                         return Err(ApiError::new(
                             415,
                             "UnsupportedMediaType",
