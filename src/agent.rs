@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use coracle_apiserver::pki::Pair;
 use coracle_client::Client;
+use coracle_controllers::cloud::UNINITIALIZED;
 use coracle_proxy::Services;
 use coracle_wasmlet::ServingIdentity;
+use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,8 @@ pub struct Agent {
     pub address: IpAddr,
     pub data: PathBuf,
     pub rootless: bool,
+    /// New nodes take no pods until a cloud controller has seen to them.
+    pub waits_for_cloud: bool,
     /// Who signed the certificates of those that may talk to the wasmlet, PEM.
     pub client_ca: String,
     /// The wasmlet's serving certificate; a new one counts for new connections.
@@ -97,6 +101,14 @@ impl Agent {
         let mut options = coracle_wasmlet::Options::new(self.name, self.data);
         options.address = self.address;
         options.rootless = self.rootless;
+        if self.waits_for_cloud {
+            options.taints.push(Taint {
+                key: UNINITIALIZED.into(),
+                value: Some("true".into()),
+                effect: "NoSchedule".into(),
+                ..Taint::default()
+            });
+        }
         options.cluster_networks = [self.pod_cidr, self.service_cidr]
             .into_iter()
             .filter_map(|c| coracle_wasmlet::network::Cidr::new(c.network, c.prefix))

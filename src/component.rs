@@ -16,9 +16,12 @@ use crate::data_directory::DataDirectory;
 use crate::join;
 use crate::monitoring::{self, Listening};
 use crate::node::address_towards;
-use crate::options::{DataOptions, NetworkOptions, NodeOptions};
+use crate::options::{DataOptions, NetworkOptions, NodeCloudOptions, NodeOptions};
 use crate::process;
 use crate::server::Components;
+
+/// As whom the cloud controllers write.
+pub const CLOUD_FIELD_MANAGER: &str = "cloud-controller-manager";
 
 #[derive(Args)]
 pub struct Remote {
@@ -104,6 +107,35 @@ impl Controllers {
 }
 
 #[derive(Args)]
+pub struct CloudControllerManager {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(flatten)]
+    listening: Listening,
+    /// The port of /healthz and /metrics; 0 serves nothing
+    #[arg(long, value_name = "PORT", default_value_t = 10258)]
+    secure_port: u16,
+    #[command(flatten)]
+    options: coracle_controllers::cloud::ManagerOptions,
+}
+
+impl CloudControllerManager {
+    pub fn run(self) -> anyhow::Result<()> {
+        let level = self.remote.log_level.clone();
+        process::run(&level, |shutdown| async move {
+            let config = self.remote.config().await?;
+            let ca = ca_of(&config);
+            let client = Client::new(Https::new(config)?, CLOUD_FIELD_MANAGER);
+            monitoring::start(&self.listening, self.secure_port, client.clone(), &ca, shutdown.clone())
+                .await?;
+            coracle_controllers::cloud::run(self.options, client, shutdown)
+                .await
+                .context("the cloud controllers failed")
+        })
+    }
+}
+
+#[derive(Args)]
 pub struct Wasmlet {
     /// The kubeconfig with the node's identity
     #[arg(long, value_name = "FILE")]
@@ -121,6 +153,8 @@ pub struct Wasmlet {
     data: DataOptions,
     #[command(flatten)]
     node: NodeOptions,
+    #[command(flatten)]
+    cloud: NodeCloudOptions,
     #[command(flatten)]
     networks: NetworkOptions,
 }
@@ -144,6 +178,7 @@ impl Wasmlet {
                 address,
                 data: data.path().to_owned(),
                 rootless: self.node.rootless(),
+                waits_for_cloud: self.cloud.waits(),
                 client_ca,
                 serving: agent::fixed(serving),
                 client: Client::new(transport.clone(), "kubelet"),

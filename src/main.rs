@@ -45,6 +45,8 @@ enum Command {
     Scheduler(component::Scheduler),
     /// The controllers alone, against an apiserver
     Controllers(component::Controllers),
+    /// The cloud controllers alone, against an apiserver
+    CloudControllerManager(component::CloudControllerManager),
     /// The wasmlet alone, against an apiserver
     Wasmlet(component::Wasmlet),
     /// The service proxy alone, against an apiserver
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Apiserver(command) => command.run(),
         Command::Scheduler(command) => command.run(),
         Command::Controllers(command) => command.run(),
+        Command::CloudControllerManager(command) => command.run(),
         Command::Wasmlet(command) => command.run(),
         Command::Proxy(command) => command.run(),
         Command::Image(command) => command.run(),

@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::agent::{self, Agent};
 use crate::data_directory::DataDirectory;
 use crate::join::{self, CLIENT_SIGNER, Credential, Held, Joined, SERVING_SIGNER, Token, Wanted};
-use crate::options::{DataOptions, NetworkOptions, NodeOptions};
+use crate::options::{DataOptions, NetworkOptions, NodeCloudOptions, NodeOptions};
 use crate::process;
 use crate::rotation::Rotation;
 use crate::server::Components;
@@ -42,6 +42,8 @@ pub struct Node {
     data: DataOptions,
     #[command(flatten)]
     node: NodeOptions,
+    #[command(flatten)]
+    cloud: NodeCloudOptions,
     /// What runs the pods
     #[arg(long, value_name = "RUNTIME", value_enum, default_value_t = Runtime::Wasm)]
     runtime: Runtime,
@@ -126,6 +128,7 @@ impl Node {
             address,
             data: data.to_owned(),
             rootless,
+            waits_for_cloud: self.cloud.waits(),
             client_ca: entered.ca,
             serving: entered.serving,
             client: entered.client,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use coracle_client::election::Timing;
+use coracle_controllers::cloud::CloudOptions;
 
 use crate::process;
 
@@ -65,6 +66,8 @@ pub struct ControlPlaneOptions {
     /// Tokens that are always good: lines of TOKEN,USER,UID,"GROUP,GROUP"
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub cloud: CloudOptions,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -75,6 +78,26 @@ pub struct NodeOptions {
     /// Needs no privileges: pods and Services live in 127.0.0.0/8, and Services are forwarded in user space
     #[arg(long)]
     pub rootless: bool,
+}
+
+/// What a node that is not in the control plane's process knows of the cloud.
+#[derive(Args, Clone, Debug)]
+pub struct NodeCloudOptions {
+    /// external: the node takes no pods until the cloud controller manager has seen to it
+    #[arg(long, value_enum, default_value = "none")]
+    pub cloud_provider: NodeCloud,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NodeCloud {
+    None,
+    External,
+}
+
+impl NodeCloudOptions {
+    pub fn waits(&self) -> bool {
+        self.cloud_provider == NodeCloud::External
+    }
 }
 
 /// The cluster's networks, for nodes and proxies that are not in the control plane's process.

@@ -3,9 +3,11 @@
 use anyhow::Context;
 use clap::Args;
 use coracle_apiserver::component_health::Component;
+use coracle_controllers::cloud;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::component::CLOUD_FIELD_MANAGER;
 use crate::control_plane::ControlPlane;
 use crate::data_directory::DataDirectory;
 use crate::options::{ControlPlaneOptions, DataOptions};
@@ -115,6 +117,7 @@ impl Components {
             addons: Some(control_plane.addons()),
             ..coracle_controllers::Options::default()
         };
+        let cluster_cidr = controllers.cluster_cidr.clone();
         let client = control_plane.client("system:kube-controller-manager", &[], "kube-controller-manager");
         let token = shutdown.clone();
         let running = control_plane.component_health.running(Component::ControllerManager);
@@ -122,6 +125,12 @@ impl Components {
             let _running = running;
             coracle_controllers::run(controllers, client, token).await
         });
+        let mut cloud = options.cloud.clone();
+        cloud.reserved_ports = vec![control_plane.address.port().into()];
+        let cloud = cloud::ManagerOptions { leader_elect, election: options.election, cluster_cidr, cloud };
+        let client = control_plane.client("system:cloud-controller-manager", &[], CLOUD_FIELD_MANAGER);
+        let token = shutdown.clone();
+        components.spawn("cloud controllers", async move { cloud::run(cloud, client, token).await });
         Ok(components)
     }
 

@@ -1,6 +1,7 @@
 //! `coracle up`: a whole cluster in one process.
 
 use clap::Args;
+use coracle_controllers::cloud::ProviderName;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent};
@@ -44,6 +45,7 @@ impl Up {
             address,
             data: data.path().to_owned(),
             rootless,
+            waits_for_cloud: self.control_plane.cloud.cloud_provider == ProviderName::External,
             client_ca: control_plane.pki.ca_certificate().to_owned(),
             serving: agent::fixed(serving),
             client: control_plane.client(&format!("system:node:{name}"), &["system:nodes"], "kubelet"),

@@ -64,7 +64,8 @@ fn manifests_are_applied_kept_and_pruned() {
     write(&cluster, "one.yaml", &format!("{}---\n{}", map("a", "1"), map("b", "1")));
     until(&cluster, "a", "1");
     until(&cluster, "b", "1");
-    let owners = cluster.kubectl("get configmap a --show-managed-fields -o jsonpath={.metadata.managedFields[*].manager}");
+    let owners = cluster
+        .kubectl("get configmap a --show-managed-fields -o jsonpath={.metadata.managedFields[*].manager}");
     assert_eq!(owners, "coracle-addons");
 
     // Drift is put back, what was deleted comes again, and what others add stays.
@@ -80,7 +81,11 @@ fn manifests_are_applied_kept_and_pruned() {
     until(&cluster, "b", "");
 
     // Files in directories, JSON, and an object that moves from one file to the other.
-    write(&cluster, "sub/two.json", r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"key":"1"}}"#);
+    write(
+        &cluster,
+        "sub/two.json",
+        r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"key":"1"}}"#,
+    );
     until(&cluster, "c", "1");
     let uid = cluster.field("configmap/a", ".metadata.uid");
     write(&cluster, "zwei.yaml", &map("a", "3"));
@@ -100,14 +105,17 @@ fn manifests_are_applied_kept_and_pruned() {
     until(&cluster, "c", "");
     until(&cluster, "d", "1");
     until(&cluster, "a", "");
-    let records = cluster.kubectl("get configmaps -n kube-system -l coracle.dev/addon-record -o jsonpath={.items[*].data.file}");
+    let records = cluster.kubectl(
+        "get configmaps -n kube-system -l coracle.dev/addon-record -o jsonpath={.items[*].data.file}",
+    );
     assert_eq!(records, "zwei.yaml");
 }
 
 #[test]
 fn namespaces_and_definitions_come_first_and_unknown_kinds_are_waited_for() {
     let cluster = Cluster::start();
-    let boat = "apiVersion: example.com/v1\nkind: Boat\nmetadata: {name: gig, namespace: sea}\nspec: {oars: 6}\n";
+    let boat =
+        "apiVersion: example.com/v1\nkind: Boat\nmetadata: {name: gig, namespace: sea}\nspec: {oars: 6}\n";
     write(&cluster, "a-boat.yaml", boat);
     eventually("an event about the unknown kind", || {
         let said = events(&cluster, "ApplyManifestFailed");
@@ -187,5 +195,8 @@ fn a_role_and_a_deployment_are_applied_as_by_an_administrator() {
     });
     // The deployment's controller writes all the time, and that is no drift: it comes to rest.
     cluster.kubectl("rollout status deployment/hello-http --timeout=60s");
-    assert_eq!(cluster.field("deployment/hello-http", ".status.observedGeneration"), cluster.field("deployment/hello-http", ".metadata.generation"));
+    assert_eq!(
+        cluster.field("deployment/hello-http", ".status.observedGeneration"),
+        cluster.field("deployment/hello-http", ".metadata.generation")
+    );
 }

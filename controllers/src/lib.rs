@@ -8,6 +8,7 @@ use coracle_client::Client;
 use coracle_client::election::Timing;
 use tokio_util::sync::CancellationToken;
 
+pub mod cloud;
 pub mod manager;
 pub mod manifest;
 
@@ -99,6 +100,10 @@ pub struct Options {
     #[arg(skip)]
     pub signer: Option<Signer>,
 
+    /// The cloud controllers' part, which run by themselves
+    #[arg(skip)]
+    pub cloud: cloud::CloudOptions,
+
     /// Manifests to apply and keep, handed in by the process that has the directory
     #[arg(skip)]
     pub addons: Option<Addons>,
@@ -124,6 +129,7 @@ impl Default for Options {
             cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),
             signer: None,
             addons: None,
+            cloud: cloud::CloudOptions::default(),
             concurrent_syncs: 5,
         }
     }

@@ -16,12 +16,12 @@ use crate::{Error, Options, certificates, namespace, node_ipam};
 /// One controller: its name, and what runs it until the context's shutdown.
 pub struct Controller {
     pub name: &'static str,
-    pub run: fn(Context) -> BoxFuture<'static, ()>,
+    pub run: Arc<dyn Fn(Context) -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
 macro_rules! list {
     ($($name:literal => $run:path,)*) => {
-        vec![$(Controller { name: $name, run: |context| Box::pin($run(context)) }),*]
+        vec![$(Controller { name: $name, run: Arc::new(|context| Box::pin($run(context))) }),*]
     };
 }
 
@@ -77,24 +77,40 @@ pub(crate) async fn run(
     // The lease itself lives in kube-system.
     namespace::defaults::insist(&client, &shutdown).await;
     let options = Arc::new(options);
-    let leader_elect = options.leader_elect;
-    let lead = |term: CancellationToken| all(options.clone(), client.clone(), term);
-    if leader_elect {
-        let candidate = Candidate::new("kube-controller-manager", options.election);
-        election::run(client.clone(), candidate, shutdown, lead).await;
-    } else {
-        lead(shutdown).await;
-    }
+    let lead = |term: CancellationToken| {
+        let informers = Informers::new(client.clone(), term.clone());
+        let context = Context::new(client.clone(), informers, options.clone(), term);
+        async move { start(controllers(), &context).await }
+    };
+    led(&options, "kube-controller-manager", &client, &shutdown, lead).await;
     Ok(())
 }
 
-/// Every controller, until `term` ends. One that ends early is a bug: its panic is logged, the others go on.
-async fn all(options: Arc<Options>, client: Client, term: CancellationToken) {
-    let informers = Informers::new(client.clone(), term.clone());
+/// Runs `lead` until `shutdown`: at once, or whenever this process holds the lease.
+pub(crate) async fn led<F, L>(
+    options: &Options,
+    lease: &str,
+    client: &Client,
+    shutdown: &CancellationToken,
+    lead: L,
+) where
+    L: Fn(CancellationToken) -> F,
+    F: Future<Output = ()>,
+{
+    if options.leader_elect {
+        let candidate = Candidate::new(lease, options.election);
+        election::run(client.clone(), candidate, shutdown.clone(), lead).await;
+    } else {
+        lead(shutdown.clone()).await;
+    }
+}
+
+/// Every controller, until the context's shutdown. One that ends early is a bug: its panic is logged, the others go on.
+pub(crate) async fn start(controllers: Vec<Controller>, context: &Context) {
     let mut running = JoinSet::new();
-    for controller in controllers() {
-        let context = Context::new(client.clone(), informers.clone(), options.clone(), term.clone());
-        let term = term.clone();
+    for controller in controllers {
+        let context = context.fresh();
+        let term = context.shutdown.clone();
         running.spawn(async move {
             loop {
                 let work = tokio::spawn((controller.run)(context.clone()));

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::table::{self, Source};
+
 /// Clients remembered per entrance.
 const CLIENTS_MAX: usize = 65_536;
 
@@ -14,6 +16,7 @@ pub struct Balancer {
 }
 
 struct State {
+    sources: Vec<Source>,
     endpoints: Vec<SocketAddrV4>,
     next: usize,
     affinity: Option<Duration>,
@@ -25,6 +28,7 @@ impl Balancer {
         let next = if endpoints.is_empty() { 0 } else { rand::random_range(0..endpoints.len()) };
         Self {
             state: Mutex::new(State {
+                sources: Vec::new(),
                 endpoints: endpoints.to_vec(),
                 next,
                 affinity,
@@ -45,9 +49,14 @@ impl Balancer {
         }
     }
 
+    /// Others than these networks' clients get no endpoint; without any everybody does.
+    pub fn let_in(&self, sources: &[Source]) {
+        self.state.lock().sources = sources.to_vec();
+    }
+
     pub fn choose(&self, client: IpAddr, now: Instant) -> Option<SocketAddrV4> {
         let mut state = self.state.lock();
-        if state.endpoints.is_empty() {
+        if state.endpoints.is_empty() || !table::admits(&state.sources, client) {
             return None;
         }
         let Some(affinity) = state.affinity else { return Some(state.in_turn()) };
@@ -107,6 +116,8 @@ mod tests {
         let rest: Vec<_> = all.into_iter().filter(|e| Some(*e) != first).collect();
         sticky.set(&rest, Some(Duration::from_secs(10)));
         assert_ne!(sticky.choose(client, now), first, "its endpoint is gone");
+        plain.let_in(&[(Ipv4Addr::new(10, 0, 0, 0), 8)]);
+        assert_eq!(plain.choose(client, now), None, "not of the networks that are let in");
         assert_eq!(Balancer::new(&[], None).choose(client, now), None);
     }
 }

@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::announce::Announcer;
 use crate::dns::names::{self, ServiceNames};
+use crate::health_check::HealthChecks;
 use crate::table::{self, Place, ServiceRules};
 use crate::{Backend, Error, Options};
 
@@ -46,10 +48,17 @@ fn service_of_slice(object: &coracle_client::Object) -> Option<Box<str>> {
     Some(format!("{}/{name}", object.head.namespace).into())
 }
 
+/// What is told of rules beside the backend.
+pub struct Beside {
+    pub announcer: Announcer,
+    pub health: HealthChecks,
+}
+
 pub async fn run(
     options: &Options,
     informers: &Informers,
     backend: &mut dyn Backend,
+    beside: &Beside,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let dirty = Arc::new(Dirty::default());
@@ -103,10 +112,13 @@ pub async fn run(
             let (mut rules, service_names) = current(name, &services, &slices, place, options);
             leave_dns(&mut rules, options);
             options.services.set(name, &rules, service_names);
+            beside.announcer.set(name, &rules.announcement);
+            beside.health.set(name, rules.health_check);
             changed.push((name.clone(), rules));
         }
         // Everything that was listed has been taken in by now, whatever becomes of the rules.
         options.services.names().set_synced();
+        beside.announcer.begin();
         match backend.apply(changed).await {
             Ok(()) => retry = RETRY_FIRST,
             Err(error @ Error::NftMissing) => return Err(error),

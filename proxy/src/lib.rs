@@ -1,8 +1,10 @@
 //! Services on the node: their names are answered, and what clients send to their addresses reaches a ready endpoint.
 
+mod announce;
 mod balance;
 pub mod dns;
 mod follow;
+mod health_check;
 mod nftables;
 mod routes;
 mod services;
@@ -75,6 +77,13 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
     let informers = Informers::new(client.clone(), shutdown.clone());
     let ending = shutdown.child_token();
     let mut routes = None;
+    let (announcer, announcing) = match options.mode {
+        Mode::Nftables => announce::start(options.keep_rules, ending.clone())?,
+        // Nothing can be made the node's own without privileges.
+        Mode::Userspace => (announce::Announcer::default(), None),
+    };
+    let reach = if options.mode == Mode::Nftables { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let beside = follow::Beside { announcer, health: health_check::HealthChecks::new(reach) };
     let mut backend: Box<dyn Backend> = match options.mode {
         Mode::Nftables => {
             let keeper = routes::Keeper::start(&options, &informers).await?;
@@ -90,10 +99,10 @@ pub async fn run(options: Options, client: Client, shutdown: CancellationToken) 
         let names = options.services.names().clone();
         tokio::spawn(dns::serve(names, address, options.mode, options.keep_rules, ending.clone()))
     });
-    let result = follow::run(&options, &informers, &mut *backend, shutdown).await;
+    let result = follow::run(&options, &informers, &mut *backend, &beside, shutdown).await;
     backend.stop().await;
     ending.cancel();
-    for task in [routes, dns].into_iter().flatten() {
+    for task in [routes, dns, announcing].into_iter().flatten() {
         task.await.ok();
     }
     result

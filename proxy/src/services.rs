@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use crate::balance::Balancer;
 use crate::dns::Names;
 use crate::dns::names::ServiceNames;
-use crate::table::{PortRules, Protocol, ServiceRules};
+use crate::table::{PortRules, Protocol, ServiceRules, WayIn};
 
 /// Filled by the proxy as it follows Services and endpoints. Cheap to clone.
 #[derive(Clone)]
@@ -95,14 +95,20 @@ impl Connects {
                 }
             }
         }
-        for (entrance, endpoints, port) in &wanted {
+        for (entrance, way, port) in &wanted {
             let claims = self.entrances.entry(*entrance).or_default();
-            match claims.iter().find(|(name, _)| name == service) {
-                Some((_, balancer)) => balancer.set(endpoints, port.affinity),
-                None => {
-                    claims.push((service.clone(), Arc::new(Balancer::new(endpoints, port.affinity))));
+            let balancer = match claims.iter().find(|(name, _)| name == service) {
+                Some((_, balancer)) => {
+                    balancer.set(way.endpoints, port.affinity);
+                    balancer.clone()
                 }
-            }
+                None => {
+                    let balancer = Arc::new(Balancer::new(way.endpoints, port.affinity));
+                    claims.push((service.clone(), balancer.clone()));
+                    balancer
+                }
+            };
+            balancer.let_in(way.sources);
         }
         if !wanted.is_empty() {
             self.services
@@ -111,19 +117,12 @@ impl Connects {
     }
 }
 
-fn entrances(rules: &ServiceRules) -> Vec<(Entrance, &[std::net::SocketAddrV4], &PortRules)> {
-    let of_port = |port: &'_ PortRules| -> Vec<Entrance> {
-        let addresses = port.addresses.iter().map(|a| (Some(*a), port.protocol, port.port));
-        addresses.chain(port.node_port.map(|n| (None, port.protocol, n))).collect()
+fn entrances(rules: &ServiceRules) -> Vec<(Entrance, WayIn<'_>, &PortRules)> {
+    let of_port = |port| {
+        let ways = PortRules::ways_in(port).into_iter();
+        ways.map(move |way| ((way.address, port.protocol, way.port), way, port))
     };
-    let with_endpoints = |port| {
-        let all = of_port(port).into_iter();
-        all.map(move |entrance| {
-            let endpoints = if entrance.0.is_some() { &port.endpoints } else { &port.node_port_endpoints };
-            (entrance, endpoints.as_slice(), port)
-        })
-    };
-    rules.ports.iter().flat_map(with_endpoints).collect()
+    rules.ports.iter().flat_map(of_port).collect()
 }
 
 #[cfg(test)]
@@ -139,12 +138,16 @@ mod tests {
             protocol: Protocol::Tcp,
             port: 80,
             addresses: vec!["10.96.0.20".parse().unwrap()],
+            external_addresses: Vec::new(),
+            balanced_addresses: Vec::new(),
+            sources: Vec::new(),
+            inside_endpoints: Vec::new(),
             node_port: Some(30_080),
             affinity: affinity.then_some(Duration::from_secs(60)),
             node_port_endpoints: endpoints.iter().take(1).copied().collect(),
             endpoints,
         };
-        ServiceRules { ports: vec![port] }
+        ServiceRules { ports: vec![port], ..ServiceRules::default() }
     }
 
     #[test]

@@ -26,7 +26,25 @@ impl Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceRules {
     pub ports: Vec<PortRules>,
+    pub announcement: Announcement,
+    pub health_check: Option<HealthCheck>,
 }
+
+/// Addresses that this node answers for on the network, though they are not its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// By this a load balancer finds out whether the node has endpoints of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub port: u16,
+    pub local_endpoints: usize,
+}
+
+/// A network whose clients are let in.
+pub type Source = (Ipv4Addr, u8);
 
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,17 +52,63 @@ pub struct PortRules {
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
-    /// The addresses on which `port` is served: cluster IP, external IPs.
+    /// The addresses on which `port` is served inside the cluster.
     pub addresses: Vec<Ipv4Addr>,
+    /// Those outside: external IPs.
+    pub external_addresses: Vec<Ipv4Addr>,
+    /// Load balancers' addresses.
+    pub balanced_addresses: Vec<Ipv4Addr>,
+    /// Whose clients load balancers let in; empty: everybody's.
+    pub sources: Vec<Source>,
     /// Served on every address of the node.
     pub node_port: Option<u16>,
     /// A client keeps its endpoint for this long after its last connection.
     pub affinity: Option<Duration>,
     /// For clients inside the cluster; empty: refuse.
     pub endpoints: Vec<SocketAddrV4>,
-    /// For the node port, where the traffic policy is `Local` the node's own only; empty: refuse.
+    /// From outside, where the traffic policy is `Local` the node's own only; empty: refuse.
     pub node_port_endpoints: Vec<SocketAddrV4>,
+    /// With the policy `Local`: what clients inside the cluster reach by the addresses for outside. Else empty.
+    pub inside_endpoints: Vec<SocketAddrV4>,
 }
+
+/// A way in to a port, for clients inside the cluster, which this node's own are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayIn<'a> {
+    /// None: every address of the node.
+    pub address: Option<Ipv4Addr>,
+    pub port: u16,
+    pub endpoints: &'a [SocketAddrV4],
+    /// Whose clients are let in; empty: everybody's.
+    pub sources: &'a [Source],
+}
+
+impl PortRules {
+    pub fn ways_in(&self) -> Vec<WayIn<'_>> {
+        let outside =
+            if self.inside_endpoints.is_empty() { &self.node_port_endpoints } else { &self.inside_endpoints };
+        let at = |addresses: &[Ipv4Addr]| addresses.iter().map(|a| (Some(*a), self.port)).collect::<Vec<_>>();
+        let groups = [
+            (at(&self.addresses), &self.endpoints, &[][..]),
+            (at(&self.external_addresses), outside, &[][..]),
+            (at(&self.balanced_addresses), outside, &self.sources[..]),
+            (
+                self.node_port.map(|number| (None, number)).into_iter().collect(),
+                &self.node_port_endpoints,
+                &[][..],
+            ),
+        ];
+        groups
+            .into_iter()
+            .flat_map(|(ways, endpoints, sources)| {
+                ways.into_iter().map(move |(address, port)| WayIn { address, port, endpoints, sources })
+            })
+            .collect()
+    }
+}
+
+/// The node whose proxy answers for the addresses of a Service's load balancer; cloud controllers say so.
+pub const ANNOUNCED_BY: &str = "coracle.dev/announced-by";
 
 /// Where the node is, for policies and hints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,17 +129,16 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
         Some(ip) => ip.parse::<Ipv4Addr>().ok(),
     };
     let Some(cluster_ip) = cluster_ip else { return ServiceRules::default() };
-    let external = spec.external_ips.iter().flatten().filter_map(|ip| ip.parse::<Ipv4Addr>().ok());
-    let balanced = service
-        .status
-        .as_ref()
-        .and_then(|s| s.load_balancer.as_ref())
-        .and_then(|l| l.ingress.as_ref())
-        .into_iter()
-        .flatten()
-        .filter_map(|i| i.ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()));
-    let mut addresses = vec![cluster_ip];
-    addresses.extend(external.chain(balanced));
+    let external: Vec<Ipv4Addr> =
+        spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
+    let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let balanced: Vec<Ipv4Addr> = if is_balanced { balanced(service) } else { Vec::new() };
+    let sources: Vec<Source> =
+        spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| source(range)).collect();
+    // Ranges of which none can be read let nobody in.
+    let closed =
+        spec.load_balancer_source_ranges.as_ref().is_some_and(|r| !r.is_empty()) && sources.is_empty();
+    let balanced = if closed { Vec::new() } else { balanced };
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let seconds = spec
             .session_affinity_config
@@ -99,7 +162,10 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
                 name: port.name.clone().unwrap_or_default(),
                 protocol: protocol(port.protocol.as_deref())?,
                 port: u16::try_from(port.port).ok()?,
-                addresses: addresses.clone(),
+                addresses: vec![cluster_ip],
+                external_addresses: external.clone(),
+                balanced_addresses: balanced.clone(),
+                sources: sources.clone(),
                 node_port: port
                     .node_port
                     .filter(|_| exposes_node_ports)
@@ -108,10 +174,72 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
                 affinity,
                 endpoints: for_policy(local(spec.internal_traffic_policy.as_deref())),
                 node_port_endpoints: for_policy(local(spec.external_traffic_policy.as_deref())),
+                inside_endpoints: if local(spec.external_traffic_policy.as_deref()) {
+                    all
+                } else {
+                    Vec::new()
+                },
             })
         })
         .collect();
-    ServiceRules { ports }
+    let announced = service.metadata.annotations.as_ref().and_then(|a| a.get(ANNOUNCED_BY));
+    let announced = announced.is_some_and(|by| by == place.node);
+    ServiceRules {
+        ports,
+        announcement: Announcement { addresses: if announced { balanced } else { Vec::new() } },
+        health_check: health_check(service, slices, place.node),
+    }
+}
+
+/// Addresses in the status whose traffic comes as it was sent; with `Proxy` the load balancer changes it on the way.
+fn balanced(service: &Service) -> Vec<Ipv4Addr> {
+    let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    status
+        .into_iter()
+        .flat_map(|s| s.ingress.iter().flatten())
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+        .collect()
+}
+
+fn source(range: &str) -> Option<Source> {
+    let (address, prefix) = range.trim().split_once('/')?;
+    let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 32)?;
+    let address: Ipv4Addr = address.parse().ok()?;
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    Some((Ipv4Addr::from_bits(address.to_bits() & mask), prefix))
+}
+
+/// Whether a client's address lies in one of the networks; without any everybody is let in.
+pub fn admits(sources: &[Source], client: IpAddr) -> bool {
+    let IpAddr::V4(client) = client.to_canonical() else { return sources.is_empty() };
+    sources.is_empty()
+        || sources.iter().any(|(network, prefix)| {
+            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+            client.to_bits() & mask == network.to_bits()
+        })
+}
+
+fn health_check(service: &Service, slices: &[EndpointSlice], node: &str) -> Option<HealthCheck> {
+    let spec = service.spec.as_ref()?;
+    let port =
+        spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
+    if spec.type_.as_deref() != Some("LoadBalancer")
+        || spec.external_traffic_policy.as_deref() != Some("Local")
+    {
+        return None;
+    }
+    let own = |endpoint: &&Endpoint| {
+        endpoint.node_name.as_deref() == Some(node) && matches!(state(endpoint), State::Ready)
+    };
+    let addresses: BTreeSet<&String> = slices
+        .iter()
+        .filter(|slice| slice.address_type == "IPv4")
+        .flat_map(|slice| slice.endpoints.iter().flatten())
+        .filter(own)
+        .filter_map(|endpoint| endpoint.addresses.first())
+        .collect();
+    Some(HealthCheck { port, local_endpoints: addresses.len() })
 }
 
 fn protocol(text: Option<&str>) -> Option<Protocol> {
@@ -320,5 +448,87 @@ mod tests {
             let got = rules(&service(with(plain(), extra)), &[], A).ports[0].affinity;
             assert_eq!(got, want.map(Duration::from_secs));
         }
+    }
+
+    #[test]
+    fn load_balancers_addresses_are_served_as_their_mode_and_ranges_say() {
+        let base = with(plain(), json!({"type": "LoadBalancer", "externalIPs": ["192.0.2.1"]}));
+        for (spec, ingress, balanced, sources) in [
+            (json!({}), json!([]), vec![], 0),
+            (json!({}), json!([{"ip": "192.0.2.9"}]), vec!["192.0.2.9"], 0),
+            (json!({}), json!([{"ip": "192.0.2.9", "ipMode": "VIP"}]), vec!["192.0.2.9"], 0),
+            (json!({}), json!([{"ip": "192.0.2.9", "ipMode": "Proxy"}]), vec![], 0),
+            (json!({}), json!([{"hostname": "lb.example.com"}, {"ip": "fd00::1"}]), vec![], 0),
+            (json!({"type": "NodePort"}), json!([{"ip": "192.0.2.9"}]), vec![], 0),
+            (
+                json!({"loadBalancerSourceRanges": ["10.0.0.0/8", "x"]}),
+                json!([{"ip": "192.0.2.9"}]),
+                vec!["192.0.2.9"],
+                1,
+            ),
+            (json!({"loadBalancerSourceRanges": ["fd00::/8"]}), json!([{"ip": "192.0.2.9"}]), vec![], 0),
+        ] {
+            let mut service = service(with(base.clone(), spec.clone()));
+            service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": ingress}})).unwrap();
+            let port = rules(&service, &[], A).ports.remove(0);
+            let got: Vec<String> = port.balanced_addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                (got, port.sources.len()),
+                (balanced.into_iter().map(str::to_owned).collect(), sources),
+                "{spec}"
+            );
+            assert_eq!(port.external_addresses.len(), 1);
+        }
+    }
+
+    #[test]
+    fn the_node_that_is_named_answers() {
+        for (by, want) in [(None, 0), (Some("a"), 1), (Some("b"), 0)] {
+            let mut service = service(with(plain(), json!({"type": "LoadBalancer"})));
+            service.metadata.annotations =
+                by.map(|by: &str| [(ANNOUNCED_BY.to_owned(), by.to_owned())].into());
+            service.status =
+                serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}})).unwrap();
+            assert_eq!(rules(&service, &[], A).announcement.addresses.len(), want, "{by:?}");
+        }
+    }
+
+    #[test]
+    fn health_is_checked_where_the_policy_is_local() {
+        let slices = [slice(json!([
+            {"addresses": ["10.244.0.2"], "nodeName": "a"},
+            {"addresses": ["10.244.0.3"], "nodeName": "a", "conditions": {"ready": false}},
+            {"addresses": ["10.244.1.2"], "nodeName": "b"},
+        ]))];
+        let port = json!({"type": "LoadBalancer", "healthCheckNodePort": 30999});
+        let local = json!({"externalTrafficPolicy": "Local"});
+        for (extra, node, want) in [
+            (with(port.clone(), local.clone()), "a", Some(1)),
+            (with(port.clone(), local.clone()), "c", Some(0)),
+            (port, "a", None),
+            (with(json!({"type": "LoadBalancer"}), local), "a", None),
+        ] {
+            let got = rules(&service(with(plain(), extra.clone())), &slices, Place { node, zone: None })
+                .health_check;
+            assert_eq!(got.map(|h| h.local_endpoints), want, "{extra}");
+        }
+    }
+
+    #[test]
+    fn clients_are_let_in_by_their_networks() {
+        let sources = [("10.0.0.0".parse().unwrap(), 8), ("192.0.2.7".parse().unwrap(), 32)];
+        for (client, want) in [
+            ("10.1.2.3", true),
+            ("11.0.0.1", false),
+            ("192.0.2.7", true),
+            ("::ffff:10.0.0.1", true),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(admits(&sources, client.parse().unwrap()), want, "{client}");
+        }
+        assert!(
+            admits(&[], "1.2.3.4".parse().unwrap())
+                && admits(&[("0.0.0.0".parse().unwrap(), 0)], "1.2.3.4".parse().unwrap())
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! network namespace that dies with them.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod cloud;
 mod cluster;
 mod control_plane;
 mod etcd;
@@ -16,6 +17,7 @@ mod process;
 mod requests;
 mod shared;
 
+pub use cloud::FakeCloud;
 pub use cluster::{Cluster, ClusterOptions};
 pub use control_plane::ControlPlane;
 pub use etcd::{Etcd, free_address};

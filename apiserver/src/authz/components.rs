@@ -43,12 +43,25 @@ const CONTROLLER_MANAGER: &[Rule] = &[
     rule(&["escalate"], "rbac.authorization.k8s.io", &["clusterroles"]),
 ];
 
+/// What upstream's documentation grants the cloud controller manager, and what the provider of load balancers on the
+/// nodes themselves reads.
+const CLOUD_CONTROLLER_MANAGER: &[Rule] = &[
+    LEASES,
+    EVENTS,
+    rule(&["get", "list", "watch", "patch", "update", "delete"], "", &["nodes"]),
+    rule(&["patch", "update"], "", &["nodes/status", "services", "services/status"]),
+    rule(READ, "", &["services"]),
+    rule(READ, "discovery.k8s.io", &["endpointslices"]),
+    rule(&["get", "list", "watch", "patch", "update"], "", &["persistentvolumes"]),
+];
+
 const BOOTSTRAPPERS: &[Rule] =
     &[rule(&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"])];
 
 fn role(identity: &Identity) -> &'static [Rule] {
     match identity.name.as_str() {
         "system:kube-controller-manager" => CONTROLLER_MANAGER,
+        "system:cloud-controller-manager" => CLOUD_CONTROLLER_MANAGER,
         _ if identity.in_group("system:bootstrappers") => BOOTSTRAPPERS,
         _ => &[],
     }
@@ -80,9 +93,14 @@ mod tests {
     #[tokio::test]
     async fn components_do_their_work_and_no_more() {
         let manager = Identity::new("system:kube-controller-manager", &[]);
+        let cloud = Identity::new("system:cloud-controller-manager", &[]);
         let joining = Identity::new("system:bootstrap:abcdef", &["system:bootstrappers"]);
         for (identity, verb, group, resource, subresource, want) in [
             (&manager, "update", "apps", "deployments", "status", true),
+            (&cloud, "patch", "", "services", "status", true),
+            (&cloud, "delete", "", "nodes", "", true),
+            (&cloud, "update", "coordination.k8s.io", "leases", "", false),
+            (&cloud, "list", "", "secrets", "", false),
             (&joining, "create", "certificates.k8s.io", "certificatesigningrequests", "", true),
             (&joining, "update", "certificates.k8s.io", "certificatesigningrequests", "approval", false),
             (&joining, "list", "", "secrets", "", false),

@@ -127,12 +127,13 @@ fn change_chains(chains: &mut String, obsolete: &mut String, old: &[Group<'_>], 
     };
     for group in new.iter().filter(|g| g.target().is_some()) {
         let known = with_chain(old, &group.chain).map(|at| &old[at]);
-        let same = known.is_some_and(|k| k.endpoints == group.endpoints && k.affinity == group.affinity);
+        let same = known.is_some_and(|k| k.is_same_chain(group));
         if !same {
             render::set_chain(chains, known, group);
         }
     }
-    for group in old.iter().filter(|g| g.target().is_some()) {
+    // A chain goes after those that lead to it.
+    for group in old.iter().rev().filter(|g| g.target().is_some()) {
         if with_chain(new, &group.chain).is_none() {
             render::delete_chain(obsolete, group);
         }
@@ -153,15 +154,19 @@ mod tests {
             protocol: Protocol::Tcp,
             port: 80,
             addresses: vec!["10.96.0.10".parse().unwrap()],
+            external_addresses: Vec::new(),
+            balanced_addresses: Vec::new(),
+            sources: Vec::new(),
             node_port: None,
             affinity: None,
             node_port_endpoints: endpoints.clone(),
+            inside_endpoints: Vec::new(),
             endpoints,
         }
     }
 
     fn service(name: &str, ports: &[PortRules]) -> (Arc<str>, ServiceRules) {
-        (name.into(), ServiceRules { ports: ports.to_vec() })
+        (name.into(), ServiceRules { ports: ports.to_vec(), ..ServiceRules::default() })
     }
 
     fn web(state: &mut State, ports: &[PortRules]) -> String {

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use crate::Options;
-use crate::table::{PortRules, Protocol, ServiceRules};
+use crate::table::{PortRules, Protocol, ServiceRules, Source};
 
 /// A client's affinity takes one element; more clients than this lose theirs.
 const AFFINITY_CLIENTS_MAX: u32 = 65_536;
@@ -29,6 +29,7 @@ table ip coracle {{
   map nodeports {{ type inet_proto . inet_service : verdict; }}
   set refused {{ type ipv4_addr . inet_proto . inet_service; }}
   set refused-nodeports {{ type inet_proto . inet_service; }}
+  set pods {{ type ipv4_addr; flags interval; elements = {{ {pod}/{pod_prefix} }}; }}
   chain dispatch {{
     {dns}
     ip daddr . meta l4proto . th dport vmap @services
@@ -111,21 +112,34 @@ pub struct Group<'a> {
     pub affinity: Option<Duration>,
     pub endpoints: &'a [SocketAddrV4],
     pub entrances: Vec<Entrance>,
+    /// The chain for clients inside the cluster, where they have other endpoints than those outside.
+    pub inside: Option<String>,
+    /// Others than these networks' clients are dropped; empty: nobody is.
+    pub sources: &'a [Source],
 }
 
 impl Group<'_> {
     /// Where its entrances lead; None: they are refused.
     pub fn target(&self) -> Option<&str> {
-        (!self.endpoints.is_empty()).then_some(self.chain.as_str())
+        (!self.endpoints.is_empty() || self.inside.is_some()).then_some(self.chain.as_str())
+    }
+
+    /// Whether both make the same chain.
+    pub fn is_same_chain(&self, other: &Self) -> bool {
+        self.endpoints == other.endpoints
+            && self.affinity == other.affinity
+            && self.inside == other.inside
+            && self.sources == other.sources
     }
 }
 
-/// The two groups of every port: by address and by node port, which may have different endpoints.
+/// The groups of every port: by address and by node port, and by the addresses for outside where they differ from the
+/// cluster's. A group stands after the one whose chain it leads to.
 pub fn groups<'a>(service: &str, rules: &'a ServiceRules) -> Vec<Group<'a>> {
     rules.ports.iter().flat_map(|port| groups_of_port(service, port)).collect()
 }
 
-fn groups_of_port<'a>(service: &str, port: &'a PortRules) -> impl Iterator<Item = Group<'a>> {
+fn groups_of_port<'a>(service: &str, port: &'a PortRules) -> Vec<Group<'a>> {
     let protocol = port.protocol;
     let group = |way: &str, endpoints: &'a [SocketAddrV4], entrances: Vec<Entrance>| Group {
         // A protocol's port is unique in its Service.
@@ -134,14 +148,42 @@ fn groups_of_port<'a>(service: &str, port: &'a PortRules) -> impl Iterator<Item 
         affinity: port.affinity,
         endpoints,
         entrances,
+        inside: None,
+        sources: &[],
     };
-    let by_address =
-        port.addresses.iter().map(|a| Entrance::Service { address: *a, protocol, port: port.port });
-    let by_address = group("service", &port.endpoints, by_address.collect());
-    let by_node_port = port.node_port.map(|node_port| {
-        group("nodeport", &port.node_port_endpoints, vec![Entrance::NodePort { protocol, port: node_port }])
-    });
-    [Some(by_address), by_node_port].into_iter().flatten()
+    let entrances = |addresses: &[std::net::Ipv4Addr]| -> Vec<Entrance> {
+        addresses.iter().map(|a| Entrance::Service { address: *a, protocol, port: port.port }).collect()
+    };
+    let mut by_address = entrances(&port.addresses);
+    let outside_differs = !port.inside_endpoints.is_empty() || port.node_port_endpoints != port.endpoints;
+    let mut outside = entrances(&port.external_addresses);
+    let mut balanced = entrances(&port.balanced_addresses);
+    if port.sources.is_empty() {
+        outside.append(&mut balanced);
+    }
+    if !outside_differs {
+        by_address.append(&mut outside);
+    }
+    let mut all = vec![group("service", &port.endpoints, by_address)];
+    let is_reached = !outside.is_empty() || !balanced.is_empty();
+    let has_inside = is_reached && !port.inside_endpoints.is_empty();
+    let inside = has_inside.then(|| group("inside", &port.inside_endpoints, Vec::new()));
+    for (way, entrances, sources) in
+        [("external", outside, &[][..]), ("balanced", balanced, &port.sources[..])]
+    {
+        if !entrances.is_empty() {
+            let inside = inside.as_ref().map(|inside| inside.chain.clone());
+            all.push(Group { inside, sources, ..group(way, &port.node_port_endpoints, entrances) });
+        }
+    }
+    if let Some(inside) = inside {
+        all.insert(1, inside);
+    }
+    if let Some(node_port) = port.node_port {
+        let entrance = Entrance::NodePort { protocol, port: node_port };
+        all.push(group("nodeport", &port.node_port_endpoints, vec![entrance]));
+    }
+    all
 }
 
 /// Makes a group's chain, or makes it anew in place. Clients keep their endpoint where it stays.
@@ -150,6 +192,24 @@ pub fn set_chain(script: &mut String, old: Option<&Group<'_>>, new: &Group<'_>) 
     push(script, format_args!("add chain ip coracle {chain}"));
     if old.is_some() {
         push(script, format_args!("flush chain ip coracle {chain}"));
+    }
+    if !new.sources.is_empty() {
+        let networks: Vec<String> =
+            new.sources.iter().map(|(network, prefix)| format!("{network}/{prefix}")).collect();
+        let networks = networks.join(", ");
+        push(script, format_args!("add rule ip coracle {chain} ip saddr != {{ {networks} }} drop"));
+    }
+    if let Some(inside) = &new.inside {
+        push(script, format_args!("add rule ip coracle {chain} ip saddr @pods goto {inside}"));
+        push(script, format_args!("add rule ip coracle {chain} fib saddr type local goto {inside}"));
+    }
+    if new.endpoints.is_empty() {
+        // As upstream: whoever balances by health checks sends nothing here, and others may have endpoints.
+        push(script, format_args!("add rule ip coracle {chain} drop"));
+        if let Some(old) = old {
+            remove_sticky(script, old, None);
+        }
+        return;
     }
     let Some(timeout) = new.affinity else {
         if let Some(old) = old {

@@ -48,6 +48,10 @@ fn options() -> Options {
 fn port(protocol: Protocol, number: u16, node_port: Option<u16>, endpoints: &[&str]) -> PortRules {
     let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
     PortRules {
+        external_addresses: Vec::new(),
+        balanced_addresses: Vec::new(),
+        sources: Vec::new(),
+        inside_endpoints: Vec::new(),
         name: String::new(),
         protocol,
         port: number,
@@ -60,7 +64,7 @@ fn port(protocol: Protocol, number: u16, node_port: Option<u16>, endpoints: &[&s
 }
 
 async fn set(backend: &mut Nftables, service: &str, ports: Vec<PortRules>) {
-    backend.apply(vec![(service.into(), ServiceRules { ports })]).await.unwrap();
+    backend.apply(vec![(service.into(), ServiceRules { ports, ..ServiceRules::default() })]).await.unwrap();
 }
 
 /// The table as nft shows it, without what differs from one writing to the next.
@@ -105,7 +109,7 @@ fn step_by_step_comes_to_the_same_as_all_at_once() {
                     let name = format!("ns/s{}", random.random_range(0..4));
                     let ports =
                         (0..random.random_range(0..3u16)).map(|n| random_port(&mut random, n)).collect();
-                    (name.into(), ServiceRules { ports })
+                    (name.into(), ServiceRules { ports, ..ServiceRules::default() })
                 })
                 .collect::<std::collections::BTreeMap<_, _>>()
                 .into_iter()

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use coracle_client::events::{EventRecorder, EventType};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::balance::Balancer;
-use crate::table::{PortRules, Protocol, ServiceRules};
+use crate::table::{Protocol, ServiceRules, WayIn};
 use crate::{Backend, Error};
 
 pub struct Userspace {
@@ -86,16 +87,12 @@ impl Userspace {
 }
 
 /// What is to be served, and by which endpoints. An entrance without endpoints is closed: the kernel then refuses.
-fn entrances(rules: &ServiceRules) -> BTreeMap<Entrance, (&[SocketAddrV4], &PortRules)> {
+fn entrances(rules: &ServiceRules) -> BTreeMap<Entrance, (WayIn<'_>, Option<Duration>)> {
     let mut all = BTreeMap::new();
     for port in &rules.ports {
-        let by_address = port.addresses.iter().map(|a| (SocketAddrV4::new(*a, port.port), &port.endpoints));
-        let by_node_port =
-            port.node_port.map(|p| (SocketAddrV4::new(Ipv4Addr::LOCALHOST, p), &port.node_port_endpoints));
-        for (address, endpoints) in by_address.chain(by_node_port) {
-            if !endpoints.is_empty() {
-                all.insert(Entrance { address, protocol: port.protocol }, (endpoints.as_slice(), port));
-            }
+        for way in port.ways_in().into_iter().filter(|way| !way.endpoints.is_empty()) {
+            let address = SocketAddrV4::new(way.address.unwrap_or(Ipv4Addr::LOCALHOST), way.port);
+            all.insert(Entrance { address, protocol: port.protocol }, (way, port.affinity));
         }
     }
     all
@@ -108,12 +105,14 @@ impl Backend for Userspace {
             let wanted = entrances(&rules);
             let mut open = self.services.remove(&service).unwrap_or_default();
             open.retain(|entrance, _| wanted.contains_key(entrance));
-            for (entrance, (endpoints, port)) in wanted {
+            for (entrance, (WayIn { endpoints, sources, .. }, affinity)) in wanted {
                 if let Some(known) = open.get(&entrance) {
-                    known.balancer.set(endpoints, port.affinity);
+                    known.balancer.set(endpoints, affinity);
+                    known.balancer.let_in(sources);
                     continue;
                 }
-                let balancer = Arc::new(Balancer::new(endpoints, port.affinity));
+                let balancer = Arc::new(Balancer::new(endpoints, affinity));
+                balancer.let_in(sources);
                 if let Some(socket) = self.open(&service, entrance, balancer) {
                     open.insert(entrance, socket);
                 }
