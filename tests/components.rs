@@ -36,6 +36,8 @@ fn components_work_alone() {
     let mut scheduler = start("scheduler", &kubeconfig);
     let mut controllers =
         start("controllers", &[&kubeconfig[..], &["--cluster-cidr", "10.244.0.0/16"], &signing].concat());
+    let pool = ["--load-balancer-pool", "192.0.2.200"];
+    let mut cloud = start("cloud-controller-manager", &[&kubeconfig[..], &pool].concat());
     let imported = coracle()
         .args(["image", "import", "--tag", "coracle.dev/samples/hello-http:v1", "--data-dir", text(&node)])
         .arg(repository("samples/hello-http/hello-http.wasm"))
@@ -63,6 +65,9 @@ fn components_work_alone() {
     kubectl.run("logs deployment/hello-http --tail=1");
     let leases = kubectl.run("get leases -n kube-system -o name");
     assert!(leases.contains("kube-scheduler") && leases.contains("kube-controller-manager"), "{leases}");
+    kubectl.run("patch service hello-http -p {\"spec\":{\"type\":\"LoadBalancer\"}}");
+    assert_eq!(eventually("an answer by the load balancer", || http_get("192.0.2.200:8080", "/")).0, 200);
+    assert!(kubectl.run("get leases -n kube-system -o name").contains("cloud-controller-manager"));
 
     // What each alone counts is served to those who may read it.
     let client = [("--cert", data.join("pki/admin.crt")), ("--key", data.join("pki/admin.key"))];
@@ -97,7 +102,7 @@ fn components_work_alone() {
     let second = format!("{}:81", kubectl.run("get service second -o jsonpath={.spec.clusterIP}"));
     assert_eq!(eventually("an answer by the new one", || http_get(&second, "/")).0, 200);
     assert_eq!(http_get(&service, "/").unwrap().0, 200);
-    for process in [&mut proxy, &mut wasmlet, &mut controllers, &mut scheduler, &mut apiserver] {
+    for process in [&mut proxy, &mut wasmlet, &mut cloud, &mut controllers, &mut scheduler, &mut apiserver] {
         assert!(process.stop().success());
     }
 }

@@ -53,6 +53,9 @@ const CLOUD_CONTROLLER_MANAGER: &[Rule] = &[
     rule(READ, "", &["services"]),
     rule(READ, "discovery.k8s.io", &["endpointslices"]),
     rule(&["get", "list", "watch", "patch", "update"], "", &["persistentvolumes"]),
+    // Who may read its metrics.
+    rule(&["create"], "authentication.k8s.io", &["tokenreviews"]),
+    rule(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
 ];
 
 const BOOTSTRAPPERS: &[Rule] =
