@@ -191,6 +191,9 @@ fn files_are_copied_in_and_out() {
         kubectl.run(&format!("cp work:/data/tree-{minor} {}", back.display()));
         assert_eq!(std::fs::read(back.join("deep/er").join(&long)).unwrap(), vec![7u8; 70_000]);
         let retried = cluster.directory().join(format!("retried-{minor}"));
+        let missing = kubectl.attempt(&["cp", "work:/data/nothing", &retried.display().to_string()]);
+        assert_eq!(missing.code, Some(1), "{minor} {missing:?}");
+        assert!(missing.stderr.contains("command terminated with exit code 1"), "{minor} {missing:?}");
         kubectl.run(&format!("cp --retries=2 work:/data/tree-{minor}/a.txt {}", retried.display()));
         assert_eq!(std::fs::read_to_string(retried).unwrap(), "one\n");
     }
@@ -416,6 +419,18 @@ async fn kube_rs_executes_and_forwards() {
     assert_eq!(out, "5\n");
     let status = running.take_status().unwrap().await.unwrap();
     assert_eq!(status.status.as_deref(), Some("Success"));
+
+    // With a terminal both kinds of output come as one, and end when the program does.
+    let params = AttachParams::interactive_tty();
+    let mut running =
+        pods.exec("work", ["sh", "-c", "echo out; echo err >&2; exit 3"], &params).await.unwrap();
+    let mut out = String::new();
+    let reading = running.stdout().unwrap();
+    let mut reading = std::pin::pin!(reading);
+    tokio::time::timeout(Duration::from_secs(30), reading.read_to_string(&mut out)).await.unwrap().unwrap();
+    assert_eq!(out, "out\r\nerr\r\n");
+    let status = running.take_status().unwrap().await.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
 
     let mut forward = pods.portforward("web", &[8080]).await.unwrap();
     let mut stream = forward.take_stream(8080).unwrap();

@@ -100,6 +100,19 @@ impl Errors {
         }
     }
 
+    /// As [`Self::check`], for formats that find several faults.
+    pub fn check_all(
+        &mut self,
+        field: impl Into<String>,
+        value: &str,
+        format: impl FnOnce(&str) -> Vec<String>,
+    ) {
+        let field = field.into();
+        for detail in format(value) {
+            self.invalid(field.clone(), value, detail);
+        }
+    }
+
     pub fn duplicate(&mut self, field: impl Into<String>, value: impl serde::Serialize) {
         let value = serde_json::to_string(&value).unwrap_or_default();
         self.push("FieldValueDuplicate", field, format!("Duplicate value: {value}"));
@@ -168,6 +181,10 @@ impl Errors {
 
     pub fn reasons(&self) -> impl Iterator<Item = &str> {
         self.causes.iter().map(|cause| cause.reason.as_str())
+    }
+
+    pub fn len(&self) -> usize {
+        self.causes.len()
     }
 
     pub fn is_empty(&self) -> bool {

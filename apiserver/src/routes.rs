@@ -85,9 +85,10 @@ async fn serve(
     let identity = parts.extensions.remove::<Identity>().unwrap_or_else(Identity::anonymous);
     let Some(kind) = api.kind_at(&api_version, &info.resource) else {
         let body = read(body).await?;
-        let review =
-            subresources::Review { api, info, identity, content_type: content_type(&parts.headers), body };
-        return match subresources::review(&api_version, review).await {
+        let options = query.write_options(options_kind(&parts.method))?;
+        let content_type = content_type(&parts.headers);
+        let review = subresources::Review { api, info, identity, options, content_type, body };
+        return match subresources::review(review).await {
             Some(answer) => {
                 let answer = answer?;
                 response::document(answer.code, answer.json, form).await

@@ -87,7 +87,9 @@ impl Served {
         }
         if !errors.is_empty() {
             let name = object.meta().name.clone().unwrap_or_default();
-            return Err(ApiError::invalid(self.resource(), &name, errors.into_causes()));
+            // Upstream calls it by the kind that is stored.
+            let stored = self.stored.as_ref().map_or(self, |stored| stored);
+            return Err(ApiError::invalid(stored.resource(), &name, errors.into_causes()));
         }
         (alias.to_stored)(&*object).ok_or_else(|| self.mixed_up())
     }

@@ -114,6 +114,11 @@ impl View {
                 let version = format!("meta.k8s.io/{}", self.version());
                 let mut out = BytesMut::new();
                 out.put_slice(list::head("PartialObjectMetadataList", &version, listed).as_bytes());
+                if listed.objects.is_empty() {
+                    // As Go writes a list that nothing was put into.
+                    out.put_slice(b"\"items\":null}");
+                    return Ok(out.freeze());
+                }
                 out.put_slice(b"\"items\":[");
                 for (i, object) in listed.objects.iter().enumerate() {
                     if i > 0 {
@@ -145,6 +150,11 @@ impl View {
         out.get_mut().put_slice(list::head("Table", &version, listed).as_bytes());
         out.get_mut().put_slice(b"\"columnDefinitions\":");
         serde_json::to_writer(&mut out, &columns)?;
+        if listed.objects.is_empty() && def.ops.columns().iter().any(|column| column.name == "Created At") {
+            // Upstream's table for kinds without a printer starts from no rows at all.
+            out.get_mut().put_slice(b",\"rows\":null}");
+            return Ok(out.into_inner().freeze());
+        }
         out.get_mut().put_slice(b",\"rows\":[");
         for (i, object) in listed.objects.iter().enumerate() {
             if i > 0 {

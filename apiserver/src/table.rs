@@ -19,13 +19,14 @@ pub const NAME: Column = Column {
     priority: 0,
 };
 
+pub const AGE_DESCRIPTION: &str =
+    "CreationTimestamp is a timestamp representing the server time when this object was created.";
+
 pub const AGE: Column = Column {
     name: Cow::Borrowed("Age"),
     type_: Cow::Borrowed("string"),
     format: Cow::Borrowed(""),
-    description: Cow::Borrowed(
-        "CreationTimestamp is a timestamp representing the server time when this object was created.",
-    ),
+    description: Cow::Borrowed(AGE_DESCRIPTION),
     priority: 0,
 };
 

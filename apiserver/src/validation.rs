@@ -98,6 +98,15 @@ pub fn qualified_name(key: &str) -> Result<(), String> {
     if is_name_part(name) { Ok(()) } else { Err(format!("name part {NAME_PART}")) }
 }
 
+/// Everything that is wrong with a qualified name: an empty one is no name in two ways.
+pub fn qualified_name_faults(key: &str) -> Vec<String> {
+    let mut faults: Vec<String> = qualified_name(key).err().into_iter().collect();
+    if key.is_empty() || key.ends_with('/') && key.matches('/').count() == 1 && faults.len() == 1 {
+        faults.push(format!("name part {NAME_PART}"));
+    }
+    faults
+}
+
 /// A path segment that any object name must at least be.
 pub fn path_segment(name: &str) -> Result<(), String> {
     match name {

@@ -136,6 +136,8 @@ const SELECTABLE_FIELDS: &[(&str, &str, &[&str])] = &[
     ("apps", "replicasets", &["status.replicas"]),
     ("batch", "jobs", &["status.successful"]),
     ("certificates.k8s.io", "certificatesigningrequests", &["spec.signerName"]),
+    ("certificates.k8s.io", "clustertrustbundles", &["spec.signerName"]),
+    ("certificates.k8s.io", "podcertificaterequests", &["spec.signerName", "spec.podName", "spec.nodeName"]),
     ("resource.k8s.io", "resourceslices", &["spec.driver", "spec.nodeName"]),
     ("", "events", EVENT_FIELDS),
     ("events.k8s.io", "events", EVENT_FIELDS),

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use coracle_client::ApiError;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, ClusterTrustBundle};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::{Attributes, Operation, Plugin};
@@ -75,6 +75,36 @@ impl Plugin for CertificateSigning {
             return Ok(());
         }
         require(call, "sign", &old.spec.signer_name).await
+    }
+}
+
+/// Who publishes a signer's certificates may `attest` for it.
+pub struct ClusterTrustBundleAttest;
+
+#[async_trait]
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&dyn ApiObject>,
+    ) -> Result<(), ApiError> {
+        let call = attributes.call;
+        let bundle = |o: &dyn ApiObject| o.as_any().downcast_ref::<ClusterTrustBundle>().cloned();
+        let Some(new) = object.and_then(bundle) else { return Ok(()) };
+        // As upstream: the garbage collector may take finalizers and owners off without being asked about signers.
+        if attributes.old.and_then(bundle).is_some_and(|old| old.spec == new.spec) {
+            return Ok(());
+        }
+        let signer = new.spec.signer_name.as_deref().unwrap_or_default();
+        if signer.is_empty() || may(call, "attest", signer).await {
+            return Ok(());
+        }
+        let why = format!("user not permitted to attest for signerName {signer:?}");
+        Err(ApiError::forbidden(call.kind.resource(), call.name(), why))
     }
 }
 

@@ -45,6 +45,7 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(certificate_requester::CertificateRequester),
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(certificates::ClusterTrustBundleAttest),
         // Last: it judges what the others have left.
         Arc::new(escalation::Escalation),
         // After all others: what is charged has passed them.

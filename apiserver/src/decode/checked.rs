@@ -72,11 +72,22 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Checked<'_, D> {
 
     asks! {
         deserialize_i8 I8, deserialize_i16 I16, deserialize_u8 U8, deserialize_u16 U16, deserialize_u32 U32, deserialize_u64 U64,
-        deserialize_f32 F32, deserialize_f64 F64, deserialize_str Str, deserialize_string Text,
+        deserialize_f32 F32, deserialize_f64 F64, deserialize_string Text,
     }
     straight! {
         deserialize_any deserialize_char deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_identifier
         deserialize_ignored_any
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        if std::any::type_name::<V::Value>().ends_with("::ByteString") {
+            return noted::<V::Value, _>(
+                self.report,
+                self.at,
+                self.inner.deserialize_any(quirks::BytesText(visitor)),
+            );
+        }
+        self.ask(ask::Str, visitor)
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {

@@ -5,6 +5,7 @@ use coracle_client::status::Cause;
 use serde_json::Value;
 
 use super::scan;
+use crate::field_error::Errors;
 use crate::kinds::{self, KindDef};
 
 /// Bytes of a body that an error shows.
@@ -104,7 +105,8 @@ impl<'a> Expected<'a> {
         if kind == self.kind && api_version == self.api_version {
             return None;
         }
-        if kind == self.kind {
+        let version_exists = || kinds::all().iter().any(|k| k.resource.api_version() == api_version);
+        if kind == self.kind && version_exists() {
             return Some(ApiError::bad_request(format!(
                 "the API version in the data ({api_version}) does not match the expected API version ({})",
                 self.api_version
@@ -194,6 +196,16 @@ fn summary(body: &[u8]) -> String {
             format!("{hex}{more}")
         }
     }
+}
+
+/// 422 for a field that must be there.
+pub fn required(kind: &KindDef, json: &[u8], field: &str) -> ApiError {
+    let document: Value = serde_json::from_slice(json).unwrap_or_default();
+    let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let resource = kind.alias.as_ref().map_or(&kind.resource, |alias| &alias.stored);
+    let mut errors = Errors::default();
+    errors.required(field, "");
+    ApiError::invalid(resource, name, errors.into_causes())
 }
 
 /// 422, as upstream answers when a patched object does not decode.

@@ -70,10 +70,12 @@ pub fn body(
     }
     let report = Report::new(validation != FieldValidation::Ignore, text.yaml);
     let result = kind.ops.decode_checked(&text.json, &report);
+    let missing = report.missing();
     let (mut issues, failure) = report.into_parts();
-    let object = match result {
-        Ok(object) => object,
-        Err(error) => return Err(expected.explain(&text.json, body, failure, &error)),
+    let object = match (result, missing) {
+        (Ok(object), _) => object,
+        (Err(_), Some(field)) => return Err(faults::required(kind, &text.json, &field)),
+        (Err(error), None) => return Err(expected.explain(&text.json, body, failure, &error)),
     };
     issues.splice(0..0, text.issues);
     let warnings = settle(issues, validation, |strict| expected.unhandled(None, &strict))?;

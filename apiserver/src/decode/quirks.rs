@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use coracle_client::quantity::{Quantity, QuantityError};
-use serde::de::{self, IntoDeserializer, Visitor};
+use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::report::Report;
 
@@ -52,6 +54,15 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for QuantityText<'_, V> {
 
     fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
         self.read("0")
+    }
+
+    // What is neither is read by its text, and no quantity begins like that.
+    fn visit_seq<A: SeqAccess<'de>>(self, _list: A) -> Result<V::Value, A::Error> {
+        self.read("[")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _map: A) -> Result<V::Value, A::Error> {
+        self.read("{")
     }
 }
 
@@ -113,6 +124,33 @@ fn time_fault(text: &str, micro: bool) -> Option<String> {
         return Some(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as \"Z07:00\""));
     }
     text.parse::<jiff::Timestamp>().err().map(|_| format!("parsing time {text:?}: day out of range"))
+}
+
+/// Bytes are a text in base64; Go also takes a list of them.
+pub struct BytesText<V>(pub V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for BytesText<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<V::Value, E> {
+        self.0.visit_str(text)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
+        self.0.visit_none()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<V::Value, A::Error> {
+        let mut bytes: Vec<u8> = Vec::new();
+        while let Some(byte) = list.next_element()? {
+            bytes.push(byte);
+        }
+        self.0.visit_str(&STANDARD.encode(bytes))
+    }
 }
 
 /// A boolean of a YAML document.

@@ -82,6 +82,8 @@ pub struct Report {
     issues: RefCell<Vec<String>>,
     failure: RefCell<Option<String>>,
     failed: Cell<bool>,
+    /// The field without which its type cannot be: upstream decodes that, and refuses it afterwards.
+    missing: RefCell<Option<String>>,
 }
 
 impl Report {
@@ -120,12 +122,19 @@ impl Report {
         (self.issues.into_inner(), self.failure.into_inner())
     }
 
+    pub fn missing(&self) -> Option<String> {
+        self.missing.borrow().clone()
+    }
+
     /// Keeps the innermost error of a decode: the first that is noted. `type_name` is the Rust type wanted there.
     pub fn wrong(&self, at: &Path<'_>, error: &dyn std::fmt::Display, type_name: &str) {
         if self.failed.replace(true) {
             return;
         }
         let error = error.to_string();
+        if let Some(name) = error.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+            *self.missing.borrow_mut() = Some(at.with(name));
+        }
         let message = match go_value(&error) {
             Some(value) => match at.go() {
                 (Some(owner), fields) => format!(

@@ -80,7 +80,12 @@ fn another_version_or_kind() {
     for (text, want) in [
         (
             r#"{"apiVersion":"v1beta1","kind":"ConfigMap"}"#,
-            "the API version in the data (v1beta1) does not match the expected API version (v1)",
+            "ConfigMap in version \"v1beta1\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \
+             \"v1beta1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        ),
+        (
+            r#"{"apiVersion":"apps/v1","kind":"ConfigMap"}"#,
+            "the API version in the data (apps/v1) does not match the expected API version (v1)",
         ),
         (
             r#"{"apiVersion":"v1","kind":"Frob"}"#,

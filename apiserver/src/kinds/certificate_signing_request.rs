@@ -225,7 +225,7 @@ fn parse(pem: &[u8]) -> Result<(), String> {
     X509CertificationRequest::from_der(&pem.contents).map(drop).map_err(|e| e.to_string())
 }
 
-fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
         return errors.required(path, "");
     }

@@ -14,6 +14,11 @@ const NODE_ID_MAX: usize = 256;
 impl BuiltIn for CSINode {
     const SINGULAR: &'static str = "csinode";
     const UNCONDITIONAL_UPDATE: bool = false;
+    const HAS_STATUS: bool = true;
+
+    fn prepare_create(&mut self) {
+        self.status = None;
+    }
 
     fn validate(&self, errors: &mut Errors) {
         let path = Path::new("spec");

@@ -41,16 +41,12 @@ impl BuiltIn for CSIStorageCapacity {
     }
 
     fn columns() -> Vec<Column> {
-        vec![
-            table::NAME,
-            table::narrow("StorageClassName", "string", "The class that there is room for."),
-            table::narrow("Capacity", "string", "How much room there is."),
-        ]
+        // Upstream has no printer for it.
+        vec![table::NAME, table::narrow("Created At", "date", table::AGE_DESCRIPTION)]
     }
 
     fn cells(&self, _now: Timestamp) -> Vec<Value> {
-        let capacity = self.capacity.as_ref().map_or("<unset>", |c| c.0.as_str());
-        vec![json!(self.metadata.name), json!(self.storage_class_name), json!(capacity)]
+        vec![json!(self.metadata.name), json!(self.metadata.creation_timestamp)]
     }
 }
 
@@ -81,6 +77,6 @@ mod tests {
             (of("a"), of("b"), "storageClassName", "Invalid value: \"b\": field is immutable"),
             (of("a"), json!({"storageClassName": "a", "capacity": "2Gi"}), "", ""),
         ]);
-        assert_eq!(testing::cells::<CSIStorageCapacity>(of("c")), ["a", "c", "1Gi"]);
+        assert_eq!(testing::cells::<CSIStorageCapacity>(of("c")), ["a", "null"]);
     }
 }

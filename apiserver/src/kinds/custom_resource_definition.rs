@@ -90,10 +90,39 @@ impl BuiltIn for CustomResourceDefinition {
     fn columns() -> Vec<Column> {
         let created =
             Column { name: Cow::Borrowed("Created At"), type_: Cow::Borrowed("date"), ..table::AGE };
-        vec![table::NAME, created]
+        vec![
+            table::NAME,
+            table::narrow("Scope", "string", "Cluster/Namespaced"),
+            table::narrow("Versions", "string", "Served versions"),
+            created,
+            table::wide("Group", "string", "API group"),
+            table::wide("Kind", "string", "CustomResource kind"),
+            table::wide("ShortNames", "string", "Short names"),
+            table::wide("Established", "boolean", "Established status"),
+        ]
     }
 
     fn cells(&self, _now: Timestamp) -> Vec<Value> {
-        vec![json!(self.metadata.name), json!(self.metadata.creation_timestamp)]
+        let spec = &self.spec;
+        let mut versions: Vec<String> = spec
+            .versions
+            .iter()
+            .filter(|version| version.served)
+            .map(|version| format!("{}{}", version.name, if version.storage { "(storage)" } else { "" }))
+            .collect();
+        versions.sort();
+        let conditions = self.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let established =
+            conditions.into_iter().flatten().any(|c| c.type_ == "Established" && c.status == "True");
+        vec![
+            json!(self.metadata.name),
+            json!(spec.scope),
+            json!(versions.join(",")),
+            json!(self.metadata.creation_timestamp),
+            json!(spec.group),
+            json!(spec.names.kind),
+            json!(spec.names.short_names.as_deref().unwrap_or_default().join(",")),
+            json!(established),
+        ]
     }
 }

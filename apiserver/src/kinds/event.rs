@@ -45,10 +45,11 @@ impl BuiltIn for Event {
         if self.event_time.is_none() {
             return;
         }
-        match validation::given(&self.reporting_component) {
-            None => errors.required("reportingComponent", ""),
-            Some(name) => errors.check("reportingComponent", name, validation::qualified_name),
+        let component = self.reporting_component.as_deref().unwrap_or_default();
+        if component.is_empty() {
+            errors.required("reportingComponent", "");
         }
+        errors.check_all("reportingComponent", component, validation::qualified_name_faults);
         for (field, text) in [
             ("reportingInstance", &self.reporting_instance),
             ("action", &self.action),

@@ -6,6 +6,7 @@ pub mod api_service;
 mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
+mod cluster_trust_bundle;
 mod component_status;
 mod config_map;
 mod controller_revision;
@@ -19,6 +20,7 @@ mod definition;
 mod deployment;
 mod device;
 mod device_class;
+mod device_taint_rule;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -41,6 +43,7 @@ mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
+mod pod_certificate_request;
 mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
@@ -139,6 +142,8 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(),
         KindDef::of::<extensions::v1::CustomResourceDefinition>(),
         KindDef::of::<certificates::v1::CertificateSigningRequest>(),
+        KindDef::of::<certificates::v1::ClusterTrustBundle>(),
+        KindDef::of::<certificates::v1::PodCertificateRequest>(),
         KindDef::of::<coordination::v1::Lease>(),
         KindDef::of::<discovery::v1::EndpointSlice>(),
         KindDef::of::<events::v1::Event>(),
@@ -155,6 +160,7 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<rbac::v1::Role>(),
         KindDef::of::<rbac::v1::RoleBinding>(),
         KindDef::of::<resource::v1::DeviceClass>(),
+        KindDef::of::<resource::v1::DeviceTaintRule>(),
         KindDef::of::<resource::v1::ResourceClaim>(),
         KindDef::of::<resource::v1::ResourceClaimTemplate>(),
         KindDef::of::<resource::v1::ResourceSlice>(),

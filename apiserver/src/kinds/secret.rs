@@ -110,7 +110,8 @@ fn is_json(data: &BTreeMap<String, ByteString>, key: &str, errors: &mut Errors) 
         Some(value) => {
             let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_slice(&value.0);
             if let Err(error) = object {
-                errors.invalid(path.key(key), "<secret contents redacted>", error);
+                let fault = crate::decode::json_fault(&value.0).unwrap_or_else(|| error.to_string());
+                errors.invalid(path.key(key), "<secret contents redacted>", fault);
             }
         }
     }

@@ -218,28 +218,8 @@ fn shape_property(type_name: &str, field: &str, property: &mut Value) {
     }
 }
 
-/// Types that are written as something else than an object.
-const NO_OBJECTS: &[&str] =
-    &["Quantity", "Time", "MicroTime", "IntOrString", "JSON", "RawExtension", "FieldsV1"];
-
-/// What a list or map holds is never a pointer, so it has its zero as the default.
+/// The words that elements of a list or map may be.
 fn shape_element(element: &mut Map<String, Value>, words: Option<&'static str>) {
-    let reference = element.get("$ref").and_then(Value::as_str).unwrap_or_default();
-    let type_name = reference.rsplit('.').next().unwrap_or_default();
-    if !reference.is_empty() && !NO_OBJECTS.contains(&type_name) {
-        let reference = element.remove("$ref");
-        element.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
-        element.insert("default".to_owned(), json!({}));
-    }
-    match element.get("type").and_then(Value::as_str) {
-        Some("string") if !element.contains_key("format") => {
-            element.insert("default".to_owned(), "".into());
-        }
-        Some("integer") => {
-            element.insert("default".to_owned(), 0.into());
-        }
-        _ => {}
-    }
     if let Some(words) = words {
         element.insert("enum".to_owned(), words.split('|').collect());
     }

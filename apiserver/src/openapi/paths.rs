@@ -393,7 +393,10 @@ impl Writer<'_> {
     }
 
     fn review(&mut self, review: &ReviewDef) {
-        let api_version = format!("{}/{}", review.group, review.version);
+        let api_version = match review.group {
+            "" => review.version.to_owned(),
+            group => format!("{group}/{}", review.version),
+        };
         let Some(schema) = self.components.documents.get(&(api_version, review.kind.to_owned())) else {
             return;
         };
@@ -404,7 +407,8 @@ impl Writer<'_> {
             schema: schema.clone(),
             binary: true,
         };
-        let operation = self.create(review.kind, format!("create a {}", review.kind), &subject);
+        let what = format!("{}{}", if review.namespaced { "Namespaced" } else { "" }, review.kind);
+        let operation = self.create(&what, format!("create a {}", review.kind), &subject);
         let mut common = parameters::write();
         common.push(parameters::pretty());
         let mut path = format!("/{}/{}", self.gv.path(), review.plural);

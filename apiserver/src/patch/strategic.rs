@@ -27,8 +27,8 @@ enum Fault {
     ElementOrder,
     #[error("lists of lists are not supported")]
     ListOfLists,
-    #[error("unknown patch type: {0}")]
-    Directive(String),
+    #[error("unknown patch type: {directive} in map: {element}")]
+    Directive { directive: String, element: String },
     #[error("map: {element} does not contain declared merge key: {key}")]
     NoMergeKey { element: String, key: String },
     #[error("{0}")]
@@ -41,8 +41,10 @@ impl From<Fault> for ApiError {
             Fault::BadDocument | Fault::PrimitiveList | Fault::RetainKeys | Fault::ElementOrder => {
                 Self::bad_request(fault.to_string())
             }
-            Fault::ListOfLists | Fault::Directive(_) => super::rejected(),
-            Fault::NoMergeKey { .. } | Fault::Other(_) => Self::new(500, "", fault.to_string()),
+            Fault::ListOfLists => super::rejected(),
+            Fault::Directive { .. } | Fault::NoMergeKey { .. } | Fault::Other(_) => {
+                Self::new(500, "", fault.to_string())
+            }
         }
     }
 }
@@ -55,9 +57,16 @@ pub fn apply(
     patch: &[u8],
 ) -> Result<Value, ApiError> {
     let patch = super::parse(patch)?;
-    let (Value::Object(current), Value::Object(patch)) = (current, patch) else {
-        return Err(Fault::BadDocument.into());
+    let patch = match patch {
+        Value::Object(fields) => fields,
+        other => {
+            let what = super::kind_of(&other);
+            return Err(ApiError::bad_request(format!(
+                "json: cannot unmarshal {what} into Go value of type map[string]interface {{}}"
+            )));
+        }
     };
+    let Value::Object(current) = current else { return Err(Fault::BadDocument.into()) };
     let merged = Merge { types }.map(current.clone(), patch, object)?;
     Ok(Value::Object(merged))
 }
@@ -83,15 +92,15 @@ impl Merge<'_> {
     }
 
     fn map(&self, mut original: Fields, mut patch: Fields, object: Option<&Object>) -> Result<Fields, Fault> {
-        if let Some(directive) = patch.remove(DIRECTIVE) {
+        if let Some(directive) = patch.get(DIRECTIVE) {
             return match directive.as_str() {
+                // What else steers in there has become a field like any other.
                 Some("replace") => {
-                    discard_nulls_of(&mut patch);
-                    without_directives_of(patch)
+                    patch.remove(DIRECTIVE);
+                    Ok(patch)
                 }
                 Some("delete") => Ok(Fields::new()),
-                Some("merge") => self.map(original, patch, object),
-                _ => Err(Fault::Directive(go_text(&directive))),
+                _ => Err(unknown_directive(directive, &patch)),
             };
         }
         if let Some(keys) = patch.remove(RETAIN_KEYS) {
@@ -128,17 +137,23 @@ impl Merge<'_> {
         }
         let (below, patch) = self.lookup(object, &name);
         let merged = match (original.remove(&name), value) {
-            (Some(Value::Object(original)), Value::Object(fields)) if patch != Some(Patch::Replace) => {
+            (Some(Value::Object(_)), Value::Object(fields)) if patch == Some(Patch::Replace) => {
+                Value::Object(fields)
+            }
+            (Some(Value::Object(original)), Value::Object(fields)) => {
                 Value::Object(self.map(original, fields, below)?)
             }
             (Some(Value::Array(original)), Value::Array(items)) => match patch.and_then(Patch::merge_key) {
                 Some(key) => Value::Array(self.list(original, items, key, below)?),
-                None => without_directives(Value::Array(items))?,
+                None => Value::Array(items),
             },
             (_, fresh) => {
                 value = fresh;
                 discard_nulls(&mut value);
-                without_directives(value)?
+                match without_directives(value) {
+                    Some(value) => value,
+                    None => return Ok(()),
+                }
             }
         };
         original.insert(name, merged);
@@ -167,10 +182,7 @@ impl Merge<'_> {
             let before = ours.clone().unwrap_or_default();
             let merged = match (ours, theirs) {
                 (Some(ours), Some(theirs)) => self.list(ours, theirs, key, below)?,
-                (None, Some(theirs)) => match without_directives(Value::Array(theirs))? {
-                    Value::Array(items) => items,
-                    _ => Vec::new(),
-                },
+                (None, Some(theirs)) => theirs.into_iter().filter_map(without_directives).collect(),
                 (Some(ours), None) => ours,
                 (None, None) => continue,
             };
@@ -219,11 +231,7 @@ impl Merge<'_> {
                     let Value::Object(have) = place.take() else { continue };
                     *place = Value::Object(self.map(have, fields.clone(), object)?);
                 }
-                None => {
-                    let mut fresh = item.clone();
-                    discard_nulls(&mut fresh);
-                    merged.push(without_directives(fresh)?);
-                }
+                None => merged.push(item.clone()),
             }
         }
         Ok(ordered(merged, &patch, &before, key))
@@ -239,10 +247,26 @@ fn list_of(value: Option<Value>) -> Result<Option<Vec<Value>>, Fault> {
 }
 
 fn merge_value<'v>(element: &'v Fields, key: &str) -> Result<&'v Value, Fault> {
-    element.get(key).ok_or_else(|| Fault::NoMergeKey {
+    element.get(key).ok_or_else(|| no_merge_key(element, key))
+}
+
+fn no_merge_key(element: &Fields, key: &str) -> Fault {
+    Fault::NoMergeKey { element: go_text(&Value::Object(element.clone())), key: key.to_owned() }
+}
+
+fn unknown_directive(directive: &Value, element: &Fields) -> Fault {
+    // Go's `%s` of what is no text.
+    let type_name = match directive {
+        Value::Bool(_) => Some("bool"),
+        Value::Number(number) if number.is_f64() => Some("float64"),
+        Value::Number(_) => Some("int64"),
+        _ => None,
+    };
+    let text = go_text(directive);
+    Fault::Directive {
+        directive: type_name.map_or_else(|| text.clone(), |name| format!("%!s({name}={text})")),
         element: go_text(&Value::Object(element.clone())),
-        key: key.to_owned(),
-    })
+    }
 }
 
 /// Carries out the elements that are directives; what is left merges.
@@ -259,9 +283,7 @@ fn special_elements(
             Some(directive) => match directive.as_str() {
                 Some("delete") => match item.get(key) {
                     Some(wanted) => original.retain(|have| have.get(key) != Some(wanted)),
-                    None => {
-                        return Err(Fault::Other("delete patch type with no merge key defined".to_owned()));
-                    }
+                    None => return Err(no_merge_key(item.as_object().unwrap_or(&Fields::new()), key)),
                 },
                 Some("replace") => replace = true,
                 Some("merge") => {
@@ -269,7 +291,7 @@ fn special_elements(
                         "merging lists cannot yet be specified in the patch".to_owned(),
                     ));
                 }
-                _ => return Err(Fault::Directive(go_text(directive))),
+                _ => return Err(unknown_directive(directive, item.as_object().unwrap_or(&Fields::new()))),
             },
         }
     }
@@ -301,41 +323,18 @@ fn fits_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), Fault> 
     )))
 }
 
-/// A value that is new to the document, without what only steers merging.
-fn without_directives(value: Value) -> Result<Value, Fault> {
-    Ok(match value {
-        Value::Object(fields) => Value::Object(without_directives_of(fields)?),
-        Value::Array(items) => {
-            let kept = items.into_iter().filter(|item| {
-                // A bare directive only steers; one with content is an element.
-                let bare = item.as_object().is_some_and(|fields| fields.len() == 1);
-                match item.get(DIRECTIVE).and_then(Value::as_str) {
-                    Some("delete") => false,
-                    Some(_) => !bare,
-                    None => true,
-                }
-            });
-            Value::Array(kept.map(without_directives).collect::<Result<_, _>>()?)
+/// A value that is new to the document, without the maps in it that are directives; None where it is one itself.
+fn without_directives(value: Value) -> Option<Value> {
+    match value {
+        Value::Object(fields) if fields.contains_key(DIRECTIVE) => None,
+        Value::Object(fields) => {
+            let kept =
+                fields.into_iter().filter_map(|(name, value)| Some((name, without_directives(value)?)));
+            Some(Value::Object(kept.collect()))
         }
-        scalar => scalar,
-    })
-}
-
-fn without_directives_of(fields: Fields) -> Result<Fields, Fault> {
-    let mut kept = Fields::new();
-    if fields.get(DIRECTIVE).and_then(Value::as_str) == Some("delete") {
-        return Ok(kept);
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
+        scalar => Some(scalar),
     }
-    for (name, value) in fields {
-        let steers = name == DIRECTIVE
-            || name == RETAIN_KEYS
-            || name.starts_with(ELEMENT_ORDER)
-            || name.starts_with(DELETE_FROM_LIST);
-        if !steers {
-            kept.insert(name, without_directives(value)?);
-        }
-    }
-    Ok(kept)
 }
 
 fn discard_nulls(value: &mut Value) {

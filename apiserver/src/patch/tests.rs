@@ -250,7 +250,7 @@ fn whole_documents() {
             json!({"secrets": [{"name": "b"}, {"name": "a"}], "imagePullSecrets": [{"name": "b"}]}),
         ),
         (
-            "directives do not stay in what is new",
+            "in what is new only deletions are carried out: the rest becomes fields, which clients are warned of",
             "Pod",
             json!({}),
             pod(
@@ -258,8 +258,30 @@ fn whole_documents() {
                 "env": [{"name": "X", "value": "1"}, {"name": "Y", "$patch": "delete"}]}], "securityContext": {"$retainKeys": ["runAsUser"], "runAsUser": 1}}),
             ),
             pod(
-                json!({"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}]}], "securityContext": {"runAsUser": 1}}),
+                json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "a", "$setElementOrder/env": [{"name": "X"}],
+                "env": [{"name": "X", "value": "1"}]}], "securityContext": {"$retainKeys": ["runAsUser"], "runAsUser": 1}}),
             ),
+        ),
+        (
+            "a directive in the place of a map that is not there is nothing",
+            "Pod",
+            json!({"metadata": {}}),
+            json!({"metadata": {"labels": {"$patch": "replace", "a": "1"}, "annotations": {"$patch": "frob"}}}),
+            json!({"metadata": {}}),
+        ),
+        (
+            "a replaced map is taken as it is",
+            "Pod",
+            json!({"metadata": {"labels": {"a": "1"}}}),
+            json!({"metadata": {"labels": {"$patch": "replace", "b": null, "$retainKeys": ["b"]}}}),
+            json!({"metadata": {"labels": {"b": null, "$retainKeys": ["b"]}}}),
+        ),
+        (
+            "a list that does not merge is taken as it is",
+            "Pod",
+            pod(json!({"tolerations": [{"key": "a"}]})),
+            pod(json!({"tolerations": [{"$patch": "replace"}, {"key": "b"}]})),
+            pod(json!({"tolerations": [{"$patch": "replace"}, {"key": "b"}]})),
         ),
         (
             "a scalar over a map, a map over a scalar",
@@ -297,13 +319,25 @@ fn refusals() {
             "a deletion without its key",
             pod(json!({"containers": [{"$patch": "delete"}]})),
             500,
-            "delete patch type with no merge key defined",
+            "map: map[$patch:delete] does not contain declared merge key: name",
         ),
         (
             "an unknown directive",
             pod(json!({"containers": [{"name": "a", "$patch": "frob"}]})),
-            422,
-            "the server rejected our request due to an error in our request",
+            500,
+            "unknown patch type: frob in map: map[$patch:frob name:a]",
+        ),
+        (
+            "a map is not merged by directive",
+            json!({"spec": {"$patch": "merge"}}),
+            500,
+            "unknown patch type: merge in map: map[$patch:merge]",
+        ),
+        (
+            "a directive that is no text",
+            json!({"spec": {"$patch": 1}}),
+            500,
+            "unknown patch type: %!s(int64=1) in map: map[$patch:1]",
         ),
         (
             "the patch's order against the order",
@@ -332,7 +366,12 @@ fn refusals() {
             400,
             "invalid patch format of primitive list",
         ),
-        ("no object", json!([1]), 400, "invalid JSON document"),
+        (
+            "no object",
+            json!([1]),
+            400,
+            "json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
     ] {
         let current = if what == "a deletion that is no list" {
             json!({"metadata": {"finalizers": ["x"]}})

@@ -5,11 +5,36 @@ use std::collections::BTreeMap;
 use coracle_client::{ApiError, Resource};
 use k8s_openapi::api::core::v1::{Binding, Pod, PodCondition};
 
-use super::document;
+use super::{Review, ReviewDef, document};
 use crate::field_error::Errors;
 use crate::object::ApiObject;
 use crate::verbs::modify::{Current, Part, Versions, modify_as};
 use crate::verbs::{Answer, Call, metadata};
+
+/// The older way: the object that is posted names the pod.
+pub const LEGACY: ReviewDef = ReviewDef {
+    group: "",
+    version: "v1",
+    plural: "bindings",
+    singular: "binding",
+    kind: "Binding",
+    namespaced: true,
+};
+
+pub async fn create_by_name(review: &Review<'_>) -> Result<Answer, ApiError> {
+    let binding: Binding = review.document("v1", LEGACY.kind)?;
+    let pods = review.api.kind(&Resource::of::<Pod>())?;
+    let call = Call {
+        namespace: Some(review.info.namespace.clone()),
+        name: Some(binding.metadata.name.unwrap_or_default()),
+        subresource: Some("binding".into()),
+        options: review.options.clone(),
+        content_type: review.content_type.map(str::to_owned),
+        body: review.body.clone(),
+        ..Call::new(review.api, &pods, review.identity.clone())
+    };
+    create(&call).await
+}
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
     let (binding, warnings) = document::<Binding>(call, "v1", "Binding")?;

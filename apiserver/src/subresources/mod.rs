@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use coracle_client::{ApiError, Verb};
+use coracle_client::{ApiError, Verb, WriteOptions};
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
 
@@ -78,6 +78,7 @@ pub struct Review<'a> {
     pub api: &'a Arc<Api>,
     pub info: &'a RequestInfo,
     pub identity: Identity,
+    pub options: WriteOptions,
     pub content_type: Option<&'a str>,
     pub body: Bytes,
 }
@@ -99,6 +100,7 @@ pub const REVIEWS: &[ReviewDef] = &[
     access_review::SELF,
     rules_review::DEF,
     access_review::SUBJECT,
+    binding::LEGACY,
 ];
 
 pub fn is_review(group: &str, plural: &str) -> bool {
@@ -106,10 +108,11 @@ pub fn is_review(group: &str, plural: &str) -> bool {
 }
 
 /// None: no such resource.
-pub async fn review(api_version: &str, review: Review<'_>) -> Option<Result<Answer, ApiError>> {
-    let def = REVIEWS.iter().find(|def| {
-        def.plural == review.info.resource && api_version.split_once('/') == Some((def.group, def.version))
-    })?;
+pub async fn review(review: Review<'_>) -> Option<Result<Answer, ApiError>> {
+    let info = review.info;
+    let def = REVIEWS
+        .iter()
+        .find(|def| def.plural == info.resource && def.group == info.group && def.version == info.version)?;
     if def.namespaced == review.info.namespace.is_empty() {
         return Some(Err(ApiError::unknown_resource()));
     }
@@ -121,6 +124,7 @@ pub async fn review(api_version: &str, review: Review<'_>) -> Option<Result<Answ
         "TokenReview" => token_review::answer(&review).await,
         "SelfSubjectRulesReview" => rules_review::answer(&review),
         "LocalSubjectAccessReview" => access_review::local(&review).await,
+        "Binding" => binding::create_by_name(&review).await,
         "SelfSubjectAccessReview" => access_review::own(&review).await,
         _ => access_review::of_subject(&review).await,
     })

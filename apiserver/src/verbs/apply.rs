@@ -49,7 +49,7 @@ pub(crate) fn read(call: &Call, resource: &Resource) -> Result<(Value, Vec<Strin
         errors.required("fieldManager", "is required for apply patch");
         return Err(options::invalid("PatchOptions", errors.into_causes()));
     }
-    let undecodable = |why: String| ApiError::bad_request(format!("error decoding YAML: {why}"));
+    let undecodable = |why: String| ApiError::bad_request(format!("error decoding patch: {why}"));
     let (config, issues) = decode::yaml_to_json(&call.body).map_err(undecodable)?;
     let config = match config {
         Value::Object(_) => config,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use coracle_client::status::Cause;
-use coracle_client::{ApiError, Object, Propagation};
+use coracle_client::{ApiError, Object, Propagation, Resource};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, ObjectMeta, Time};
 use serde_json::json;
@@ -171,7 +171,11 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
 }
 
 pub(crate) fn preconditions(call: &Call, options: &Options, object: &Object) -> Result<(), ApiError> {
-    let conflict = |why: String| ApiError::conflict(call.kind.resource(), call.name(), &why);
+    let resource = call.kind.resource();
+    // By the kind's name, as upstream's store says it.
+    let named =
+        Resource::new("", resource.version(), resource.kind(), resource.kind(), resource.namespaced());
+    let conflict = |why: String| ApiError::conflict(&named, call.name(), &why);
     let head = &object.head;
     if let Some(uid) = options.uid.as_deref().filter(|uid| **uid != *head.uid) {
         return Err(conflict(format!(

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_client::selector::{FieldSelector, Selector};
 use coracle_client::{ApiError, ListOptions, Object};
@@ -292,6 +293,9 @@ struct Token {
     start: String,
 }
 
+/// As Go reads it: what is left of the last character says nothing.
+const TOKEN_TEXT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 impl Token {
@@ -309,7 +313,7 @@ impl Token {
             ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
         };
         let json =
-            URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(error.to_string()))?;
+            TOKEN_TEXT.decode(text.trim_end_matches('=')).map_err(|error| invalid(error.to_string()))?;
         if let Some(fault) = json_fault(&json) {
             return Err(invalid(fault));
         }

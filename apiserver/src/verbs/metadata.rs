@@ -157,12 +157,14 @@ fn owners(meta: &ObjectMeta, errors: &mut Errors) {
             (Some(_), Some(version), None) => !version.is_empty(),
             _ => false,
         };
-        if !fine {
+        if owner.api_version.is_empty() {
+            errors.required(format!("{path}.apiVersion"), "must not be empty");
+        } else if !fine {
             errors.invalid(format!("{path}.apiVersion"), &owner.api_version, "version must not be empty");
         }
         for (field, value) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
             if value.is_empty() {
-                errors.invalid(format!("{path}.{field}"), value, format!("{field} must not be empty"));
+                errors.required(format!("{path}.{field}"), "must not be empty");
             }
         }
         controllers += usize::from(owner.controller == Some(true));

@@ -75,13 +75,14 @@ impl Query {
     /// dryRun, fieldManager, fieldValidation and force of a write; `kind`: what upstream calls the options.
     pub fn write_options(&self, kind: &str) -> Result<WriteOptions, ApiError> {
         let mut errors = Errors::default();
-        for value in self.all("dryRun").filter(|v| *v != "All") {
-            errors.not_supported("dryRun", value, &["All"]);
+        if self.all("dryRun").any(|value| value != "All") {
+            let values: Vec<&str> = self.all("dryRun").collect();
+            errors.not_supported_value("dryRun", &values, &["All"]);
         }
         if let Some(value) = self.get("fieldValidation")
             && !matches!(value, "Ignore" | "Warn" | "Strict")
         {
-            errors.not_supported("fieldValidation", value, &["Ignore", "Warn", "Strict"]);
+            errors.not_supported("fieldValidation", value, &["", "Ignore", "Strict", "Warn"]);
         }
         if self.get("fieldManager").is_some_and(|m| m.len() > FIELD_MANAGER_CHARS_MAX) {
             errors.too_long("fieldManager", FIELD_MANAGER_CHARS_MAX);
@@ -148,7 +149,7 @@ mod tests {
         let error = Query::parse("dryRun=Some").write_options("CreateOptions").unwrap_err();
         assert_eq!(
             error.message(),
-            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
+            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""
         );
         assert_eq!(query.encode(|name| name == "labelSelector"), "?labelSelector=a%3Db%2Cc%20in%20%28d%29");
     }

@@ -114,6 +114,7 @@ fn create(context: &Context, io: &mut Io, plan: &Plan, mut to: Option<&mut dyn W
         return Err("empty archive".into());
     }
     let mut code = 0;
+    let mut members = 0;
     for name in &plan.names {
         let mut left = vec![name.trim_end_matches('/').to_owned()];
         while let Some(shown) = left.pop() {
@@ -124,6 +125,7 @@ fn create(context: &Context, io: &mut Io, plan: &Plan, mut to: Option<&mut dyn W
                 None => &mut io.out,
             };
             let added = add(context, &path, &member, out);
+            members += usize::from(added.is_ok());
             match added {
                 Ok(true) => {
                     let mut names = context.names(&path)?;
@@ -146,7 +148,10 @@ fn create(context: &Context, io: &mut Io, plan: &Plan, mut to: Option<&mut dyn W
         Some(to) => *to,
         None => &mut io.out,
     };
-    out.write_all(&[0; 2 * BLOCK])?;
+    // NOTE: whoever reads takes the end of an archive for success, as kubectl cp does, before the exit code is known.
+    if members > 0 || code == 0 {
+        out.write_all(&[0; 2 * BLOCK])?;
+    }
     out.flush()?;
     Ok(code)
 }

@@ -207,9 +207,8 @@ fn pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Errors) {
     }
     if term.topology_key.is_empty() {
         errors.required(path.child("topologyKey"), "can not be empty");
-    } else {
-        errors.check(path.child("topologyKey"), &term.topology_key, validation::qualified_name);
     }
+    errors.check_all(path.child("topologyKey"), &term.topology_key, validation::qualified_name_faults);
 }
 
 fn spread(constraints: &[TopologySpreadConstraint], path: &Path<'_>, errors: &mut Errors) {
@@ -333,10 +332,10 @@ mod tests {
             (
                 pod(
                     "affinity",
-                    json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}),
+                    json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "a b"}]}}),
                 ),
                 "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
-                "Required value: can not be empty",
+                "Invalid value: \"a b\": name part must consist of",
             ),
             (
                 pod(

@@ -53,31 +53,32 @@ async fn run_in(session: Session, container: Arc<dyn Container>, command: Vec<St
     }
     let ended = match container.exec(command, stdio).await {
         Ok(child) => {
-            let wait = async {
-                match terminal {
-                    Some((mut signals, driver)) => {
-                        let waiting = async {
-                            tokio::select! {
-                                exit = child.wait() => exit.code,
-                                Some(signal) = signals.recv() => {
-                                    child.kill();
-                                    child.wait().await;
-                                    SIGNALLED + signal
-                                }
-                            }
-                        };
-                        // The terminal is over when the guest's output is.
-                        let (code, ()) = tokio::join!(waiting, driver);
-                        code
+            let running = Arc::downgrade(&child);
+            // The program lets go of its error stream when it is let go itself, and the terminal waits for that.
+            let wait = async move {
+                let Some((mut signals, driver)) = terminal else { return child.wait().await.code };
+                let waiting = async move {
+                    tokio::select! {
+                        exit = child.wait() => exit.code,
+                        Some(signal) = signals.recv() => {
+                            child.kill();
+                            child.wait().await;
+                            SIGNALLED + signal
+                        }
                     }
-                    None => child.wait().await.code,
-                }
+                };
+                // The terminal is over when the guest's output is.
+                let (code, ()) = tokio::join!(waiting, driver);
+                code
             };
+            tokio::pin!(wait);
             tokio::select! {
-                code = wait => Ended::Exited(code),
+                code = &mut wait => Ended::Exited(code),
                 () = gone.cancelled() => {
-                    child.kill();
-                    child.wait().await;
+                    if let Some(child) = running.upgrade() {
+                        child.kill();
+                        child.wait().await;
+                    }
                     return;
                 }
             }
