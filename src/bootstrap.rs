@@ -10,7 +10,8 @@ use coracle_apiserver::pki::{Pki, write_private};
 use coracle_client::{ApiError, Client};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Secret, Service, ServicePort, ServiceSpec,
+    ConfigMap, EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Secret, Service, ServicePort,
+    ServiceSpec,
 };
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice,
@@ -216,6 +217,36 @@ pub async fn ensure_join_token(client: &Client, pki: &Pki, data: &Path) -> anyho
     };
     created(client.create(&secret).await.map(drop)).context("storing the join token")?;
     Ok(token)
+}
+
+/// What whoever has a token and nothing else may know of the cluster: kube-public/cluster-info, which the bootstrap
+/// signer signs with every token.
+pub async fn ensure_cluster_info(client: &Client, api: SocketAddr, ca: &str) -> anyhow::Result<()> {
+    const NAME: &str = "cluster-info";
+    let wanted = crate::kubeconfig::render_cluster(&format!("https://{api}"), ca)?;
+    let failed = "the cluster's description in kube-public";
+    match client.find::<ConfigMap>("kube-public", NAME).await.context(failed)? {
+        None => {
+            let map = ConfigMap {
+                metadata: ObjectMeta {
+                    name: Some(NAME.into()),
+                    namespace: Some("kube-public".into()),
+                    ..ObjectMeta::default()
+                },
+                data: Some(BTreeMap::from([("kubeconfig".to_owned(), wanted)])),
+                ..ConfigMap::default()
+            };
+            created(client.create(&map).await.map(drop)).context(failed)
+        }
+        Some(mut map) => {
+            let data = map.data.get_or_insert_default();
+            if data.get("kubeconfig") == Some(&wanted) {
+                return Ok(());
+            }
+            data.insert("kubeconfig".into(), wanted);
+            client.update(&map).await.map(drop).context(failed)
+        }
+    }
 }
 
 /// Lower-case letters and digits from the system's generator.

@@ -38,6 +38,8 @@ use crate::{bootstrap, kubeconfig, process};
 pub struct ControlPlane {
     api: Arc<Api>,
     pub pki: Arc<Pki>,
+    /// Signs service account tokens.
+    pub token_key: Arc<TokenKey>,
     store: Arc<dyn Store>,
     pub embedded: bool,
     /// Where the API is reached from outside this process.
@@ -81,7 +83,7 @@ impl ControlPlane {
         let lookup = Lookup::new();
         let authorizers = Authorizers::built_in(own.clone(), lookup.clone());
         let key = Arc::new(TokenKey::from_pem(pki.service_account_key())?);
-        let authenticators = authenticators(options, &lookup, &key)?;
+        let authenticators = authenticators(options, &lookup, &key, &own)?;
         let node_client = pki.client(
             "apiserver-kubelet-client",
             Subject { user: "kube-apiserver-kubelet-client", group: Some(MASTERS_GROUP) },
@@ -93,7 +95,7 @@ impl ControlPlane {
                 node_proxy: Some(Arc::new(NodeConnection::new(&node_client, pki.ca_certificate())?)),
                 authenticators: Some(authenticators.clone()),
                 openid: Some(openid::Documents::new(&key, &address.to_string())),
-                token_issuer: Some(key),
+                token_issuer: Some(key.clone()),
                 authorizer: Some(authorizers.clone()),
                 lookup: Some(lookup.clone()),
                 service_cidr: Some(service_cidr.to_string()),
@@ -127,10 +129,12 @@ impl ControlPlane {
         )?;
         kubeconfig::write(&kubeconfig, &text)?;
         bootstrap::ensure_join_token(&own, &pki, data.path()).await?;
+        bootstrap::ensure_cluster_info(&own, address, pki.ca_certificate()).await?;
         info!(%address, "serving");
         Ok(Self {
             api,
             pki,
+            token_key: key,
             store,
             embedded,
             address,
@@ -179,9 +183,10 @@ fn authenticators(
     options: &ControlPlaneOptions,
     lookup: &Arc<Lookup>,
     key: &Arc<TokenKey>,
+    own: &Client,
 ) -> anyhow::Result<Authenticators> {
     let mut list: Vec<Box<dyn Authenticator>> = vec![
-        Box::new(ServiceAccountTokens::new(lookup.clone(), key.clone())),
+        Box::new(ServiceAccountTokens::new(lookup.clone(), key.clone(), own.clone())),
         Box::new(BootstrapTokens { lookup: lookup.clone() }),
     ];
     if let Some(file) = &options.token_auth_file {

@@ -27,6 +27,23 @@ pub fn render(server: &str, ca: &str, user: &str, pair: &Pair) -> anyhow::Result
     serde_norway::to_string(&document).context("rendering the kubeconfig")
 }
 
+/// A kubeconfig for nobody: where the cluster is, and how it is known again.
+pub fn render_cluster(server: &str, ca: &str) -> anyhow::Result<String> {
+    let document = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "", "cluster": {
+            "server": server,
+            "certificate-authority-data": STANDARD.encode(ca),
+        }}],
+        "contexts": null,
+        "current-context": "",
+        "preferences": {},
+        "users": null,
+    });
+    serde_norway::to_string(&document).context("rendering the cluster's description")
+}
+
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;

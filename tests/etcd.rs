@@ -3,9 +3,13 @@
 
 mod harness;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
-use harness::{Cluster, ClusterOptions, Etcd, PATIENCE, coracle, eventually, free_address, http_get, run};
+use harness::{
+    Cluster, ClusterOptions, Etcd, Https, PATIENCE, Process, coracle, eventually, free_address, http_get, run,
+};
+use serde_json::{Value, json};
 
 #[test]
 fn a_cluster_on_etcd_works_and_keeps_its_state_there() {
@@ -30,6 +34,83 @@ fn a_cluster_on_etcd_works_and_keeps_its_state_there() {
     eventually("an answer after the restart", || match http_get(&service, "/")? {
         (200, _) => Ok(()),
         other => Err(format!("{other:?}")),
+    });
+}
+
+/// Node ports and cluster addresses are one service's each, whichever server was asked.
+#[test]
+fn two_apiservers_never_hand_out_a_port_twice() {
+    let etcd = Etcd::start();
+    let directory = tempfile::Builder::new().prefix("coracle-test-two-").tempdir().unwrap();
+    let servers: Vec<(Process, PathBuf)> = ["a", "b"]
+        .map(|name| {
+            let data = directory.path().join(name);
+            let mut command = coracle();
+            command.args([
+                "apiserver",
+                "--listen",
+                "127.0.0.1:0",
+                "--etcd-servers",
+                &etcd.endpoint,
+                "--data-dir",
+            ]);
+            command.arg(&data);
+            let mut process = Process::start(command, &directory.path().join(format!("{name}.log")));
+            process.line("API server ready", PATIENCE, |line| line.starts_with("API server ready"));
+            (process, data.join("kubeconfig"))
+        })
+        .into();
+    let service = |name: &str, port: serde_json::Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}})
+        .to_string()
+    };
+    // Each server is asked for the same port, over and over, at the same time as the other.
+    let asked: Vec<Vec<(u16, Value)>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = servers
+            .iter()
+            .enumerate()
+            .map(|(which, (_, kubeconfig))| {
+                let service = &service;
+                scope.spawn(move || {
+                    let https = Https::from_kubeconfig(kubeconfig);
+                    let wishes = (0..15).map(|n| (format!("wish-{which}-{n}"), json!(31_000 + n)));
+                    let free = (0..25).map(|n| (format!("free-{which}-{n}"), Value::Null));
+                    let answer = |(name, port): (String, Value)| {
+                        let answer = https.post("/api/v1/namespaces/default/services", service(&name, port));
+                        (answer.status, answer.json())
+                    };
+                    wishes.chain(free).map(answer).collect()
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    for n in 0..15 {
+        let mut codes: Vec<u16> = asked.iter().map(|answers| answers[n].0).collect();
+        codes.sort_unstable();
+        assert_eq!(codes, [201, 422], "{:?} {:?}", asked[0][n].1, asked[1][n].1);
+    }
+    let mut ports: Vec<i64> = Vec::new();
+    for (code, answer) in asked.iter().flat_map(|answers| &answers[15..]) {
+        assert_eq!(*code, 201, "{answer}");
+        ports.push(answer["spec"]["ports"][0]["nodePort"].as_i64().unwrap());
+    }
+    let count = ports.len();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), count, "{ports:?}");
+
+    // What one server frees, the other can give.
+    let [a, b] = [0, 1].map(|which: usize| Https::from_kubeconfig(&servers[which].1));
+    let holder = if asked[0][0].0 == 201 { "wish-0-0" } else { "wish-1-0" };
+    assert_eq!(
+        a.request("DELETE", &format!("/api/v1/namespaces/default/services/{holder}"), &[], b"").status,
+        200
+    );
+    eventually("the other server to give the port", || {
+        let answer = b.post("/api/v1/namespaces/default/services", service("again", json!(31_000)));
+        if answer.status == 201 { Ok(()) } else { Err(answer.text()) }
     });
 }
 

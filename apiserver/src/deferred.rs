@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coracle_client::discovery::Discovered;
 use coracle_client::{ApiError, List, ListOptions, Request, Resource, Transport, WatchOptions, WatchStream};
 
 #[derive(Default)]
@@ -48,5 +49,9 @@ impl Transport for Deferred {
         options: WatchOptions,
     ) -> Result<WatchStream, ApiError> {
         self.get()?.watch(resource, namespace, options).await
+    }
+
+    async fn discover(&self) -> Result<Discovered, ApiError> {
+        self.get()?.discover().await
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coracle_client::discovery::{self, Discovered};
 use coracle_client::{
     ApiError, Head, List, ListOptions, Object, Request, Resource, Transport, WatchEvent, WatchEventKind,
     WatchOptions, WatchStream,
@@ -93,5 +94,9 @@ impl Transport for Direct {
                 }),
             })
             .boxed())
+    }
+
+    async fn discover(&self) -> Result<Discovered, ApiError> {
+        discovery::parse(&self.api.table().discovery().whole())
     }
 }

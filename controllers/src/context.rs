@@ -1,6 +1,6 @@
 //! What a controller is started with, and how its reconciler is run.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coracle_client::client::Kind;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::Options;
+use crate::served::{self, Served};
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -22,6 +23,8 @@ pub struct Context {
     pub options: Arc<Options>,
     pub shutdown: CancellationToken,
     informers: Informers,
+    /// Followed once some controller wants to know.
+    served: Arc<OnceLock<Served>>,
     /// Those this controller asked for.
     used: Arc<Mutex<Vec<Informer>>>,
 }
@@ -33,7 +36,7 @@ impl Context {
         options: Arc<Options>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { client, options, shutdown, informers, used: Arc::default() }
+        Self { client, options, shutdown, informers, served: Arc::default(), used: Arc::default() }
     }
 
     /// The same for another controller: each waits for the informers of its own only.
@@ -52,6 +55,12 @@ impl Context {
 
     pub fn scoped(&self, resource: Resource, scope: InformerScope) -> Informer {
         self.note(self.informers.scoped(resource, scope))
+    }
+
+    /// What the API serves, as it changes.
+    pub fn served(&self) -> Served {
+        let follow = || served::follow(self.client.clone(), self.informers.clone(), self.shutdown.clone());
+        self.served.get_or_init(follow).clone()
     }
 
     fn note(&self, informer: Informer) -> Informer {
@@ -83,12 +92,16 @@ impl Context {
         }
     }
 
-    /// Resolves once every informer asked for so far has its first list; false at shutdown.
+    /// Resolves once every informer asked for so far has its first list, and what is served is known; false at shutdown.
     pub async fn synced(&self) -> bool {
         let used = self.used.lock().clone();
         let all = async {
             for informer in &used {
                 informer.synced().await;
+            }
+            // Whoever asks what is served is not told "nothing" before that is known.
+            if let Some(mut served) = self.served.get().cloned() {
+                let _ = served.wait_for(Option::is_some).await;
             }
         };
         tokio::select! {

@@ -13,23 +13,28 @@ pub mod manager;
 pub mod manifest;
 
 mod addons;
+mod bootstrap_tokens;
 mod certificates;
 mod cluster_role_aggregation;
 mod cronjob;
 mod deployment;
 mod disruption;
+mod device_taints;
 mod endpoints;
 mod gc;
 mod hpa;
 mod job;
+mod legacy_tokens;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod service_account_tokens;
 mod service_cidr;
 mod ttl_after_finished;
+mod trust_bundle;
 mod volume_protection;
 
 mod context;
@@ -40,8 +45,8 @@ mod pod_changes;
 mod pod_control;
 mod pods;
 mod resource_quota;
-mod resources;
 mod scale;
+mod served;
 mod template;
 #[cfg(test)]
 mod testing;
@@ -71,6 +76,10 @@ pub struct Options {
     /// The range that nodes' pod ranges are taken from; one of each IP family at most
     #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
     pub cluster_cidr: Vec<Cidr>,
+
+    /// The ranges of services' addresses; no node gets a pod range that overlaps with them
+    #[arg(long, value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<Cidr>,
 
     /// The prefix length of a node's IPv4 pod range
     #[arg(long, default_value_t = 24)]
@@ -108,6 +117,18 @@ pub struct Options {
     #[arg(skip)]
     pub addons: Option<Addons>,
 
+    /// The key (PEM) that signs the tokens of service accounts that are kept in Secrets
+    #[arg(long)]
+    pub service_account_private_key_file: Option<PathBuf>,
+
+    /// That key itself, handed in by the process that holds it; wins over the file
+    #[arg(skip)]
+    pub account_token_key: Option<std::sync::Arc<coracle_client::token_key::TokenKey>>,
+
+    /// How long a token in a Secret made by earlier versions may be unused before it is marked invalid, and then deleted
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    pub legacy_service_account_token_clean_up_period: Duration,
+
     /// Objects of one controller worked on at a time
     #[arg(long, default_value_t = 5)]
     pub concurrent_syncs: usize,
@@ -121,6 +142,7 @@ impl Default for Options {
             node_monitor_grace_period: Duration::from_secs(50),
             node_eviction_rate: 0.1,
             cluster_cidr: vec![Cidr { address: IpAddr::from([10, 244, 0, 0]), prefix: 16 }],
+            service_cluster_ip_range: Vec::new(),
             node_cidr_mask_size: 24,
             node_cidr_mask_size_ipv6: 64,
             terminated_pod_gc_threshold: 12500,
@@ -130,6 +152,9 @@ impl Default for Options {
             signer: None,
             addons: None,
             cloud: cloud::CloudOptions::default(),
+            service_account_private_key_file: None,
+            account_token_key: None,
+            legacy_service_account_token_clean_up_period: Duration::from_secs(365 * 24 * 3600),
             concurrent_syncs: 5,
         }
     }
@@ -211,6 +236,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("--service-account-private-key-file {path}: {why}")]
+    AccountKey { path: PathBuf, why: String },
     #[error("the signing CA: {0}")]
     Signer(#[source] certificates::signer::SignerError),
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use coracle_client::election::{self, Candidate};
+use coracle_client::token_key::TokenKey;
 use coracle_client::{Client, Informers};
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
@@ -30,8 +31,13 @@ pub fn controllers() -> Vec<Controller> {
     let all = list! {
         "namespace-controller" => crate::namespace::run,
         "serviceaccount-controller" => crate::service_account::run,
+        "serviceaccount-token-controller" => crate::service_account_tokens::run,
+        "legacy-serviceaccount-token-cleaner-controller" => crate::legacy_tokens::run,
+        "bootstrap-signer-controller" => crate::bootstrap_tokens::signer::run,
+        "token-cleaner-controller" => crate::bootstrap_tokens::cleaner::run,
         "root-ca-certificate-publisher-controller" => crate::root_ca::run,
         "addon-controller" => crate::addons::run,
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller" => crate::trust_bundle::run,
         "clusterrole-aggregation-controller" => crate::cluster_role_aggregation::run,
         "garbage-collector-controller" => crate::gc::run,
         "deployment-controller" => crate::deployment::run,
@@ -42,10 +48,12 @@ pub fn controllers() -> Vec<Controller> {
         "ttl-after-finished-controller" => crate::ttl_after_finished::run,
         "endpoints-controller" => crate::endpoints::classic::run,
         "endpointslice-controller" => crate::endpoints::slices::run,
+        "endpointslice-mirroring-controller" => crate::endpoints::mirroring::run,
         "node-lifecycle-controller" => crate::node_lifecycle::run,
         "disruption-controller" => crate::disruption::run,
         "horizontal-pod-autoscaler-controller" => crate::hpa::run,
         "taint-eviction-controller" => crate::node_lifecycle::eviction::run,
+        "device-taint-eviction-controller" => crate::device_taints::run,
         "pod-garbage-collector-controller" => crate::node_lifecycle::pod_gc::run,
         "resourcequota-controller" => crate::resource_quota::run,
         "node-ipam-controller" => crate::node_ipam::run,
@@ -74,6 +82,9 @@ pub(crate) async fn run(
     if options.signer.is_none() {
         options.signer = certificates::signer::Signer::from_files(&options)?;
     }
+    if options.account_token_key.is_none() {
+        options.account_token_key = account_token_key(&options)?;
+    }
     // The lease itself lives in kube-system.
     namespace::defaults::insist(&client, &shutdown).await;
     let options = Arc::new(options);
@@ -84,6 +95,13 @@ pub(crate) async fn run(
     };
     led(&options, "kube-controller-manager", &client, &shutdown, lead).await;
     Ok(())
+}
+
+fn account_token_key(options: &Options) -> Result<Option<Arc<TokenKey>>, Error> {
+    let Some(path) = &options.service_account_private_key_file else { return Ok(None) };
+    let failed = |why: String| Error::AccountKey { path: path.clone(), why };
+    let pem = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    TokenKey::from_pem(&pem).map(|key| Some(Arc::new(key))).map_err(|e| failed(e.to_string()))
 }
 
 /// Runs `lead` until `shutdown`: at once, or whenever this process holds the lease.

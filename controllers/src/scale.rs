@@ -2,19 +2,22 @@
 
 use coracle_client::client::Kind;
 use coracle_client::request::{Request, Verb};
-use coracle_client::{ApiError, Client, Informer, Resource};
+use coracle_client::{ApiError, Client, Resource};
 use k8s_openapi::api::autoscaling::v1::Scale;
 
-use crate::{custom, resources};
+use crate::served::{Followed, Served};
 
 /// The resource that an owner reference or a scale target means, if the API has it.
-pub fn resource_of(definitions: &Informer, api_version: &str, kind: &str) -> Option<Resource> {
-    let is = |r: &Resource| r.kind() == kind && r.api_version() == api_version;
-    let built_in = resources::known().into_iter().find(is);
-    // Any served version will do, and the definition's own may be another.
+pub fn resource_of(served: &Served, api_version: &str, kind: &str) -> Option<Resource> {
+    let snapshot = served.borrow().clone()?;
+    // Of a custom resource any served version will do, and the preferred one may be another.
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let same = |r: &Resource| r.kind() == kind && r.group() == group;
-    built_in.or_else(|| custom::resources(definitions).into_iter().find(same))
+    let is = |followed: &&std::sync::Arc<Followed>| {
+        let resource = followed.resource();
+        resource.kind() == kind
+            && (resource.api_version() == api_version || followed.custom && resource.group() == group)
+    };
+    snapshot.all.iter().find(is).map(|followed| followed.resource().clone())
 }
 
 pub async fn get(
@@ -39,6 +42,7 @@ fn request(verb: Verb, resource: &Resource, namespace: &str, name: &str) -> Requ
 pub fn is<K: Kind>(api_version: &str, kind: &str) -> bool {
     kind == K::KIND && api_version == K::API_VERSION
 }
+
 /// Refused where the scale is not the one that was read.
 pub async fn update(client: &Client, resource: &Resource, scale: &Scale) -> Result<(), ApiError> {
     let meta = &scale.metadata;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_apiserver::authn::Identity;
 use coracle_apiserver::direct::Direct;
+use coracle_client::discovery::Discovered;
 use coracle_client::{
     ApiError, Client, List, ListOptions, Request, Resource, Transport, WatchOptions, WatchStream,
 };
@@ -126,5 +127,10 @@ impl Transport for Wire {
         let died = server.died;
         let reset = futures::stream::iter([Err(ApiError::transport("connection reset by peer"))]);
         Ok(late.take_until(died.cancelled_owned()).chain(reset).boxed())
+    }
+
+    async fn discover(&self) -> Result<Discovered, ApiError> {
+        let (server, direct) = self.reach().await?;
+        self.answered(&server, direct.discover()).await
     }
 }

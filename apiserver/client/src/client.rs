@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::discovery::Discovered;
 use crate::metrics::requests::asked;
 use crate::object::Object;
 use crate::request::{
@@ -235,6 +236,11 @@ impl Client {
         options: WatchOptions,
     ) -> Result<WatchStream, ApiError> {
         self.transport.watch(resource, Some(namespace).filter(|n| !n.is_empty()), options).await
+    }
+
+    /// What the API serves at this moment.
+    pub async fn discover(&self) -> Result<Discovered, ApiError> {
+        self.transport.discover().await
     }
 
     /// A current object by resource, with its head.

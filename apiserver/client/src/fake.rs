@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::client::{Client, Kind};
+use crate::discovery::Discovered;
+use crate::fake_resources;
 use crate::object::{Head, Key, Object};
 use crate::request::{
     DeleteOptions, List, ListOptions, PatchType, Propagation, Request, Transport, Verb, WatchEvent,
@@ -562,6 +564,20 @@ impl Transport for Handle {
         }
         state.watchers.push(Watcher { resource: plural, filter, sender });
         Ok(futures::stream::unfold(receiver, |mut r| async move { r.recv().await.map(|e| (e, r)) }).boxed())
+    }
+
+    async fn discover(&self) -> Result<Discovered, ApiError> {
+        let definitions = self.0.list_heads(
+            &Resource::new(
+                "apiextensions.k8s.io",
+                "v1",
+                "customresourcedefinitions",
+                "CustomResourceDefinition",
+                false,
+            ),
+            "",
+        );
+        Ok(fake_resources::served(&definitions))
     }
 }
 

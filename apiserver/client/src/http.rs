@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tower::{BoxError, ServiceBuilder};
 
+use crate::discovery::{self, Discovered};
 use crate::object::{Head, Object};
 use crate::request::{
     List, ListOptions, PatchType, Request, Transport, Verb, WatchEvent, WatchEventKind, WatchOptions,
@@ -177,6 +178,18 @@ impl Transport for Https {
         }
         let fields = resource.selectable_fields();
         Ok(lines(response.into_body()).map(move |line| parse_event(line?, fields)).boxed())
+    }
+
+    async fn discover(&self) -> Result<Discovered, ApiError> {
+        let mut documents = Vec::with_capacity(2);
+        for path in ["/api", "/apis"] {
+            let built = http::Request::get(path)
+                .header(http::header::ACCEPT, discovery::ACCEPT)
+                .body(kube::client::Body::empty())
+                .map_err(ApiError::transport)?;
+            documents.push(self.fetch(built).await?);
+        }
+        discovery::parse(&documents)
     }
 }
 

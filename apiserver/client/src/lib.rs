@@ -5,10 +5,13 @@ pub mod amounts;
 pub mod client;
 pub mod controller;
 pub mod cron;
+pub mod discovery;
 pub mod election;
 pub mod events;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
+#[cfg(any(test, feature = "test-support"))]
+mod fake_resources;
 pub mod http;
 pub mod informer;
 pub mod metrics;
@@ -22,6 +25,7 @@ pub mod resource;
 mod label_query;
 pub mod selector;
 pub mod status;
+pub mod token_key;
 pub mod tolerations;
 pub mod unverified_tls;
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+use crate::discovery::Discovered;
 use crate::object::Object;
 use crate::resource::Resource;
 use crate::status::ApiError;
@@ -31,6 +32,9 @@ pub trait Transport: Send + Sync + 'static {
         namespace: Option<&str>,
         options: WatchOptions,
     ) -> Result<WatchStream, ApiError>;
+
+    /// What is served at this moment.
+    async fn discover(&self) -> Result<Discovered, ApiError>;
 }
 
 /// One call on one object (or, for create and deletecollection, on a collection).

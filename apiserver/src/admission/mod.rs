@@ -9,6 +9,7 @@ mod escalation;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+pub(crate) mod port_claims;
 mod priority;
 mod resource_quota;
 mod runtime_class;

@@ -2,8 +2,8 @@
 //!
 //! An address is a service's once an IPAddress object says so. That object is made before the service is written, so
 //! several servers over one store cannot hand out an address twice; [`crate::upkeep`] mends what a crash left between.
-//! NOTE: node ports are kept in memory, made from the stored services at the first use and followed write by write:
-//! several servers over one store may hand out one port twice.
+//! Node ports are claimed likewise, by [`port_claims`]; which ones are known to be taken is kept in memory, made from the
+//! stored services at the first use, so that a free one is found at the first try.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coracle_client::{ApiError, Client, DeleteOptions, Resource};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use tracing::warn;
 
+use super::port_claims::{self, Claim as PortClaim};
 use super::{Attributes, Operation, Plugin, Reserved};
 use crate::api::Api;
 use crate::authn::{Identity, MASTERS_GROUP};
@@ -49,6 +51,7 @@ struct Taken {
     reservation: Option<Reservation>,
     /// None where nothing was claimed (a dry run).
     client: Option<Client>,
+    api: Arc<Api>,
     new: Service,
     old: Option<Service>,
 }
@@ -69,7 +72,9 @@ impl ServiceAddresses {
         let holder = |ip: IpAddr| holder(api, ip);
         let mut books = self.books.lock();
         books.complete(api);
-        books.allocator.allocate(service, &Surroundings { holder: &holder, ranges: &ranges })
+        let has_port = |owner: &str, port: u16| port_claims::holds(api, owner, port);
+        let around = Surroundings { holder: &holder, ranges: &ranges, has_port: &has_port };
+        books.allocator.allocate(service, &around)
     }
 }
 
@@ -166,6 +171,18 @@ async fn give_back(client: &Client, addresses: &[IpAddr]) {
     }
 }
 
+impl Taken {
+    async fn give_back(mut self: Box<Self>) {
+        let Some(reservation) = self.reservation.take() else { return };
+        if let Some(client) = self.client.take() {
+            give_back(&client, reservation.addresses()).await;
+            let claim = PortClaim::of(&self.new, Timestamp::now());
+            port_claims::withdraw(&*self.api.store, reservation.ports(), &claim).await;
+        }
+        self.books.lock().allocator.undo(&reservation);
+    }
+}
+
 impl Reserved for Taken {
     fn confirm(mut self: Box<Self>) {
         let Some(reservation) = self.reservation.take() else { return };
@@ -174,6 +191,13 @@ impl Reserved for Taken {
         let Some(old) = &self.old else { return };
         books.allocator.settle(old, &self.new);
         drop(books);
+        let kept = kinds::service_ports(&self.new);
+        let mut dropped = kinds::service_ports(old);
+        dropped.retain(|port| !kept.contains(port));
+        if self.client.is_some() && !dropped.is_empty() {
+            let (api, claim) = (self.api.clone(), PortClaim::of(old, Timestamp::now()));
+            tokio::spawn(async move { port_claims::withdraw(&*api.store, &dropped, &claim).await });
+        }
         let kept = kinds::service_addresses(&self.new);
         let mut dropped = kinds::service_addresses(old);
         dropped.retain(|ip| !kept.contains(ip));
@@ -186,13 +210,16 @@ impl Reserved for Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         let Some(reservation) = self.reservation.take() else { return };
-        let Some(client) = self.client.take().filter(|_| !reservation.addresses().is_empty()) else {
+        let claimed = !reservation.addresses().is_empty() || !reservation.ports().is_empty();
+        let Some(client) = self.client.take().filter(|_| claimed) else {
             return self.books.lock().allocator.undo(&reservation);
         };
         // Until the claim is withdrawn, nobody else is given the address.
-        let books = self.books.clone();
+        let (books, api) = (self.books.clone(), self.api.clone());
+        let claim = PortClaim::of(&self.new, Timestamp::now());
         tokio::spawn(async move {
             give_back(&client, reservation.addresses()).await;
+            port_claims::withdraw(&*api.store, reservation.ports(), &claim).await;
             books.lock().allocator.undo(&reservation);
         });
     }
@@ -216,14 +243,17 @@ impl Plugin for ServiceAddresses {
         let Some(service) = object.as_any_mut().downcast_mut::<Service>() else { return Ok(None) };
         let old = attributes.old.and_then(|old| old.as_any().downcast_ref::<Service>()).cloned();
         let asked = service.spec.clone();
+        let mut ports_lost = false;
         for _ in 0..TRIES_MAX {
             service.spec.clone_from(&asked);
             let reservation = self.allocate(&call.api, service)?;
             let claimed: Vec<IpAddr> = reservation.addresses().to_vec();
+            let ports: Vec<u16> = reservation.ports().to_vec();
             let mut taken = Box::new(Taken {
                 books: self.books.clone(),
                 reservation: Some(reservation),
                 client: None,
+                api: call.api.clone(),
                 new: service.clone(),
                 old: old.clone(),
             });
@@ -245,20 +275,48 @@ impl Plugin for ServiceAddresses {
                     }
                 }
             }
-            if !lost {
-                taken.client = Some(client);
+            if lost {
+                continue;
+            }
+            // From here on, what was claimed is given back where the service does not come to be.
+            taken.client = Some(client);
+            let wanted = PortClaim::of(service, Timestamp::now());
+            let mut learned = Vec::new();
+            for port in ports {
+                match port_claims::claim(&call.api, port, &wanted).await {
+                    Ok(None) => {}
+                    Ok(Some(other)) => learned.push((port, other)),
+                    Err(error) => {
+                        let mut errors = Errors::default();
+                        let detail = format!("failed to allocate requested port {port}: {error}");
+                        errors.invalid("spec.ports", [port], detail);
+                        return Err(errors);
+                    }
+                }
+            }
+            if learned.is_empty() {
                 return Ok(Some(taken));
             }
+            taken.give_back().await;
+            // The next try passes them by, or refuses them by name.
+            let mut books = self.books.lock();
+            learned.into_iter().for_each(|(port, owner)| books.allocator.learn(port, owner));
+            ports_lost = true;
         }
         let mut errors = Errors::default();
         let none: [&str; 0] = [];
-        errors.invalid("spec.clusterIPs", none, "failed to allocate a serviceIP: other servers took them");
+        let (field, what) =
+            if ports_lost { ("spec.ports", "nodePort") } else { ("spec.clusterIPs", "serviceIP") };
+        errors.invalid(field, none, format!("failed to allocate a {what}: other servers took them"));
         Err(errors)
     }
 
     async fn removed(&self, attributes: &Attributes<'_>, object: &dyn ApiObject) {
         let Some(service) = object.as_any().downcast_ref::<Service>() else { return };
         self.books.lock().allocator.release(service);
+        let ports = kinds::service_ports(service);
+        let claim = PortClaim::of(service, Timestamp::now());
+        port_claims::withdraw(&*attributes.call.api.store, &ports, &claim).await;
         let addresses = kinds::service_addresses(service);
         if addresses.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Upstream's default roles and bindings, as a table, and what is missing of them in the store.
+//! Upstream's default roles and bindings and kubeadm's of cluster-info, as a table, and what is missing of them in the store.
 //!
 //! `clusterrole NAME ^A <B`: `^A` is aggregated to A, `<B` gathers what is aggregated to B. A rule's line has verbs,
 //! groups (`core` for the core group), resources and `=names`, or verbs and paths. `binding NAMESPACE/NAME ROLE SUBJECT…`:

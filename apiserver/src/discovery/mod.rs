@@ -81,6 +81,11 @@ impl Discovery {
         Self { legacy: legacy::documents(&groups), aggregated }
     }
 
+    /// The aggregated documents of `/api` and `/apis`.
+    pub fn whole(&self) -> [Bytes; 2] {
+        [self.aggregated.core.body.clone(), self.aggregated.others.body.clone()]
+    }
+
     pub fn knows(&self, path: &str) -> bool {
         self.legacy.contains_key(path)
     }

@@ -83,7 +83,7 @@ pub use pod::references;
 pub(crate) use pod::resources::qos_class;
 pub use service::{
     AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses as service_addresses,
-    owner as service_owner,
+    node_ports as service_ports, owner as service_owner,
 };
 pub use service_cidr::cidrs as service_cidrs;
 pub use storage_class::is_default as is_default_storage_class;

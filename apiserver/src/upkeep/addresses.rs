@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::made;
+use crate::admission::port_claims;
 use crate::admission::service_addresses::{MANAGED_BY, address_object};
 use crate::api::Api;
 use crate::kinds::{self, AddressRange};
@@ -29,6 +30,7 @@ const GRACE: Duration = Duration::from_secs(60);
 
 pub(super) async fn ensure(api: &Api, client: &Client, service_cidr: &str) -> Result<(), ApiError> {
     ensure_range(client, service_cidr).await?;
+    port_claims::ensure(api).await.map_err(ApiError::internal)?;
     let Ok(kind) = api.kind(&Resource::of::<Service>()) else { return Ok(()) };
     let page = kind.cache.list(&Default::default(), None, None, None, 0).unwrap_or_default();
     let services: Vec<Service> = page.objects.iter().filter_map(|o| o.decode().ok()).collect();

@@ -3,6 +3,8 @@
 mod addresses;
 mod api_services;
 mod flow_control;
+mod legacy_tokens;
+mod policy_types;
 
 use std::sync::Arc;
 
@@ -26,8 +28,10 @@ pub async fn run(api: Arc<Api>, client: Client, shutdown: CancellationToken) {
     let informers = Informers::new(client.clone(), shutdown.clone());
     tokio::join!(
         flow_control::run(client.clone(), &informers, shutdown.clone()),
-        api_services::run(api, client.clone(), &informers, shutdown.clone()),
-        addresses::run(client, &informers, shutdown),
+        api_services::run(api.clone(), client.clone(), &informers, shutdown.clone()),
+        addresses::run(client.clone(), &informers, shutdown.clone()),
+        legacy_tokens::run(client.clone(), &informers, shutdown.clone()),
+        policy_types::run(api, client, &informers, shutdown),
     );
 }
 

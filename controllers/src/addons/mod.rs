@@ -32,7 +32,6 @@ use tracing::{info, warn};
 
 use crate::context::Context;
 use crate::manifest::Document;
-use crate::resources;
 use directory::{Content, Directory};
 use plan::{FILE_ANNOTATION, Item, Reference};
 use record::{Record, RecordError};
@@ -69,9 +68,13 @@ pub async fn run(context: Context) {
         let (queue, failing): (_, Arc<Mutex<HashSet<File>>>) = (queue.clone(), failing.clone());
         informer.on_change(move |_: &Change| failing.lock().iter().for_each(|file| queue.add(file.clone())));
     }
+    let served = context.served();
     if !context.synced().await {
         return;
     }
+    let snapshot = served.borrow().clone().unwrap_or_default();
+    let built_in = snapshot.all.iter().filter(|followed| !followed.custom);
+    let known = built_in.map(|followed| followed.resource().clone()).collect();
     let changed = queue.clone();
     let again = failing.clone();
     let following = Directory::follow(&addons.directory, context.shutdown.clone(), move |file| {
@@ -92,7 +95,7 @@ pub async fn run(context: Context) {
         events: EventRecorder::new(addons.client, FIELD_MANAGER, None),
         context: context.clone(),
         definitions,
-        known: resources::known(),
+        known,
         directory,
         queue: queue.clone(),
         failing,

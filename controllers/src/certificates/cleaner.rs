@@ -45,7 +45,16 @@ pub(super) fn expires(csr: &CertificateSigningRequest) -> Timestamp {
         (None, Some(at)) if issued(csr) => (at, DECIDED),
         _ => (created, PENDING),
     };
-    from.saturating_add(life).unwrap_or(Timestamp::MAX)
+    let deadline = from.saturating_add(life).unwrap_or(Timestamp::MAX);
+    // What was issued is of no use once it is over.
+    ends(csr).map_or(deadline, |end| end.min(deadline))
+}
+
+/// The end of the issued certificate.
+fn ends(csr: &CertificateSigningRequest) -> Option<Timestamp> {
+    let pem = csr.status.as_ref()?.certificate.as_ref()?;
+    let (_, block) = x509_parser::pem::parse_x509_pem(&pem.0).ok()?;
+    Timestamp::from_second(block.parse_x509().ok()?.validity().not_after.timestamp()).ok()
 }
 
 struct Controller {

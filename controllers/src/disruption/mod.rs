@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 use crate::context::Context;
 
@@ -35,7 +34,7 @@ pub async fn run(context: Context) {
             replica_sets: context.of::<ReplicaSet>(),
             stateful_sets: context.of::<StatefulSet>(),
             replication_controllers: context.of::<ReplicationController>(),
-            definitions: context.of::<CustomResourceDefinition>(),
+            served: context.served(),
         },
     };
     let (queue, suspects) = (WorkQueue::new(), WorkQueue::new());

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::disruption::members::Member;
 use crate::scale;
+use crate::served::Served;
 
 pub struct Scales {
     pub client: Client,
@@ -16,7 +17,7 @@ pub struct Scales {
     pub replica_sets: Informer,
     pub stateful_sets: Informer,
     pub replication_controllers: Informer,
-    pub definitions: Informer,
+    pub served: Served,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +82,7 @@ impl Scales {
             return found(cached(&self.replication_controllers, namespace, owner));
         }
         debug_assert!(!scale::is::<ReplicaSet>(&owner.api_version, &owner.kind));
-        let Some(resource) = scale::resource_of(&self.definitions, &owner.api_version, &owner.kind) else {
+        let Some(resource) = scale::resource_of(&self.served, &owner.api_version, &owner.kind) else {
             let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
             return Err(failure(format!("no matches for kind {:?} in group {group:?}", owner.kind)));
         };

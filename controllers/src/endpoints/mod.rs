@@ -1,9 +1,11 @@
 //! Where a Service's traffic goes: EndpointSlices, and Endpoints for clients that still read those.
 
 pub mod classic;
+pub mod mirroring;
 pub mod slices;
 
 mod backends;
+mod mirror_plan;
 mod own_writes;
 mod selection;
 mod slice_plan;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::HEADLESS;
@@ -34,24 +36,41 @@ pub fn wanted(
     zone: impl Fn(&str) -> Option<String>,
 ) -> Wanted {
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
+    let distribution = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
     let mut groups = Wanted::new();
     for backend in backends {
         let Some(address) = backend.addresses.iter().find(|a| a.is_ipv6() == ipv6) else { continue };
+        let ready = publish || (backend.serving && !backend.terminating);
+        let zone = backend.node.as_deref().and_then(&zone);
         groups.entry(backend.ports.clone()).or_default().push(Endpoint {
             addresses: vec![address.to_string()],
+            hints: hints(distribution, zone.as_deref(), backend.node.as_deref()).filter(|_| ready),
             conditions: Some(EndpointConditions {
-                ready: Some(publish || (backend.serving && !backend.terminating)),
+                ready: Some(ready),
                 serving: Some(backend.serving),
                 terminating: Some(backend.terminating),
             }),
             hostname: backend.hostname.clone(),
-            zone: backend.node.as_deref().and_then(&zone),
+            zone,
             node_name: backend.node.clone(),
             target_ref: Some(backend.pod.clone()),
             ..Endpoint::default()
         });
     }
     groups
+}
+
+/// Who should use an endpoint where traffic is to stay close; for the same node also the zone, which proxies that
+/// know no nodes go by.
+fn hints(distribution: Option<&str>, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let same_node = match distribution? {
+        "PreferClose" | "PreferSameZone" => false,
+        "PreferSameNode" => true,
+        _ => return None,
+    };
+    let for_zones = zone.map(|name| vec![ForZone { name: name.into() }]);
+    let for_nodes = node.filter(|_| same_node).map(|name| vec![ForNode { name: name.into() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 /// `existing`: this controller's slices of the service and address type, not those under deletion.
@@ -163,12 +182,12 @@ impl Draft {
 }
 
 /// What an endpoint is, whatever its state: a pod at an address.
-fn identity(endpoint: &Endpoint) -> String {
+pub fn identity(endpoint: &Endpoint) -> String {
     let uid = endpoint.target_ref.as_ref().and_then(|r| r.uid.as_deref()).unwrap_or_default();
     format!("{} {uid}", endpoint.addresses.first().map_or("", String::as_str))
 }
 
-fn ports_of(slice: &EndpointSlice) -> Vec<Port> {
+pub fn ports_of(slice: &EndpointSlice) -> Vec<Port> {
     slice
         .ports
         .iter()
@@ -332,6 +351,35 @@ mod tests {
         assert_eq!(sizes(&slices), [1]);
         step(&mut slices, &[]);
         assert_eq!(sizes(&slices), [0]);
+    }
+
+    #[test]
+    fn hints_say_who_is_close() {
+        let names = |distribution: Option<&str>, zone: Option<&'static str>, up: bool| {
+            let mut service = service();
+            service.spec.get_or_insert_default().traffic_distribution = distribution.map(str::to_owned);
+            let all = wanted(&service, &[backend(1, up, false)], false, |_| zone.map(str::to_owned));
+            let hints = all.into_values().flatten().next().and_then(|e| e.hints)?;
+            let zones = hints.for_zones.into_iter().flatten().map(|z| z.name);
+            Some(
+                zones
+                    .chain(hints.for_nodes.into_iter().flatten().map(|n| n.name))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
+        };
+        for (distribution, zone, up, want) in [
+            (None, Some("z"), true, None),
+            (Some("Elsewhere"), Some("z"), true, None),
+            (Some("PreferClose"), Some("z"), true, Some("z")),
+            (Some("PreferSameZone"), Some("z"), true, Some("z")),
+            (Some("PreferSameNode"), Some("z"), true, Some("z n1")),
+            (Some("PreferSameNode"), None, true, Some("n1")),
+            (Some("PreferClose"), None, true, None),
+            (Some("PreferClose"), Some("z"), false, None),
+        ] {
+            assert_eq!(names(distribution, zone, up).as_deref(), want, "{distribution:?} {zone:?} {up}");
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::selector::Selector;
-use coracle_client::{ApiError, Change, Client, DeleteOptions, Informer, Key, Object, WorkQueue};
+use coracle_client::{ApiError, Change, Client, Informer, Key, Object, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::own_writes::{OwnWrites, PATIENCE, Write};
+use super::own_writes::{OwnWrites, PATIENCE};
 use super::slice_plan::{self, Action, MANAGED_BY, MANAGER, SERVICE_NAME};
 use super::{ZONE, backends};
 use crate::context::Context;
@@ -86,7 +86,15 @@ impl Reconciler for Controller {
             return Ok(Outcome::Done);
         }
         let mut behind = Vec::new();
+        let publish = spec.publish_not_ready_addresses.unwrap_or(false);
+        let mut lost = None;
         for pod in self.pods.select(&key.namespace, &Selector::from_map(selector)) {
+            // A pod on a node that is not there is left out: it must not keep the others from being shown.
+            let node = pod.head.field("spec.nodeName").unwrap_or_default();
+            if !publish && !node.is_empty() && self.nodes.get("", node).is_none() {
+                lost = Some(node.to_owned());
+                continue;
+            }
             behind.extend(backends::backend(&service, &pod)?);
         }
         let mut existing = Vec::new();
@@ -107,7 +115,7 @@ impl Reconciler for Controller {
         }
         actions.extend(existing.into_iter().map(Action::Delete));
         for action in actions {
-            if let Err(error) = self.execute(key, action).await {
+            if let Err(error) = self.own.execute(&self.client, key, action).await {
                 if error.is_namespace_terminating() {
                     return Ok(Outcome::Done);
                 }
@@ -116,32 +124,13 @@ impl Reconciler for Controller {
                 return Err(error);
             }
         }
-        Ok(Outcome::Done)
-    }
-}
-
-impl Controller {
-    async fn execute(&self, service: &Key, action: Action) -> Result<(), ApiError> {
-        let written = match action {
-            Action::Create(slice) => self.client.create(&slice).await?,
-            Action::Update(slice) => self.client.update(&slice).await?,
-            Action::Delete(slice) => {
-                let (name, uid) =
-                    (slice.metadata.name.unwrap_or_default(), slice.metadata.uid.unwrap_or_default());
-                let options = DeleteOptions::default().uid(&uid);
-                match self.client.delete::<EndpointSlice>(&service.namespace, &name, options).await {
-                    Ok(()) => {}
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(error),
-                }
-                let write = Write::Deleted(uid.into());
-                self.own.note(service, Key::new(&service.namespace, &name), write);
-                return Ok(());
-            }
-        };
-        let stored = Object::parse(written.json, &[])?;
-        self.own.note(service, stored.key(), Write::Stored(stored.head.resource_version));
-        Ok(())
+        match lost {
+            // The node may yet show; until then the wait grows.
+            Some(node) => Err(ApiError::internal(format!(
+                "skipping Pods on Node {node:?} for Service {key}: node {node:?} not found"
+            ))),
+            None => Ok(Outcome::Done),
+        }
     }
 }
 
@@ -149,6 +138,7 @@ impl Controller {
 mod tests {
     use std::collections::BTreeSet;
 
+    use coracle_client::DeleteOptions;
     use serde_json::json;
 
     use super::*;
@@ -165,6 +155,7 @@ mod tests {
         let cluster = Cluster::new();
         cluster.start(|c| Box::pin(super::run(c)));
         cluster.start(|c| Box::pin(crate::endpoints::classic::run(c)));
+        cluster.fake.put(&from::<Node>(json!({"metadata": {"name": "n1"}}))).unwrap();
         cluster.kubelet("n1", |_| true);
         let service: Service = from(json!({"metadata": {"namespace": "ns", "name": "web"},
             "spec": {"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}}));

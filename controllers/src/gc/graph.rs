@@ -8,7 +8,6 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 
 use super::plan::FOREGROUND;
-use crate::context::Context;
 
 /// An object by its place.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -23,7 +22,7 @@ impl fmt::Display for Place {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Graph {
     /// Swapped as a whole: readers hold what they began with.
     informers: Arc<RwLock<Arc<[Informer]>>>,
@@ -39,11 +38,6 @@ pub enum Target {
 }
 
 impl Graph {
-    pub fn new(context: &Context, resources: impl IntoIterator<Item = Resource>) -> Self {
-        let informers = resources.into_iter().map(|r| context.of_resource(r)).collect();
-        Self { informers: Arc::new(RwLock::new(informers)) }
-    }
-
     pub fn informers(&self) -> Arc<[Informer]> {
         self.informers.read().clone()
     }

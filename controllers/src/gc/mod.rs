@@ -1,7 +1,7 @@
 //! Garbage collector: deletes what its owners left behind, waits for dependents where a deletion is in the
 //! foreground, and lets them go where it orphans.
 
-mod customs;
+mod follow;
 mod graph;
 mod plan;
 
@@ -22,7 +22,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::resources;
 use graph::{Graph, Place, Target};
 use plan::{Action, FOREGROUND, Item, ORPHAN, Standing};
 
@@ -32,20 +31,16 @@ const WORKERS: usize = 20;
 const ABSENT_MAX: usize = 4096;
 
 pub async fn run(context: Context) {
-    let served = tokio::select! {
-        served = resources::served(&context.client) => served,
-        () = context.shutdown.cancelled() => return,
-    };
-    let graph = Graph::new(&context, served.into_iter().filter(|r| r.kind() != "Event"));
-    // Only when every informer knows its objects can an owner be missed.
-    if !context.synced().await {
+    let mut served = context.served();
+    let graph = Graph::default();
+    if !follow::start(&context, &mut served, &graph).await {
         return;
     }
     let queue = WorkQueue::new();
     for informer in graph.informers().iter() {
         watch(informer, &graph, &queue);
     }
-    customs::follow(&context, &graph, &queue);
+    follow::follow(&context, served, &graph, &queue);
     let controller = Controller {
         client: context.client.clone(),
         graph,

@@ -118,6 +118,69 @@ async fn one_solid_owner_is_enough_and_absent_ones_are_dropped() {
     cluster.until("all gone", |f| names(f).is_empty()).await;
 }
 
+/// Upstream: "should not delete dependents that have both valid owner and owner that's waiting for dependents to be
+/// deleted", and "should keep the rc around until all its pods are deleted if the deleteOptions says so".
+#[tokio::test(start_paused = true)]
+async fn a_valid_owner_keeps_what_a_waiting_one_waits_for() {
+    let cluster = start();
+    let going = create(&cluster, map("going", &[])).await;
+    let stays = create(&cluster, map("stays", &[])).await;
+    create(&cluster, map("both", &[("going", &going, true), ("stays", &stays, true)])).await;
+    let mut held = map("held", &[("going", &going, true)]);
+    held.metadata.finalizers = Some(vec!["a/b".into()]);
+    create(&cluster, held).await;
+    cluster.settle().await;
+    delete(&cluster, "going", Propagation::Foreground).await;
+    cluster
+        .until("the valid owner is the only one", |f| {
+            let owners = f.get::<ConfigMap>("ns", "both").and_then(|m| m.metadata.owner_references);
+            owners.is_some_and(|o| o.len() == 1 && o[0].name == "stays")
+        })
+        .await;
+    cluster.settle().await;
+    assert_eq!(names(&cluster.fake), ["both", "going", "held", "stays"], "it waits for the held one");
+    let release = json!({"metadata": {"finalizers": null}});
+    cluster.context.client.patch::<ConfigMap>("ns", "held", None, PatchType::Merge, &release).await.unwrap();
+    cluster.until("gone with its last dependent", |f| names(f) == ["both", "stays"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_made_anew_under_its_name_is_another() {
+    let cluster = start();
+    let first = create(&cluster, map("a", &[])).await;
+    create(&cluster, map("b", &[("a", &first, true)])).await;
+    cluster.settle().await;
+    delete(&cluster, "a", Propagation::Background).await;
+    let second = create(&cluster, map("a", &[])).await;
+    create(&cluster, map("c", &[("a", &second, true)])).await;
+    cluster.until("what the first owned is gone", |f| names(f) == ["a", "c"]).await;
+    cluster.settle().await;
+    assert_eq!(names(&cluster.fake), ["a", "c"]);
+}
+
+/// Upstream: "should not be blocked by dependency circle".
+#[tokio::test(start_paused = true)]
+async fn a_circle_of_three_goes() {
+    let cluster = start();
+    let mut uids = Vec::new();
+    for name in ["a", "b", "c"] {
+        uids.push(create(&cluster, map(name, &[])).await);
+    }
+    for (name, owner, uid) in [("a", "c", &uids[2]), ("b", "a", &uids[0]), ("c", "b", &uids[1])] {
+        let reference = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap",
+            "name": owner, "uid": uid, "controller": true, "blockOwnerDeletion": true}]}});
+        cluster
+            .context
+            .client
+            .patch::<ConfigMap>("ns", name, None, PatchType::Merge, &reference)
+            .await
+            .unwrap();
+    }
+    cluster.settle().await;
+    delete(&cluster, "a", Propagation::Foreground).await;
+    cluster.until("the circle is gone", |f| names(f).is_empty()).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn owners_that_never_were_and_cycles() {
     let cluster = start();

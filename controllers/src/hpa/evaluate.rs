@@ -1,8 +1,8 @@
 //! Puts one metric of an autoscaler to its source, and works out the replicas and the status from the answer.
 
+use coracle_client::Resource;
 use coracle_client::quantity::Quantity;
 use coracle_client::selector::Selector;
-use coracle_client::{Informer, Resource};
 use k8s_openapi::api::autoscaling::v2::{
     ContainerResourceMetricStatus, CrossVersionObjectReference, ExternalMetricStatus, MetricIdentifier,
     MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricStatus, PodsMetricStatus,
@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::hpa::metrics::{Described, Metrics};
 use crate::hpa::replicas::{self, Asked, Proposal};
 use crate::scale;
+use crate::served::Served;
 
 /// What the metrics of one target have in common.
 pub struct Target<'a> {
@@ -23,7 +24,7 @@ pub struct Target<'a> {
     /// How many there are, where `asked` has how many were asked for.
     pub present: i32,
     pub asked: Asked,
-    pub definitions: &'a Informer,
+    pub served: &'a Served,
 }
 
 #[derive(Debug)]
@@ -189,7 +190,7 @@ async fn object(
 ) -> Result<Proposal, String> {
     let series = selector_text(metric.selector.as_ref())?;
     let api_version = object.api_version.as_deref().unwrap_or("v1");
-    let resource = scale::resource_of(at.definitions, api_version, &object.kind);
+    let resource = scale::resource_of(at.served, api_version, &object.kind);
     let resource = resource
         .ok_or_else(|| format!("no matches for kind {:?} in version {api_version:?}", object.kind))?;
     let described = Described { resource: Resource::qualified(&resource), name: object.name.clone() };

@@ -15,11 +15,11 @@ use k8s_openapi::api::autoscaling::v2::{
     HPAScalingRules, HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus, MetricStatus,
 };
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use parking_lot::Mutex;
 
 use crate::context::Context;
 use crate::scale;
+use crate::served::Served;
 
 mod behavior;
 mod conditions;
@@ -47,7 +47,7 @@ async fn run_with(context: Context, metrics: Arc<dyn Metrics>) {
         client: context.client.clone(),
         autoscalers: context.of::<HorizontalPodAutoscaler>(),
         pods: context.of::<Pod>(),
-        definitions: context.of::<CustomResourceDefinition>(),
+        served: context.served(),
         events: context.recorder("horizontal-pod-autoscaler"),
         metrics,
         past: Mutex::default(),
@@ -68,7 +68,7 @@ struct Controller {
     client: Client,
     autoscalers: Informer,
     pods: Informer,
-    definitions: Informer,
+    served: Served,
     events: EventRecorder,
     metrics: Arc<dyn Metrics>,
     past: Mutex<HashMap<Key, Past>>,
@@ -132,7 +132,7 @@ impl Controller {
     async fn scale(&self, key: &Key, hpa: &HorizontalPodAutoscaler) -> Result<(Resource, Scale), String> {
         let target = &hpa.spec.scale_target_ref;
         let api_version = target.api_version.as_deref().unwrap_or("v1");
-        let resource = scale::resource_of(&self.definitions, api_version, &target.kind)
+        let resource = scale::resource_of(&self.served, api_version, &target.kind)
             .ok_or_else(|| format!("no matches for kind {:?} in version {api_version:?}", target.kind))?;
         match scale::get(&self.client, &resource, &key.namespace, &target.name).await {
             Ok(scale) => Ok((resource, scale)),
@@ -258,7 +258,7 @@ impl Controller {
             pods: &pods,
             present: scale.status.as_ref().map_or(0, |status| status.replicas),
             asked: Asked { replicas, tolerance: tolerance(hpa), now },
-            definitions: &self.definitions,
+            served: &self.served,
         };
         let specs = hpa.spec.metrics.as_deref().unwrap_or_default();
         let mut wanted = Wanted { replicas: 0, metric: String::new(), statuses: Vec::new() };

@@ -1,27 +1,29 @@
 //! Namespace lifecycle: empties a namespace that is being deleted, then lets it go; keeps the default ones there.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::{
-    ApiError, Change, Client, DeleteOptions, Informer, Key, ListOptions, Propagation, Resource, WorkQueue,
+    ApiError, Change, Client, DeleteOptions, Informer, Key, ListOptions, Object, Propagation, Resource,
+    WorkQueue,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::{custom, resources};
+use crate::served::{Followed, Served, Snapshot};
 
 pub mod defaults;
 mod plan;
 
 use plan::Content;
 
-/// Deletions of content wake the controller; this is for resources that nothing watches.
-const RECHECK: Duration = Duration::from_secs(5);
+/// What cannot be watched is looked at again so often; upstream's estimate where it knows nothing better.
+const RECHECK: Duration = Duration::from_secs(15);
 
 pub async fn run(context: Context) {
     let namespaces = context.of::<Namespace>();
@@ -33,29 +35,57 @@ pub async fn run(context: Context) {
             added.add(change.key());
         }
     });
-    let resources: Vec<Resource> = tokio::select! {
-        served = resources::served(&context.client) => served,
+    let mut served = context.served();
+    tokio::select! {
+        _ = served.wait_for(Option::is_some) => {}
         () = context.shutdown.cancelled() => return,
-    };
-    let resources: Vec<Resource> = resources.into_iter().filter(Resource::namespaced).collect();
-    for resource in &resources {
-        watch_content(&context.of_resource(resource.clone()), &namespaces, &queue);
     }
-    let definitions = context.of::<CustomResourceDefinition>();
-    let controller =
-        Controller { client: context.client.clone(), namespaces, resources: resources.into(), definitions };
+    tokio::spawn(watch_all(served.clone(), namespaces.clone(), queue.clone(), context.shutdown.clone()));
+    let controller = Controller { client: context.client.clone(), namespaces, served };
     context.work(controller, queue).await;
 }
 
-/// Whatever goes from a namespace under deletion may be the last of it.
+/// Follows the content of namespaces, of whatever kind it is.
+async fn watch_all(
+    mut served: Served,
+    namespaces: Informer,
+    queue: WorkQueue<Key>,
+    shutdown: CancellationToken,
+) {
+    let mut watched: HashMap<Resource, Arc<Followed>> = HashMap::new();
+    loop {
+        let snapshot = served.borrow_and_update().clone();
+        watched.retain(|_, followed| !followed.gone().is_cancelled());
+        for followed in snapshot.iter().flat_map(|s| s.all.iter()).filter(|f| tells(f)) {
+            if watched.insert(followed.resource().clone(), followed.clone()).is_none() {
+                watch_content(&followed.informer(), &namespaces, &queue);
+            }
+        }
+        // What was not discovered may be now.
+        namespaces.list().iter().filter(|n| n.head.deleting).for_each(|n| queue.add(n.key()));
+        tokio::select! {
+            changed = served.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Whether its deletions are followed. Events are many, and nothing holds them: they go at the first call.
+fn tells(followed: &Followed) -> bool {
+    followed.resource().namespaced() && followed.watched() && followed.resource().kind() != "Event"
+}
+
+/// Whatever goes from a namespace under deletion may be the last of it; what comes has to go.
 fn watch_content(content: &Informer, namespaces: &Informer, queue: &WorkQueue<Key>) {
     let (namespaces, queue) = (namespaces.clone(), queue.clone());
     content.on_change(move |change: &Change| {
-        if change.new.is_none() {
-            let key = Key::new("", &change.object().head.namespace);
-            if namespaces.get_key(&key).is_some_and(|n| n.head.deleting) {
-                queue.add(key);
-            }
+        let news = match (&change.old, &change.new) {
+            (Some(old), Some(new)) => old.head.has_finalizers != new.head.has_finalizers,
+            _ => true,
+        };
+        let key = Key::new("", &change.object().head.namespace);
+        if news && namespaces.get_key(&key).is_some_and(|n| n.head.deleting) {
+            queue.add(key);
         }
     });
 }
@@ -63,8 +93,7 @@ fn watch_content(content: &Informer, namespaces: &Informer, queue: &WorkQueue<Ke
 struct Controller {
     client: Client,
     namespaces: Informer,
-    resources: Arc<[Resource]>,
-    definitions: Informer,
+    served: Served,
 }
 
 impl Reconciler for Controller {
@@ -98,7 +127,8 @@ impl Reconciler for Controller {
             namespace.status.get_or_insert_default().phase = Some("Terminating".into());
             namespace = self.client.update_status(&namespace).await?.decode()?;
         }
-        let content = self.empty(&key.name).await?;
+        let snapshot = self.served.borrow().clone().unwrap_or_default();
+        let content = self.empty(&snapshot, &key.name).await;
         let status = namespace.status.get_or_insert_default();
         let conditions = plan::conditions(&content, status.conditions.as_ref(), Timestamp::now());
         if status.conditions.as_ref() != Some(&conditions) {
@@ -114,36 +144,38 @@ impl Reconciler for Controller {
                 Err(error) => Err(error),
             };
         }
-        match content.failures.into_values().next() {
-            Some(failure) => Err(ApiError::internal(failure)),
-            None => Ok(Outcome::After(RECHECK)),
+        if let Some(failure) = content.failures.into_values().next().or(plan::undiscovered(&content.stale)) {
+            return Err(ApiError::internal(failure));
         }
+        let unseen = |followed: &&Arc<Followed>| {
+            !tells(followed) && content.left.contains_key(&followed.resource().qualified())
+        };
+        Ok(if snapshot.all.iter().any(|f| unseen(&f)) { Outcome::After(RECHECK) } else { Outcome::Done })
     }
 }
 
 impl Controller {
     /// Deletes everything in the namespace and says what is left. Pods go first, and only when they are gone
     /// what they may need: their NetworkPolicies, their Secrets.
-    async fn empty(&self, namespace: &str) -> Result<Content, ApiError> {
-        let mut content = Content::default();
+    async fn empty(&self, snapshot: &Snapshot, namespace: &str) -> Content {
+        let mut content = Content { stale: snapshot.stale.clone(), ..Content::default() };
         let pods = Resource::of::<Pod>();
-        if self.resources.contains(&pods) {
-            self.empty_of(&pods, namespace, &mut content).await;
-            if !content.is_empty() {
-                return Ok(content);
-            }
+        let (first, rest): (Vec<_>, Vec<_>) =
+            snapshot.all.iter().filter(|f| deletable(f)).partition(|f| *f.resource() == pods);
+        for followed in first {
+            self.empty_of(followed, namespace, &mut content).await;
         }
-        // Custom resources first: their operators may still need what else is there.
-        for resource in custom::resources(&self.definitions).iter().filter(|r| r.namespaced()) {
-            self.empty_of(resource, namespace, &mut content).await;
+        if !content.left.is_empty() || !content.failures.is_empty() {
+            return content;
         }
-        for resource in self.resources.iter().filter(|r| **r != pods) {
-            self.empty_of(resource, namespace, &mut content).await;
+        for followed in rest {
+            self.empty_of(followed, namespace, &mut content).await;
         }
-        Ok(content)
+        content
     }
 
-    async fn empty_of(&self, resource: &Resource, namespace: &str, content: &mut Content) {
+    async fn empty_of(&self, followed: &Followed, namespace: &str, content: &mut Content) {
+        let resource = followed.resource();
         let mut left = match self.client.list_objects(resource, namespace, ListOptions::default()).await {
             Ok(list) => list.items,
             Err(error) if error.is_not_found() => return,
@@ -153,9 +185,7 @@ impl Controller {
             }
         };
         if left.iter().any(|o| !o.head.deleting) {
-            let options = DeleteOptions::propagation(Propagation::Background);
-            let deleted =
-                self.client.delete_collection(resource, namespace, ListOptions::default(), options).await;
+            let deleted = self.delete_all(followed, namespace, &left).await;
             let listed = self.client.list_objects(resource, namespace, ListOptions::default()).await;
             match deleted.and(listed) {
                 Ok(list) => left = list.items,
@@ -175,6 +205,31 @@ impl Controller {
             }
         }
     }
+
+    /// As a collection where that can be, else one by one.
+    async fn delete_all(
+        &self,
+        followed: &Followed,
+        namespace: &str,
+        objects: &[Arc<Object>],
+    ) -> Result<(), ApiError> {
+        let (resource, options) = (followed.resource(), DeleteOptions::propagation(Propagation::Background));
+        if followed.served.can("deletecollection") {
+            return self.client.delete_collection(resource, namespace, ListOptions::default(), options).await;
+        }
+        for object in objects.iter().filter(|o| !o.head.deleting) {
+            match self.client.delete_object(resource, namespace, &object.head.name, options.clone()).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether objects of this kind are in namespaces, and can be found and deleted there.
+fn deletable(followed: &Followed) -> bool {
+    followed.resource().namespaced() && followed.served.can("list") && followed.served.can("delete")
 }
 
 #[derive(Deserialize)]

@@ -15,12 +15,22 @@ pub struct Content {
     pub finalizers: BTreeMap<String, usize>,
     /// Deletions that failed, by resource.
     pub failures: BTreeMap<String, String>,
+    /// Groups and versions of which nobody can say now what is in them.
+    pub stale: Vec<String>,
 }
 
 impl Content {
     pub fn is_empty(&self) -> bool {
-        self.left.is_empty() && self.failures.is_empty()
+        self.left.is_empty() && self.failures.is_empty() && self.stale.is_empty()
     }
+}
+
+/// What could not be discovered, as client-go words it.
+pub fn undiscovered(stale: &[String]) -> Option<String> {
+    let each: Vec<String> =
+        stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")).collect();
+    (!each.is_empty())
+        .then(|| format!("unable to retrieve the complete list of server APIs: {}", each.join(", ")))
 }
 
 /// The conditions, as upstream words them; times stay where nothing changed.
@@ -46,7 +56,9 @@ pub fn conditions(
     let table = [
         (
             "NamespaceDeletionDiscoveryFailure",
-            None,
+            undiscovered(&content.stale).map(|failed| {
+                ("DiscoveryFailed", format!("Discovery failed for some groups, 1 failing: {failed}"))
+            }),
             ("ResourcesDiscovered", "All resources successfully discovered"),
         ),
         (
@@ -134,6 +146,15 @@ mod tests {
         assert_eq!(
             held.message.as_deref(),
             Some("Some content in the namespace has finalizers remaining: a/b in 1 resource instances")
+        );
+        let stale = Content { stale: vec!["metrics.k8s.io/v1beta1".into()], ..Content::default() };
+        let failing = find(&conditions(&stale, None, now), "NamespaceDeletionDiscoveryFailure");
+        assert_eq!((failing.status.as_str(), failing.reason.as_deref()), ("True", Some("DiscoveryFailed")));
+        assert_eq!(
+            failing.message.as_deref(),
+            Some(
+                "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: metrics.k8s.io/v1beta1: stale GroupVersion discovery: metrics.k8s.io/v1beta1"
+            )
         );
         let then = conditions(&Content::default(), Some(&first), later);
         assert_eq!(find(&then, "NamespaceContentRemaining").last_transition_time, Some(Time(later)));

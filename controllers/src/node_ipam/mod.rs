@@ -33,7 +33,9 @@ fn pools(options: &Options) -> Result<Vec<Ranges>, String> {
             } else {
                 options.node_cidr_mask_size_ipv6
             };
-            Ranges::new(*cidr, size)
+            let mut ranges = Ranges::new(*cidr, size)?;
+            options.service_cluster_ip_range.iter().for_each(|other| ranges.exclude(*other));
+            Ok(ranges)
         })
         .collect()
 }
@@ -140,7 +142,18 @@ impl Reconciler for Controller {
             Ok(_) => Ok(Outcome::Done),
             // What was given stays noted for this node: the next try gives the same.
             Err(error) if error.is_not_found() => Ok(Outcome::Done),
-            Err(error) => Err(error),
+            Err(error) => {
+                if !error.is_conflict() {
+                    let message = format!("Node {} status is now: CIDRAssignmentFailed", key.name);
+                    self.events.event(
+                        &object.decode::<Node>()?,
+                        EventType::Normal,
+                        "CIDRAssignmentFailed",
+                        message,
+                    );
+                }
+                Err(error)
+            }
         }
     }
 }

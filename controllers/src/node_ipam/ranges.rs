@@ -8,6 +8,9 @@ use crate::Cidr;
 /// Upstream's bound: 2^16 parts.
 const PARTS_MAX_BITS: u8 = 16;
 
+/// No node can be called so.
+const RESERVED: &str = "";
+
 pub struct Ranges {
     whole: Cidr,
     prefix: u8,
@@ -45,6 +48,28 @@ impl Ranges {
         self.by_part.insert(part, node.into());
         self.by_node.insert(node.into(), part);
         Some(self.cidr(part))
+    }
+
+    /// Keeps the parts that overlap with a range that is somebody else's, e.g. the services'.
+    pub fn exclude(&mut self, other: Cidr) {
+        if other.bits() != self.whole.bits() {
+            return;
+        }
+        let shift = u32::from(self.whole.bits() - self.prefix);
+        let end = |cidr: Cidr| {
+            let host = u32::from(cidr.bits() - cidr.prefix);
+            cidr.start().saturating_add(1_u128.checked_shl(host).unwrap_or(0).wrapping_sub(1))
+        };
+        let (first, last) = (other.start().max(self.whole.start()), end(other).min(end(self.whole)));
+        if first > last {
+            return;
+        }
+        let part = |at: u128| {
+            u32::try_from((at - self.whole.start()).checked_shr(shift).unwrap_or(0)).unwrap_or(u32::MAX)
+        };
+        for part in part(first)..=part(last) {
+            self.by_part.insert(part, RESERVED.into());
+        }
     }
 
     /// Notes that the node has this range, if it is one of these; the first to have it keeps it.
@@ -103,6 +128,23 @@ mod tests {
         assert_eq!(give("d"), None);
         ranges.release("b");
         assert_eq!(ranges.allocate("d").map(|c| c.to_string()).as_deref(), Some("10.244.2.0/24"));
+    }
+
+    #[test]
+    fn parts_of_others_are_never_given() {
+        for (other, want) in [
+            ("10.244.0.0/24", Some("10.244.1.0/24")),
+            ("10.244.0.128/25", Some("10.244.1.0/24")),
+            ("10.244.0.0/23", Some("10.244.2.0/24")),
+            ("10.244.0.0/16", None),
+            ("10.0.0.0/8", None),
+            ("10.96.0.0/12", Some("10.244.0.0/24")),
+            ("fd00::/64", Some("10.244.0.0/24")),
+        ] {
+            let mut ranges = ranges("10.244.0.0/22", 24);
+            ranges.exclude(other.parse().unwrap());
+            assert_eq!(ranges.allocate("a").map(|c| c.to_string()).as_deref(), want, "{other}");
+        }
     }
 
     #[test]

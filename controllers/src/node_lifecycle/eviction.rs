@@ -81,12 +81,13 @@ fn fate(taints: &[Taint], tolerations: &[Toleration], since: Timestamp) -> Fate 
     let mut leaves: Option<Timestamp> = None;
     for taint in taints {
         let begins = taint.time_added.as_ref().map_or(since, |added| added.0.max(since));
-        let matching: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
-        let ends = if matching.is_empty() {
-            begins
-        } else {
-            let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() else { continue };
-            begins.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX)
+        // Of several that tolerate it the first counts, as upstream.
+        let ends = match tolerations.iter().find(|t| tolerates(t, taint)) {
+            None => begins,
+            Some(toleration) => {
+                let Some(seconds) = toleration.toleration_seconds else { continue };
+                begins.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX)
+            }
         };
         leaves = Some(leaves.map_or(ends, |at| at.min(ends)));
     }
@@ -168,7 +169,7 @@ impl Controller {
 }
 
 /// Sets the DisruptionTarget condition; false where the pod has it already.
-pub(super) fn disrupt(pod: &mut Pod, reason: &str, message: &str, now: Timestamp) -> bool {
+pub(crate) fn disrupt(pod: &mut Pod, reason: &str, message: &str, now: Timestamp) -> bool {
     let generation = pod.metadata.generation;
     let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
     if conditions.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True") {
@@ -215,7 +216,7 @@ mod tests {
             (
                 json!([taint("a", 100)]),
                 json!([tolerate("a", Some(300)), tolerate("a", Some(20)), tolerate("a", None)]),
-                Fate::Leaves(at(120)),
+                Fate::Leaves(at(400)),
             ),
             (json!([taint("a", 100)]), json!([tolerate("b", None)]), Fate::Leaves(at(100))),
         ] {

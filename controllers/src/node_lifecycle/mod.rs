@@ -1,6 +1,7 @@
 //! Node lifecycle: notices nodes that fall silent, taints nodes by their conditions, marks their pods not ready.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::controller::{Outcome, Reconciler};
@@ -27,11 +28,12 @@ mod zones;
 
 use health::{Heard, READY, Verdict};
 use tally::{Tally, zone_of};
-use zones::Ration;
+use zones::{News, Ration};
 
 const LEASES: &str = "kube-node-lease";
 
 pub async fn run(context: Context) {
+    let queue = WorkQueue::new();
     let leases = InformerScope { namespace: Some(LEASES.into()), ..InformerScope::default() };
     let controller = Controller {
         client: context.client.clone(),
@@ -41,16 +43,27 @@ pub async fn run(context: Context) {
         events: context.recorder("node-controller"),
         grace: context.options.node_monitor_grace_period,
         rate: context.options.node_eviction_rate,
-        heard: Mutex::default(),
-        ration: Mutex::default(),
+        heard: Arc::default(),
+        ration: Arc::default(),
         tally: Tally::default(),
     };
     pods::index(&controller.pods);
-    let queue = WorkQueue::new();
     let (added, tally) = (queue.clone(), controller.tally.clone());
+    let (heard, ration) = (controller.heard.clone(), controller.ration.clone());
     controller.nodes.on_change(move |change: &Change| {
-        tally.change(change);
+        let news = tally.change(change);
         added.add(change.key());
+        if news == News::None {
+            return;
+        }
+        // What happened to one zone may decide over the nodes of all.
+        ration.lock().keep(&tally.zones());
+        if news == News::Back {
+            // As long as all were silent, it was rather this process that could not hear.
+            let now = Timestamp::now();
+            heard.lock().values_mut().for_each(|heard| heard.at = now);
+        }
+        tally.lost().into_iter().for_each(|node| added.add(node));
     });
     let added = queue.clone();
     controller.leases.on_change(move |change: &Change| {
@@ -69,8 +82,8 @@ struct Controller {
     events: EventRecorder,
     grace: Duration,
     rate: f64,
-    heard: Mutex<HashMap<Key, Heard>>,
-    ration: Mutex<Ration>,
+    heard: Arc<Mutex<HashMap<Key, Heard>>>,
+    ration: Arc<Mutex<Ration>>,
     tally: Tally,
 }
 
@@ -105,10 +118,11 @@ impl Reconciler for Controller {
             Verdict::Lost(Some(conditions)) => self.lose(node, conditions).await?,
         };
         let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        let zone = zone_of(&node);
         if conditions.iter().any(|c| c.type_ == READY && c.status == "Unknown") {
             self.mark_pods(&key.name, now).await?;
         }
-        if let Some(wait) = self.taint(&node, &conditions, now).await? {
+        if let Some(wait) = self.taint(&node, &zone, &conditions, now).await? {
             again = Some(again.map_or(wait, |left| left.min(wait)));
         }
         Ok(again.map_or(Outcome::Done, Outcome::After))
@@ -151,23 +165,24 @@ impl Controller {
     async fn taint(
         &self,
         node: &Node,
+        zone: &str,
         conditions: &[NodeCondition],
         now: Timestamp,
     ) -> Result<Option<Duration>, ApiError> {
-        let plan = taints::plan(node, conditions, now);
+        let zones = self.tally.zones();
+        let (rate, all_lost) = (zones::rate(zone, &zones, self.rate), zones::all_lost(&zones));
+        let plan = taints::plan(node, conditions, all_lost, now);
         let mut wait = None;
         let mut wanted = plan.taints;
         if let Some(evict) = plan.evict {
-            let zones = self.tally.zones();
-            let zone = zone_of(node);
-            let rate = zones::rate(&zone, &zones, self.rate);
-            match self.ration.lock().take(&zone, rate, now) {
+            match self.ration.lock().take(zone, rate, now) {
                 Ok(()) => {
                     let present = || node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
                     wanted.get_or_insert_with(present).push(evict);
-                    tally::evicted(&zone);
+                    tally::evicted(zone);
                 }
-                Err(left) => wait = Some(left),
+                // Without a rate, the change of the zones brings the node back.
+                Err(left) => wait = left,
             }
         }
         if let Some(taints) = wanted {

@@ -30,7 +30,8 @@ pub struct Plan {
     pub evict: Option<Taint>,
 }
 
-pub fn plan(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Plan {
+/// `all_lost`: nobody is given up, as it is rather this process that hears nothing.
+pub fn plan(node: &Node, conditions: &[NodeCondition], all_lost: bool, now: Timestamp) -> Plan {
     let spec = node.spec.clone().unwrap_or_default();
     let present = spec.taints.unwrap_or_default();
     let holds = |(kind, status, _): &&(&str, &str, &str)| {
@@ -40,7 +41,8 @@ pub fn plan(node: &Node, conditions: &[NodeCondition], now: Timestamp) -> Plan {
     if spec.unschedulable == Some(true) {
         keys.push(UNSCHEDULABLE);
     }
-    let executing = keys.iter().copied().find(|key| matches!(*key, NOT_READY | UNREACHABLE));
+    let executing =
+        keys.iter().copied().find(|key| matches!(*key, NOT_READY | UNREACHABLE)).filter(|_| !all_lost);
     let ours = |taint: &Taint| match taint.effect.as_str() {
         NO_SCHEDULE => taint.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key),
         NO_EXECUTE => matches!(taint.key.as_str(), NOT_READY | UNREACHABLE),
@@ -82,6 +84,16 @@ mod tests {
     use crate::testing::from;
 
     #[test]
+    fn nobody_is_given_up_when_all_are_lost() {
+        let node: Node = from(json!({"spec": {"taints": [
+            {"key": UNREACHABLE, "effect": NO_SCHEDULE}, {"key": UNREACHABLE, "effect": NO_EXECUTE}]}}));
+        let silent: NodeCondition = from(json!({"type": "Ready", "status": "Unknown"}));
+        let plan = plan(&node, &[silent], true, Timestamp::UNIX_EPOCH);
+        let effects: Vec<_> = plan.taints.iter().flatten().map(|t| t.effect.as_str()).collect();
+        assert_eq!((effects, plan.evict), (vec![NO_SCHEDULE], None));
+    }
+
+    #[test]
     fn taints_follow_conditions() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let both = |key: &str| json!([[key, NO_SCHEDULE], [key, NO_EXECUTE]]);
@@ -112,7 +124,7 @@ mod tests {
                 .iter()
                 .map(|c| from(json!({"type": c[0], "status": c[1]})))
                 .collect();
-            let plan = plan(&node, &conditions, now);
+            let plan = plan(&node, &conditions, false, now);
             let got = plan
                 .taints
                 .unwrap_or_else(|| node.spec.clone().unwrap_or_default().taints.unwrap_or_default());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use coracle_client::metrics::register;
-use coracle_client::{Change, Object};
+use coracle_client::{Change, Key, Object};
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
 
 use super::health::READY;
-use super::zones::Zone;
+use super::zones::{self, News, Zone};
 
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -99,14 +99,18 @@ fn is_ready(node: &Object) -> bool {
 }
 
 impl Tally {
-    /// One change of a node.
-    pub fn change(&self, change: &Change) {
+    /// One change of a node; what it means for the zones.
+    pub fn change(&self, change: &Change) -> News {
         let name = &change.object().head.name;
         let now = change
             .new
             .as_ref()
             .map(|node| (zone_name(node.head.label(REGION), node.head.label(ZONE)), is_ready(node)));
         let mut state = self.state.lock();
+        if now.as_ref() == state.nodes.get(name) {
+            return News::None;
+        }
+        let zones_before = state.zones.clone();
         let before = match &now {
             Some(now) => state.nodes.insert(name.clone(), now.clone()),
             None => state.nodes.remove(name),
@@ -127,6 +131,13 @@ impl Tally {
         for zone in before.iter().chain(&now).map(|(zone, _)| zone) {
             tell(zone, state.zones.get(zone).copied().unwrap_or_default());
         }
+        zones::news(&zones_before, &state.zones)
+    }
+
+    /// Nodes that are not ready: whom the rates concern.
+    pub fn lost(&self) -> Vec<Key> {
+        let state = self.state.lock();
+        state.nodes.iter().filter(|(_, (_, ready))| !ready).map(|(name, _)| Key::new("", name)).collect()
     }
 
     /// The zones as they are now.
@@ -174,7 +185,8 @@ mod tests {
     #[test]
     fn zones_are_counted_as_nodes_change() {
         let tally = Tally::default();
-        let tell = |new: Option<Arc<Object>>, old: Option<Arc<Object>>| tally.change(&Change { old, new });
+        let tell =
+            |new: Option<Arc<Object>>, old: Option<Arc<Object>>| drop(tally.change(&Change { old, new }));
         tell(Some(node("a", "x", "True")), None);
         tell(Some(node("b", "x", "Unknown")), None);
         tell(Some(node("c", "y", "True")), None);

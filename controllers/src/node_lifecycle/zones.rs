@@ -27,10 +27,58 @@ impl Zone {
     }
 }
 
+/// How a zone stands, as upstream names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Normal,
+    PartialDisruption,
+    FullDisruption,
+}
+
+impl Zone {
+    fn state(self) -> State {
+        match self {
+            zone if zone.wholly_lost() => State::FullDisruption,
+            zone if zone.partly_lost() => State::PartialDisruption,
+            _ => State::Normal,
+        }
+    }
+}
+
+/// What a change of one node means for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    None,
+    /// A zone is given up faster or slower than before.
+    Rates,
+    /// No zone is left: from now on nobody is given up.
+    AllLost,
+    /// Some zone is heard of again: how long the others were silent counts from now on.
+    Back,
+}
+
+/// Whether every zone is lost.
+pub fn all_lost(zones: &HashMap<String, Zone>) -> bool {
+    !zones.is_empty() && zones.values().all(|zone| zone.wholly_lost())
+}
+
+/// What became of the zones.
+pub fn news(before: &HashMap<String, Zone>, after: &HashMap<String, Zone>) -> News {
+    let states = |zones: &HashMap<String, Zone>| -> HashMap<String, State> {
+        zones.iter().map(|(name, zone)| (name.clone(), zone.state())).collect()
+    };
+    match (all_lost(before), all_lost(after)) {
+        (false, true) => News::AllLost,
+        (true, false) => News::Back,
+        _ if states(before) != states(after) => News::Rates,
+        _ => News::None,
+    }
+}
+
 /// Nodes per second of this zone that may be given up.
 pub fn rate(zone: &str, zones: &HashMap<String, Zone>, normal: f64) -> f64 {
     let Some(this) = zones.get(zone) else { return normal };
-    if zones.values().all(|z| z.wholly_lost()) {
+    if all_lost(zones) {
         // Nothing is left to move pods to: more likely we are the ones cut off.
         return 0.0;
     }
@@ -40,23 +88,28 @@ pub fn rate(zone: &str, zones: &HashMap<String, Zone>, normal: f64) -> f64 {
     if this.ready + this.lost > LARGE { SECONDARY_RATE } else { 0.0 }
 }
 
-/// One token bucket per zone, of size one. Bounded by the zones.
+/// One token bucket per zone, of size one. Bounded by the zones that there are.
 #[derive(Default)]
 pub struct Ration {
     last: HashMap<String, Timestamp>,
 }
 
 impl Ration {
-    /// Ok: go on. Err: ask again after this long.
-    pub fn take(&mut self, zone: &str, rate: f64, now: Timestamp) -> Result<(), Duration> {
+    /// Zones that are gone are forgotten.
+    pub fn keep(&mut self, zones: &HashMap<String, Zone>) {
+        self.last.retain(|zone, _| zones.contains_key(zone));
+    }
+
+    /// Ok: go on. Err: ask again after this long, or when the rate has changed.
+    pub fn take(&mut self, zone: &str, rate: f64, now: Timestamp) -> Result<(), Option<Duration>> {
         if rate <= 0.0 {
-            return Err(Duration::from_secs(10));
+            return Err(None);
         }
         let interval = Duration::from_secs_f64(1.0 / rate);
         let since =
             self.last.get(zone).map(|last| Duration::try_from(now.duration_since(*last)).unwrap_or_default());
         match since {
-            Some(since) if since < interval => Err(interval - since),
+            Some(since) if since < interval => Err(Some(interval - since)),
             _ => {
                 self.last.insert(zone.to_owned(), now);
                 Ok(())
@@ -94,8 +147,32 @@ mod tests {
         let mut ration = Ration::default();
         assert_eq!(ration.take("a", 0.1, at(100)), Ok(()));
         assert_eq!(ration.take("b", 0.1, at(100)), Ok(()));
-        assert_eq!(ration.take("a", 0.1, at(104)), Err(Duration::from_secs(6)));
+        assert_eq!(ration.take("a", 0.1, at(104)), Err(Some(Duration::from_secs(6))));
         assert_eq!(ration.take("a", 0.1, at(110)), Ok(()));
-        assert!(ration.take("a", 0.0, at(999)).is_err());
+        assert_eq!(ration.take("a", 0.0, at(999)), Err(None));
+        ration.keep(&HashMap::from([("b".to_owned(), Zone::default())]));
+        assert_eq!(ration.last.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn zones_are_told_when_they_change() {
+        let zones = |list: &[(&str, usize, usize)]| -> HashMap<String, Zone> {
+            list.iter()
+                .map(|(name, ready, lost)| ((*name).to_owned(), Zone { ready: *ready, lost: *lost }))
+                .collect()
+        };
+        for (before, after, want) in [
+            (vec![], vec![("a", 1, 0)], News::Rates),
+            (vec![("a", 1, 0)], vec![("a", 2, 0)], News::None),
+            (vec![("a", 2, 0)], vec![("a", 1, 1)], News::None),
+            (vec![("a", 1, 1), ("b", 1, 0)], vec![("a", 0, 2), ("b", 1, 0)], News::Rates),
+            (vec![("a", 0, 2), ("b", 1, 0)], vec![("a", 0, 2), ("b", 0, 1)], News::AllLost),
+            (vec![("a", 0, 2), ("b", 0, 1)], vec![("a", 0, 2), ("b", 1, 0)], News::Back),
+            (vec![("a", 0, 2), ("b", 1, 0)], vec![("a", 0, 2)], News::AllLost),
+            (vec![("a", 0, 1)], vec![], News::Back),
+            (vec![("a", 3, 2)], vec![("a", 2, 3)], News::Rates),
+        ] {
+            assert_eq!(news(&zones(&before), &zones(&after)), want, "{before:?} {after:?}");
+        }
     }
 }

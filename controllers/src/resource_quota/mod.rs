@@ -6,7 +6,7 @@
 
 mod plan;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::resources;
+use crate::served::{Followed, Served};
 use plan::{Books, plan};
 
 /// How long a charged write may take to show. Longer ones are rare, and found at the next count.
@@ -44,16 +45,32 @@ pub async fn run(context: Context) {
             keys.add(key);
         }
     });
+    let mut served = context.served();
     let controller = Controller {
         client: context.client.clone(),
-        context: context.clone(),
         quotas,
         queue: queue.clone(),
         charged,
         followed: Mutex::default(),
-        known: resources::known(),
+        served: served.clone(),
     };
+    tokio::select! {
+        _ = served.wait_for(Option::is_some) => {}
+        () = context.shutdown.cancelled() => return,
+    }
+    tokio::spawn(recount(served, controller.quotas.clone(), queue.clone(), context.shutdown.clone()));
     context.work(controller, queue).await;
+}
+
+/// A quota may have named what was not served until now.
+async fn recount(mut served: Served, quotas: Informer, queue: WorkQueue<Key>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            changed = served.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+        quotas.list().iter().for_each(|quota| queue.add(quota.key()));
+    }
 }
 
 /// When a quota was last written, by whomever.
@@ -61,13 +78,12 @@ type Charged = Arc<Mutex<BTreeMap<Key, Instant>>>;
 
 struct Controller {
     client: Client,
-    context: Context,
     quotas: Informer,
     queue: WorkQueue<Key>,
     charged: Charged,
     /// The resources whose deletions are followed: those that quotas have named.
-    followed: Mutex<HashSet<Resource>>,
-    known: Vec<Resource>,
+    followed: Mutex<HashMap<Resource, Arc<Followed>>>,
+    served: Served,
 }
 
 impl Reconciler for Controller {
@@ -91,11 +107,17 @@ impl Reconciler for Controller {
         let settled = seen == quota.metadata.resource_version && since.is_none_or(|since| since >= SETTLED);
         let spec = quota.spec.clone().unwrap_or_default();
         let hard = amounts::of(spec.hard.as_ref());
-        let concerned: Vec<&Resource> =
-            self.known.iter().filter(|r| hard.keys().any(|name| quota::covers(r, name))).collect();
+        let snapshot = self.served.borrow().clone().unwrap_or_default();
+        let countable = |f: &&Arc<Followed>| f.resource().namespaced() && f.watched();
+        let concerned: Vec<&Arc<Followed>> = snapshot
+            .all
+            .iter()
+            .filter(countable)
+            .filter(|f| hard.keys().any(|name| quota::covers(f.resource(), name)))
+            .collect();
         self.follow(&concerned);
         let mut counted = Amounts::new();
-        for resource in concerned {
+        for resource in concerned.iter().map(|f| f.resource()) {
             for object in self.list(resource, &key.namespace).await? {
                 let Some(subject) = subject(resource, &object) else { continue };
                 if quota::in_scopes(&spec, &subject) {
@@ -133,14 +155,17 @@ impl Controller {
     }
 
     /// From now on, what goes brings the quotas of its namespace here.
-    fn follow(&self, resources: &[&Resource]) {
-        for resource in resources {
-            if !self.followed.lock().insert((*resource).clone()) {
+    fn follow(&self, concerned: &[&Arc<Followed>]) {
+        for new in concerned {
+            let resource = new.resource().clone();
+            let mut followed = self.followed.lock();
+            if followed.get(&resource).is_some_and(|old| !old.gone().is_cancelled()) {
                 continue;
             }
+            followed.insert(resource.clone(), (*new).clone());
+            drop(followed);
             let (quotas, queue) = (self.quotas.clone(), self.queue.clone());
-            let resource = (*resource).clone();
-            self.context.of_resource(resource.clone()).on_change(move |change| {
+            new.informer().on_change(move |change| {
                 if frees(&resource, change) {
                     for quota in quotas.list_namespace(&change.key().namespace) {
                         queue.add(quota.key());

@@ -3,10 +3,11 @@
 //! Pure bookkeeping: who calls it holds a lock around it, writes the service, and then says what became of the write:
 //! [`ServiceAllocator::undo`] where it failed, [`ServiceAllocator::stored`] where it went through,
 //! [`ServiceAllocator::settle`] where it was an update, [`ServiceAllocator::release`] where the service is gone.
-//! Which addresses are taken stands in the store; only those under way are kept here. Ports are all kept here:
+//! Which addresses and ports are taken stands in the store. Of addresses only those under way are kept here, of ports
+//! all that are known of, so that free ones are found without asking:
 //! [`ServiceAllocator::rebuild`] starts over from the stored services.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -27,6 +28,8 @@ pub struct ServiceAllocator {
     /// Handed out to services whose writes are under way.
     addresses: HashMap<IpAddr, String>,
     ports: HashMap<u16, String>,
+    /// Those of them that were handed out to services whose writes are under way.
+    ports_under_way: HashSet<u16>,
     /// Where the last search in a range ended: a freed address is not handed out again at once.
     next_address: HashMap<String, u128>,
     next_port: u16,
@@ -45,12 +48,19 @@ pub struct Surroundings<'a> {
     pub holder: &'a dyn Fn(IpAddr) -> Option<String>,
     /// The ranges beside the server's own.
     pub ranges: &'a [AddressRange],
+    /// Whether the store has that service with that port.
+    pub has_port: &'a dyn Fn(&str, u16) -> bool,
 }
 
 impl Reservation {
     /// The addresses that the service did not have before.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    /// The ports that the service did not have before.
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
     }
 }
 
@@ -121,6 +131,7 @@ impl ServiceAllocator {
             range: AddressRange::parse(service_cidr)?,
             addresses: HashMap::new(),
             ports: HashMap::new(),
+            ports_under_way: HashSet::new(),
             next_address: HashMap::new(),
             next_port: NODE_PORTS.start() + NODE_PORTS_KEPT,
         })
@@ -131,7 +142,7 @@ impl ServiceAllocator {
         self.ports.clear();
         for service in services {
             let owner = owner(service);
-            for port in ports(service) {
+            for port in node_ports(service) {
                 self.ports.entry(port).or_insert_with(|| owner.clone());
             }
         }
@@ -156,12 +167,12 @@ impl ServiceAllocator {
         }
         if is_external(spec) && spec.allocate_load_balancer_node_ports != Some(false) || has_node_ports(spec)
         {
-            self.allocate_ports(spec, &owner, &mut taken, &mut errors);
+            self.allocate_ports(spec, &owner, around, &mut taken, &mut errors);
         }
         if needs_health_port(spec) {
             let field = "spec.healthCheckNodePort";
             let wanted = spec.health_check_node_port.unwrap_or_default();
-            let port = self.port(wanted, field.into(), &owner, &mut taken, &mut errors);
+            let port = self.port(wanted, field.into(), &owner, around, &mut taken, &mut errors);
             spec.health_check_node_port = port.map(i32::from);
         }
         if errors.is_empty() {
@@ -178,7 +189,14 @@ impl ServiceAllocator {
         }
         for port in &reservation.ports {
             self.ports.remove(port);
+            self.ports_under_way.remove(port);
         }
+    }
+
+    /// The store says that the port is another service's.
+    pub fn learn(&mut self, port: u16, owner: String) {
+        self.ports_under_way.remove(&port);
+        self.ports.insert(port, owner);
     }
 
     /// The write went through: from now on the store says whose the addresses are.
@@ -186,13 +204,16 @@ impl ServiceAllocator {
         for ip in &reservation.addresses {
             self.addresses.remove(ip);
         }
+        for port in &reservation.ports {
+            self.ports_under_way.remove(port);
+        }
     }
 
     /// An update went through: gives back what only the old form had.
     pub fn settle(&mut self, old: &Service, new: &Service) {
         let owner = owner(old);
-        let kept_ports = ports(new);
-        for port in ports(old).into_iter().filter(|p| !kept_ports.contains(p)) {
+        let kept_ports = node_ports(new);
+        for port in node_ports(old).into_iter().filter(|p| !kept_ports.contains(p)) {
             give_back(&mut self.ports, &port, &owner);
         }
     }
@@ -200,7 +221,7 @@ impl ServiceAllocator {
     /// The service is gone.
     pub fn release(&mut self, service: &Service) {
         let owner = owner(service);
-        for port in ports(service) {
+        for port in node_ports(service) {
             give_back(&mut self.ports, &port, &owner);
         }
     }
@@ -306,6 +327,7 @@ impl ServiceAllocator {
         &mut self,
         spec: &mut ServiceSpec,
         owner: &str,
+        around: &Surroundings<'_>,
         taken: &mut Reservation,
         errors: &mut Errors,
     ) {
@@ -319,7 +341,7 @@ impl ServiceAllocator {
             }
             let at = path.index(i);
             port.node_port =
-                self.port(wanted, at.child("nodePort").into(), owner, taken, errors).map(i32::from);
+                self.port(wanted, at.child("nodePort").into(), owner, around, taken, errors).map(i32::from);
         }
     }
 
@@ -328,11 +350,12 @@ impl ServiceAllocator {
         wanted: i32,
         field: String,
         owner: &str,
+        around: &Surroundings<'_>,
         taken: &mut Reservation,
         errors: &mut Errors,
     ) -> Option<u16> {
         let port = if wanted == 0 {
-            match self.free_port() {
+            match self.free_port(around) {
                 Some(port) => port,
                 None => {
                     errors.invalid(field, wanted, "failed to allocate a nodePort: range is full");
@@ -353,6 +376,9 @@ impl ServiceAllocator {
                 }
             }
         };
+        if self.ports.get(&port).is_some_and(|other| other != owner && self.forgotten(port, other, around)) {
+            self.ports.remove(&port);
+        }
         match self.ports.get(&port) {
             Some(other) if other != owner => {
                 errors.invalid(field, wanted, "provided port is already allocated");
@@ -361,13 +387,31 @@ impl ServiceAllocator {
             Some(_) => {}
             None => {
                 self.ports.insert(port, owner.to_owned());
+                self.ports_under_way.insert(port);
                 taken.ports.push(port);
             }
         }
         Some(port)
     }
 
-    fn free_port(&mut self) -> Option<u16> {
+    /// Another server has let go of the port since.
+    fn forgotten(&self, port: u16, owner: &str, around: &Surroundings<'_>) -> bool {
+        !self.ports_under_way.contains(&port) && !(around.has_port)(owner, port)
+    }
+
+    fn free_port(&mut self, around: &Surroundings<'_>) -> Option<u16> {
+        if let Some(port) = self.unused_port() {
+            return Some(port);
+        }
+        let old: Vec<u16> =
+            self.ports.iter().filter(|(p, o)| self.forgotten(**p, o, around)).map(|(p, _)| *p).collect();
+        for port in old {
+            self.ports.remove(&port);
+        }
+        self.unused_port()
+    }
+
+    fn unused_port(&mut self) -> Option<u16> {
         let (start, end) = (*NODE_PORTS.start(), *NODE_PORTS.end());
         let kept = start + NODE_PORTS_KEPT;
         let upper = (self.next_port..=end).chain(kept..self.next_port);
@@ -406,7 +450,8 @@ fn has_node_ports(spec: &ServiceSpec) -> bool {
     is_external(spec) && spec.ports.iter().flatten().any(|p| p.node_port.unwrap_or_default() != 0)
 }
 
-fn ports(service: &Service) -> Vec<u16> {
+/// The node ports that a service has.
+pub fn node_ports(service: &Service) -> Vec<u16> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let ports = spec.ports.iter().flatten().filter_map(|p| p.node_port);
     ports

@@ -11,7 +11,7 @@ fn allocator() -> ServiceAllocator {
 }
 
 /// Nothing is taken but what the allocator itself handed out.
-const ALONE: Surroundings<'static> = Surroundings { holder: &|_| None, ranges: &[] };
+const ALONE: Surroundings<'static> = Surroundings { holder: &|_| None, ranges: &[], has_port: &|_, _| true };
 
 fn service(name: &str, spec: Value) -> Service {
     defaulted(json!({"metadata": {"namespace": "a", "name": name}, "spec": spec}))
@@ -35,6 +35,23 @@ fn a_service_gets_an_address_and_its_family() {
     assert_eq!(spec["clusterIP"], "10.96.0.16");
     assert_eq!(spec["clusterIPs"], json!(["10.96.0.16"]));
     assert_eq!((&spec["ipFamilies"], &spec["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
+}
+
+#[test]
+fn a_port_that_another_server_freed_is_free() {
+    let mut allocator = allocator();
+    allocator.learn(30080, "a/other".into());
+    let wish = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    let (_, message) = refused(&mut allocator, "s", wish.clone());
+    assert!(message.ends_with("provided port is already allocated"), "{message}");
+    let gone = Surroundings { has_port: &|_, _| false, ..ALONE };
+    let taken = allocator.allocate(&mut service("s", wish.clone()), &gone).unwrap();
+    assert_eq!(taken.ports(), [30080]);
+    let (_, message) = (allocator.allocate(&mut service("t", wish), &gone)).map_or_else(
+        |errors| ((), errors.into_causes()[0].message.clone()),
+        |_| panic!("under way is not free"),
+    );
+    assert!(message.ends_with("provided port is already allocated"), "{message}");
 }
 
 #[test]
@@ -136,7 +153,7 @@ fn ranges_are_checked() {
 fn what_the_store_says_is_respected() {
     let taken = |ip: IpAddr| (ip.to_string() == "10.96.0.16").then(|| "b/other".to_owned());
     let more = [AddressRange::parse("10.97.0.0/28").unwrap()];
-    let around = Surroundings { holder: &taken, ranges: &more };
+    let around = Surroundings { holder: &taken, ranges: &more, ..ALONE };
     let mut allocator = allocator();
     let mut free = service("s", json!({}));
     allocator.allocate(&mut free, &around).unwrap();
@@ -148,6 +165,6 @@ fn what_the_store_says_is_respected() {
     // Where the own range is full, the next has room.
     let full = |ip: IpAddr| ip.to_string().starts_with("10.96.").then(|| "b/other".to_owned());
     let mut free = service("t", json!({}));
-    allocator.allocate(&mut free, &Surroundings { holder: &full, ranges: &more }).unwrap();
+    allocator.allocate(&mut free, &Surroundings { holder: &full, ranges: &more, ..ALONE }).unwrap();
     assert_eq!(free.spec.unwrap().cluster_ip.as_deref(), Some("10.97.0.8"));
 }

@@ -3,7 +3,9 @@
 mod allocate;
 mod validate;
 
-pub use allocate::{AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses, owner};
+pub use allocate::{
+    AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses, node_ports, owner,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{

@@ -1,6 +1,7 @@
-//! The resources that controllers without a kind of their own work on: the namespace controller and the garbage collector.
+//! What the fake API serves: the built-in resources, and those whose definitions it holds.
 
-use coracle_client::{Client, ListOptions, Resource};
+use std::sync::Arc;
+
 use k8s_openapi::api::{
     admissionregistration::v1 as admission, apps::v1 as apps, autoscaling::v2 as autoscaling,
     batch::v1 as batch, certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
@@ -10,10 +11,16 @@ use k8s_openapi::api::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use tracing::debug;
+use serde_json::Value;
 
-/// Every built-in resource that upstream persists, whether this API serves it yet or not.
-pub fn known() -> Vec<Resource> {
+use crate::discovery::{Discovered, ServedResource};
+use crate::object::Object;
+use crate::resource::Resource;
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// The built-in resources that upstream persists.
+fn known() -> Vec<Resource> {
     macro_rules! of {
         ($($kind:path,)*) => { vec![$(Resource::of::<$kind>()),*] };
     }
@@ -79,29 +86,28 @@ pub fn known() -> Vec<Resource> {
     ]
 }
 
-/// Those of them that the API serves. A failure other than "not found" counts as served: it will be retried.
-pub async fn served(client: &Client) -> Vec<Resource> {
-    let mut served = Vec::new();
-    for resource in known() {
-        let one =
-            ListOptions { limit: Some(1), resource_version: Some("0".into()), ..ListOptions::default() };
-        match client.list_objects(&resource, "", one).await {
-            Err(error) if error.is_not_found() => debug!(%resource, "not served"),
-            _ => served.push(resource),
-        }
-    }
-    served
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_resource_is_listed_once() {
-        let mut names: Vec<String> = known().iter().map(Resource::qualified).collect();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), known().len());
+pub(crate) fn served(definitions: &[Arc<Object>]) -> Discovered {
+    let custom = definitions.iter().filter_map(|definition| {
+        let definition: Value = definition.decode().ok()?;
+        let established =
+            definition["status"]["conditions"].as_array()?.iter().any(|c| c["status"] == "True");
+        let spec = &definition["spec"];
+        let version = spec["versions"].as_array()?.iter().find(|v| v["served"] == true)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        established.then(|| {
+            Resource::new(
+                &text(&spec["group"]),
+                &text(&version["name"]),
+                &text(&spec["names"]["plural"]),
+                &text(&spec["names"]["kind"]),
+                spec["scope"] == "Namespaced",
+            )
+        })
+    });
+    let verbs: Vec<String> = VERBS.iter().map(|v| (*v).to_owned()).collect();
+    let all = known().into_iter().chain(custom);
+    Discovered {
+        resources: all.map(|resource| ServedResource { resource, verbs: verbs.clone() }).collect(),
+        stale: Vec::new(),
     }
 }
