@@ -21,9 +21,10 @@ fn order(a: &Pod, b: &Pod, neighbours: &HashMap<Box<str>, usize>, now: Timestamp
         .then_with(|| a.ready().cmp(&b.ready()))
         .then_with(|| a.deletion_cost.cmp(&b.deletion_cost))
         .then_with(|| doubled_up(b).cmp(&doubled_up(a)))
-        .then_with(|| newer_first(a.ready_since, b.ready_since, a, b, now))
+        .then_with(|| newer_first(a.ready_since, b.ready_since, now))
         .then_with(|| b.restarts.cmp(&a.restarts))
-        .then_with(|| newer_first(a.created, b.created, a, b, now))
+        .then_with(|| newer_first(a.created, b.created, now))
+        .then_with(|| a.uid().cmp(b.uid()))
 }
 
 fn rank(phase: Phase) -> u8 {
@@ -34,20 +35,14 @@ fn rank(phase: Phase) -> u8 {
     }
 }
 
-/// Ages count by their power of two: among pods about as old the uid decides, which spreads scale-downs
+/// Ages count by their power of two: among pods about as old the uid decides in the end, which spreads scale-downs
 /// over nodes instead of always taking the newest.
-fn newer_first(
-    a: Option<Timestamp>,
-    b: Option<Timestamp>,
-    pod_a: &Pod,
-    pod_b: &Pod,
-    now: Timestamp,
-) -> Ordering {
+///
+/// NOTE: upstream lets the uid decide here already where times differ within a bucket. That is no order (of three pods
+/// each may come before the next), and a sort that finds out panics.
+fn newer_first(a: Option<Timestamp>, b: Option<Timestamp>, now: Timestamp) -> Ordering {
     let (Some(a), Some(b)) = (a, b) else { return a.is_some().cmp(&b.is_some()) };
-    if a == b {
-        return Ordering::Equal;
-    }
-    bucket(a, now).cmp(&bucket(b, now)).then_with(|| pod_a.uid().cmp(pod_b.uid()))
+    bucket(a, now).cmp(&bucket(b, now))
 }
 
 fn bucket(since: Timestamp, now: Timestamp) -> u32 {
@@ -80,6 +75,31 @@ mod tests {
         }
         let fields = &["spec.nodeName", "status.phase"];
         Pod::parse(&Object::parse(value.to_string().into(), fields).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn it_is_an_order() {
+        let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let ready = ["2026-01-01T12:00:00Z", "2026-01-01T12:00:01Z", "2026-01-01T23:59:00Z", ""];
+        let created = ["2026-01-01T11:00:00Z", "2026-01-01T11:00:01Z"];
+        let pods: Vec<Pod> = (0..64usize)
+            .map(|n| {
+                let more = json!({"restarts": n / 8 % 2, "created": created[n % 2]});
+                pod(&format!("{:02}", n * 37 % 64), "n", "Running", ready[n / 2 % 4], more)
+            })
+            .collect();
+        let before = |a: &Pod, b: &Pod| order(a, b, &HashMap::new(), now).is_lt();
+        for (a, b) in pods.iter().flat_map(|a| pods.iter().map(move |b| (a, b))) {
+            for c in &pods {
+                assert!(
+                    !(before(a, b) && before(b, c)) || before(a, c),
+                    "{} {} {}",
+                    a.uid(),
+                    b.uid(),
+                    c.uid()
+                );
+            }
+        }
     }
 
     #[test]
