@@ -37,8 +37,14 @@ pub async fn run(context: Context) {
     });
     let added = queue.clone();
     controller.pods.on_change(move |change: &Change| {
-        let bound = |o: &Object| o.head.field("spec.nodeName").is_some_and(|n| !n.is_empty());
-        if bound(change.object()) {
+        let node = |o: &Object| o.head.field("spec.nodeName").unwrap_or_default().to_owned();
+        if node(change.object()).is_empty() {
+            return;
+        }
+        // Most changes are of the status, which evicts nobody.
+        let same =
+            |old: &Object, new: &Object| node(old) == node(new) && old.head.generation == new.head.generation;
+        if !matches!((&change.old, &change.new), (Some(old), Some(new)) if same(old, new)) {
             added.add(change.key());
         }
     });
