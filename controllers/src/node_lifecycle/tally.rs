@@ -185,8 +185,9 @@ mod tests {
     #[test]
     fn zones_are_counted_as_nodes_change() {
         let tally = Tally::default();
-        let tell =
-            |new: Option<Arc<Object>>, old: Option<Arc<Object>>| drop(tally.change(&Change { old, new }));
+        let tell = |new: Option<Arc<Object>>, old: Option<Arc<Object>>| {
+            tally.change(&Change { old, new });
+        };
         tell(Some(node("a", "x", "True")), None);
         tell(Some(node("b", "x", "Unknown")), None);
         tell(Some(node("c", "y", "True")), None);
