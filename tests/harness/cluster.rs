@@ -151,7 +151,7 @@ impl Cluster {
     pub fn import_samples(&self) {
         self.import("hello-http/hello-http.wasm", "hello-http:v1");
         self.import("hello-http/hello-http-v2.wasm", "hello-http:v2");
-        for name in ["counter", "job-hello", "tcp-echo", "hog"] {
+        for name in ["counter", "job-hello", "tcp-echo", "hog", "toolbox"] {
             self.import(&format!("{name}/{name}.wasm"), &format!("{name}:v1"));
         }
     }
