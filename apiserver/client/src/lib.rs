@@ -15,6 +15,7 @@ mod fake_resources;
 pub mod http;
 pub mod informer;
 pub mod metrics;
+pub mod node_affinity;
 pub mod object;
 pub mod quantity;
 pub mod queue;

@@ -1,7 +1,6 @@
 //! nodeSelector and node affinity: required terms filter, preferred ones score.
 
-use coracle_client::selector::{Labels, Operator, Requirement};
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+use coracle_client::node_affinity;
 
 use crate::cache::NodeInfo;
 use crate::framework::{ClusterEvent, CycleState, Plugin, Rejection, normalize};
@@ -9,56 +8,9 @@ use crate::pod::PodInfo;
 
 pub struct NodeAffinity;
 
-/// A term's requirement by the node's labels; one that does not parse matches nothing.
-fn matches_expression(requirement: &NodeSelectorRequirement, labels: &impl Labels) -> bool {
-    let values = requirement.values.clone().unwrap_or_default();
-    let bound = || values.first().and_then(|v| v.parse::<i64>().ok());
-    let operator = match requirement.operator.as_str() {
-        "In" => Operator::In(values),
-        "NotIn" => Operator::NotIn(values),
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => match bound() {
-            Some(bound) => Operator::GreaterThan(bound),
-            None => return false,
-        },
-        "Lt" => match bound() {
-            Some(bound) => Operator::LessThan(bound),
-            None => return false,
-        },
-        _ => return false,
-    };
-    Requirement { key: requirement.key.clone(), operator }.matches(labels)
-}
-
-struct Name<'a>(&'a str);
-
-impl Labels for Name<'_> {
-    fn label(&self, key: &str) -> Option<&str> {
-        (key == "metadata.name").then_some(self.0)
-    }
-}
-
-/// A term without requirements matches nothing, as upstream.
-fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|r| matches_expression(r, &node.labels))
-        && fields.iter().all(|r| matches_expression(r, &Name(&node.name)))
-}
-
 /// Whether the node is one that the pod's selector and required affinity allow.
 pub fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
-    if !pod.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value)) {
-        return false;
-    }
-    let required = pod
-        .affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, node)))
+    node_affinity::allows(Some(&pod.node_selector), pod.affinity.as_ref(), &node.name, &node.labels)
 }
 
 impl Plugin for NodeAffinity {
@@ -82,7 +34,7 @@ impl Plugin for NodeAffinity {
         preferred
             .into_iter()
             .flatten()
-            .filter(|p| matches_term(&p.preference, node))
+            .filter(|p| node_affinity::matches_term(&p.preference, &node.name, &node.labels))
             .map(|p| i64::from(p.weight))
             .sum()
     }
