@@ -42,6 +42,8 @@ pub fn controllers() -> Vec<Controller> {
         "garbage-collector-controller" => crate::gc::run,
         "deployment-controller" => crate::deployment::run,
         "replicaset-controller" => crate::replicaset::replica_sets,
+        "daemonset-controller" => crate::daemonset::run,
+        "statefulset-controller" => crate::statefulset::run,
         "replicationcontroller-controller" => crate::replicaset::replication_controllers,
         "job-controller" => crate::job::run,
         "cronjob-controller" => crate::cronjob::run,

@@ -151,7 +151,7 @@ async fn check_alive<O: Kind>(client: &Client, owner: &ObjectMeta) -> Result<(),
 }
 
 /// The uid and resourceVersion in the patch make it fail rather than overwrite references that others just set.
-async fn write_references<C: Kind>(
+pub async fn write_references<C: Kind>(
     client: &Client,
     object: &Object,
     references: &[OwnerReference],

@@ -29,23 +29,16 @@ impl Owners {
 }
 
 /// Puts on the queue whom a pod's change concerns, and strikes what it fulfils off the expectations.
-pub fn follow(
-    pods: &Informer,
-    owners: Owners,
-    queue: &WorkQueue<Key>,
-    expectations: Option<Arc<Expectations>>,
-) {
+pub fn follow(pods: &Informer, owners: Owners, queue: &WorkQueue<Key>, expectations: Arc<Expectations>) {
     let queue = queue.clone();
     pods.on_change(move |change: &Change| {
         let pod = change.object();
         if let Some(key) = owners.of(pod) {
-            if let Some(expectations) = &expectations {
-                if change.old.is_none() && change.new.is_some() {
-                    expectations.created(&key);
-                }
-                if change.new.is_none() || pod.head.deleting {
-                    expectations.deleted(&key, &pod.head.uid);
-                }
+            if change.old.is_none() && change.new.is_some() {
+                expectations.created(&key);
+            }
+            if change.new.is_none() || pod.head.deleting {
+                expectations.deleted(&key, &pod.head.uid);
             }
             queue.add(key);
         } else if change.new.is_some() && !pod.head.deleting && pod.head.controller().is_none() {
@@ -72,14 +65,14 @@ pub fn follow(
 }
 
 /// Puts the controlling objects themselves on the queue; what was expected of one that is gone is forgotten.
-pub fn follow_owners(owners: &Informer, queue: &WorkQueue<Key>, expectations: Option<Arc<Expectations>>) {
+pub fn follow_owners(owners: &Informer, queue: &WorkQueue<Key>, expectations: Arc<Expectations>) {
     let queue = queue.clone();
     owners.on_change(move |change| {
         let replaced = match (&change.old, &change.new) {
             (Some(old), Some(new)) => old.head.uid != new.head.uid,
             (_, new) => new.is_none(),
         };
-        if let (true, Some(expectations)) = (replaced, &expectations) {
+        if replaced {
             expectations.forget(&change.key());
         }
         queue.add(change.key());

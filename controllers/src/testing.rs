@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::fake::Fake;
-use coracle_client::{DeleteOptions, Informers};
+use coracle_client::{DeleteOptions, Informers, Object};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -45,6 +45,11 @@ impl Cluster {
 
     /// Binds every pod to `node`, makes it run, takes it away when it is deleted. `ready`: by name.
     pub fn kubelet(&self, node: &'static str, ready: fn(&Pod) -> bool) {
+        self.kubelets(move |_| node.to_owned(), ready);
+    }
+
+    /// The same with a node for each pod.
+    pub fn kubelets(&self, node: impl Fn(&Arc<Object>) -> String + Send + 'static, ready: fn(&Pod) -> bool) {
         let pods = self.context.of::<Pod>();
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         pods.on_change(move |change| {
@@ -64,11 +69,12 @@ impl Cluster {
                         .await;
                     continue;
                 }
-                if pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")) {
+                let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+                if matches!(phase, Some("Running" | "Succeeded" | "Failed")) {
                     continue;
                 }
                 let (conditions, ip) = (vec![condition("Ready", ready(&pod))], next_ip());
-                pod.spec.get_or_insert_default().node_name = Some(node.into());
+                pod.spec.get_or_insert_default().node_name = Some(node(&object));
                 let status = pod.status.get_or_insert_default();
                 status.phase = Some("Running".into());
                 status.pod_ip = Some(ip.clone());

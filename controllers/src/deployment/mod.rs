@@ -20,7 +20,6 @@ mod sets;
 mod status;
 
 use plan::Scale;
-pub use sets::scaled;
 use sets::{REVISION, Sets, Wanted, name, replicas};
 
 pub async fn run(context: Context) {

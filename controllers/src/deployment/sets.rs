@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::int_or_percent::scaled;
 use crate::template;
 
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -53,20 +54,6 @@ impl Wanted {
             max_unavailable = 1;
         }
         Self { replicas, max_surge, max_unavailable: max_unavailable.min(replicas), rolling: true }
-    }
-}
-
-/// A number, or a percentage of `total` rounded up or down.
-pub fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => (*number).max(0),
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.strip_suffix('%').and_then(|p| p.parse().ok()).unwrap_or(0);
-            let product = percent.max(0) * i64::from(total);
-            let rounded = if up { (product + 99) / 100 } else { product / 100 };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
     }
 }
 

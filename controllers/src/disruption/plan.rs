@@ -9,8 +9,8 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::deployment::scaled;
 use crate::disruption::members::Member;
+use crate::int_or_percent::scaled;
 
 /// How long an eviction may take until its pod is seen to go.
 const DELETION_TIMEOUT: Duration = Duration::from_secs(120);

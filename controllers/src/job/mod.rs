@@ -68,7 +68,7 @@ pub async fn run(context: Context) {
     // Before the jobs are queued: what is seen here counts in what they see.
     watch_pods(&controller);
     let owners = Owners { informer: jobs.clone(), selector };
-    pod_changes::follow(&all_pods, owners, &queue, Some(memory.expectations.clone()));
+    pod_changes::follow(&all_pods, owners, &queue, memory.expectations.clone());
     let lost = orphans::Orphans { client: context.client.clone(), jobs, pods: all_pods };
     if context.synced().await {
         let ours = context.work(controller, queue);

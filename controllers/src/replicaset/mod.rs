@@ -48,9 +48,9 @@ async fn run<K: Replicated>(context: Context) {
     };
     pods::index(&controller.pods);
     let queue = WorkQueue::new();
-    pod_changes::follow_owners(&controller.sets, &queue, Some(expectations.clone()));
+    pod_changes::follow_owners(&controller.sets, &queue, expectations.clone());
     let owners = Owners { informer: controller.sets.clone(), selector: kinds::selector::<K> };
-    pod_changes::follow(&controller.pods, owners, &queue, Some(expectations));
+    pod_changes::follow(&controller.pods, owners, &queue, expectations);
     context.work(controller, queue).await;
 }
 
