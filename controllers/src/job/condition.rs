@@ -61,7 +61,9 @@ impl Verdict {
     pub fn enact(&self, status: &mut JobStatus, now: Timestamp) {
         set(status, self.condition(), true, &self.reason, &self.message, now);
         if self.success {
-            status.completion_time = Some(time(now));
+            // A clock that was set back must not keep the job from its end: the API takes no end before the start.
+            let start = status.start_time.as_ref().map_or(now, |start| start.0);
+            status.completion_time = Some(time(now.max(start)));
         }
     }
 }
@@ -115,4 +117,21 @@ pub fn set(
 /// What the API keeps of a time: whole seconds.
 pub fn time(now: Timestamp) -> Time {
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_does_not_end_before_it_started() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        for (start, now, end) in [(Some(100), 200, 200), (Some(200), 100, 200), (None, 100, 100)] {
+            let mut status =
+                JobStatus { start_time: start.map(|start| time(at(start))), ..JobStatus::default() };
+            let verdict = Verdict::success("CompletionsReached", "");
+            verdict.enact(&mut status, at(now));
+            assert_eq!(status.completion_time, Some(time(at(end))), "{start:?} {now}");
+        }
+    }
 }
