@@ -19,6 +19,12 @@ use crate::balance::Balancer;
 use crate::table::{Protocol, ServiceRules, WayIn};
 use crate::{Backend, Error};
 
+/// A port that is in use is tried again after this, then after twice as long.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Once tries are this far apart, the Service is told.
+const TELL_AFTER: Duration = Duration::from_millis(600);
+
 pub struct Userspace {
     recorder: EventRecorder,
     services: BTreeMap<Arc<str>, BTreeMap<Entrance, Open>>,
@@ -50,39 +56,70 @@ impl Userspace {
 
     fn open(&self, service: &str, entrance: Entrance, balancer: Arc<Balancer>) -> Option<Open> {
         let closed = CancellationToken::new();
-        let opened = match entrance.protocol {
-            Protocol::Tcp => tcp::serve(entrance.address, balancer.clone(), closed.clone()),
-            Protocol::Udp => udp::serve(entrance.address, balancer.clone(), closed.clone()),
-        };
-        match opened {
-            Ok(()) => Some(Open { balancer, closed }),
+        match listen(entrance, &balancer, &closed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let (own, service) = (self.recorder.clone(), service.to_owned());
+                tokio::spawn(wait_for_port(own, service, entrance, balancer.clone(), closed.clone()));
+            }
             Err(error) => {
-                self.complain(service, entrance, &error);
-                None
+                complain(&self.recorder, service, entrance, &error);
+                return None;
             }
         }
+        Some(Open { balancer, closed })
     }
+}
 
-    /// Says on the Service that one of its ports cannot be served here.
-    fn complain(&self, service: &str, entrance: Entrance, error: &io::Error) {
-        let hint = if error.kind() == io::ErrorKind::PermissionDenied {
-            "; ports below 1024 need privileges: give the Service a higher port, or set net.ipv4.ip_unprivileged_port_start=0"
-        } else {
-            ""
-        };
-        let message =
-            format!("Cannot serve {} {}: {error}{hint}", entrance.protocol.as_str(), entrance.address);
-        warn!(service, "{message}");
-        if let Some((namespace, name)) = service.split_once('/') {
-            let about = ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Service".into()),
-                namespace: Some(namespace.into()),
-                name: Some(name.into()),
-                ..ObjectReference::default()
-            };
-            self.recorder.event_for(about, EventType::Warning, "FailedToBind", message);
+fn listen(entrance: Entrance, balancer: &Arc<Balancer>, closed: &CancellationToken) -> io::Result<()> {
+    match entrance.protocol {
+        Protocol::Tcp => tcp::serve(entrance.address, balancer.clone(), closed.clone()),
+        Protocol::Udp => udp::serve(entrance.address, balancer.clone(), closed.clone()),
+    }
+}
+
+/// A port that is taken comes free: at once, where a Service just gave it up, or when another program ends.
+async fn wait_for_port(
+    recorder: EventRecorder,
+    service: String,
+    entrance: Entrance,
+    balancer: Arc<Balancer>,
+    closed: CancellationToken,
+) {
+    let mut pause = RETRY_FIRST;
+    let mut told = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = closed.cancelled() => return,
         }
+        let Err(error) = listen(entrance, &balancer, &closed) else { return };
+        pause = (pause * 2).min(RETRY_MAX);
+        if !told && pause >= TELL_AFTER {
+            told = true;
+            complain(&recorder, &service, entrance, &error);
+        }
+    }
+}
+
+/// Says on the Service that one of its ports cannot be served here.
+fn complain(recorder: &EventRecorder, service: &str, entrance: Entrance, error: &io::Error) {
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need privileges: give the Service a higher port, or set net.ipv4.ip_unprivileged_port_start=0"
+    } else {
+        ""
+    };
+    let message = format!("Cannot serve {} {}: {error}{hint}", entrance.protocol.as_str(), entrance.address);
+    warn!(service, "{message}");
+    if let Some((namespace, name)) = service.split_once('/') {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Service".into()),
+            namespace: Some(namespace.into()),
+            name: Some(name.into()),
+            ..ObjectReference::default()
+        };
+        recorder.event_for(about, EventType::Warning, "FailedToBind", message);
     }
 }
 
