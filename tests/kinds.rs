@@ -48,7 +48,8 @@ fn resources(api: &Https) -> Vec<Resource> {
             let verbs: Vec<_> =
                 resource["verbs"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
             let name = resource["name"].as_str().unwrap();
-            if name.contains('/') || verbs == VERBS_WITHOUT_STORAGE {
+            // What nobody creates (component statuses) is answered, not kept.
+            if name.contains('/') || verbs == VERBS_WITHOUT_STORAGE || !verbs.contains(&"create") {
                 continue;
             }
             found.push(Resource {
