@@ -5,6 +5,7 @@ use k8s_openapi::api::apps::v1::{
     RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetStatus,
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::{BuiltIn, Column, persistent_volume_claim as claim, pod, workload};
@@ -38,6 +39,7 @@ impl BuiltIn for StatefulSet {
             (strategy.type_.as_deref(), &mut strategy.rolling_update)
         {
             rolling.partition.get_or_insert(0);
+            rolling.max_unavailable.get_or_insert(IntOrString::Int(1));
         }
         let retention = spec.persistent_volume_claim_retention_policy.get_or_insert_default();
         pod::defaults::text(&mut retention.when_deleted, "Retain");
@@ -53,12 +55,7 @@ impl BuiltIn for StatefulSet {
     }
 
     fn prepare_create(&mut self) {
-        without_max_unavailable(self, None);
         self.status = Some(StatefulSetStatus { available_replicas: Some(0), ..StatefulSetStatus::default() });
-    }
-
-    fn prepare_update(&mut self, old: &Self) {
-        without_max_unavailable(self, Some(old));
     }
 
     fn validate(&self, errors: &mut Errors) {
@@ -177,18 +174,6 @@ impl BuiltIn for StatefulSet {
     }
 }
 
-/// Upstream has this field behind a gate that is shut by default: what never had it does not get it.
-fn without_max_unavailable(set: &mut StatefulSet, old: Option<&StatefulSet>) {
-    let rolling = |set: &StatefulSet| set.spec.update_strategy.as_ref()?.rolling_update.clone();
-    if old.and_then(rolling).is_some_and(|rolling| rolling.max_unavailable.is_some()) {
-        return;
-    }
-    let strategy = set.spec.update_strategy.as_mut();
-    if let Some(rolling) = strategy.and_then(|strategy| strategy.rolling_update.as_mut()) {
-        rolling.max_unavailable = None;
-    }
-}
-
 fn strategy(spec: &StatefulSetSpec, path: &Path<'_>, errors: &mut Errors) {
     let strategy = spec.update_strategy.clone().unwrap_or_default();
     match (strategy.type_.as_deref().unwrap_or_default(), &strategy.rolling_update) {
@@ -272,7 +257,7 @@ mod tests {
         assert_eq!(spec["podManagementPolicy"], "OrderedReady");
         assert_eq!(
             spec["updateStrategy"],
-            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}})
         );
         assert_eq!(
             spec["persistentVolumeClaimRetentionPolicy"],
