@@ -172,6 +172,7 @@ pub async fn run(
             cluster_domain: options.cluster_domain.clone(),
             allocatable: facts.capacity(),
             labels: facts.all_labels(),
+            own,
             messages: directories.messages.clone(),
         },
         ledger: Ledger::new(facts.amounts()),

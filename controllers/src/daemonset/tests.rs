@@ -258,27 +258,31 @@ async fn on_delete_waits_for_the_user() {
 
 #[tokio::test(start_paused = true)]
 async fn orphans_are_adopted_and_a_second_history_of_the_same_template_is_merged() {
-    let cluster = start().await;
+    let cluster = Cluster::new();
+    cluster.context.client.create(&node("n1", json!({}))).await.unwrap();
     cluster.context.client.create(&set(json!({}))).await.unwrap();
-    cluster.until("3", |f| settled(f, 3)).await;
-    let mut copy = cluster.fake.list::<ControllerRevision>("ns").remove(0);
-    copy.metadata.name = Some("agent-copy".into());
-    copy.metadata.uid = None;
-    copy.metadata.owner_references = None;
-    copy.metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "copy".into());
-    copy.revision = Some(0);
-    let mut pod = cluster.fake.list::<Pod>("ns").remove(0);
-    let name = pod.metadata.name.clone().unwrap();
-    pod.metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "copy".into());
-    pod.metadata.owner_references = None;
-    // Both before the controller looks.
-    cluster.fake.put(&copy).unwrap();
-    cluster.fake.put(&pod).unwrap();
+    let labels = |hash: &str| json!({"app": "web", "controller-revision-hash": hash});
+    for (hash, number) in [("first", 1), ("second", 2)] {
+        let revision: ControllerRevision = from(json!({
+            "metadata": {"namespace": "ns", "name": format!("agent-{hash}"), "labels": labels(hash)},
+            "data": {"spec": {"template": template("v1")}}, "revision": number}));
+        cluster.context.client.create(&revision).await.unwrap();
+    }
+    let mut pod = template("v1");
+    pod["metadata"] = json!({"namespace": "ns", "name": "agent-x", "labels": labels("first")});
+    pod["spec"]["nodeName"] = json!("n1");
+    let pod: Pod = from(pod);
+    cluster.context.client.create(&pod).await.unwrap();
+    cluster.start(|c| Box::pin(super::run(c)));
+    cluster.kubelet("n1", |_| true);
     cluster
         .until("one history, and the pod stays", |f| {
             f.list::<ControllerRevision>("ns").len() == 1
-                && settled(f, 3)
-                && f.get::<Pod>("ns", &name).is_some()
+                && settled(f, 1)
+                && f.get::<Pod>("ns", "agent-x").is_some_and(|p| {
+                    p.metadata.labels.is_some_and(|l| l["controller-revision-hash"] == "second")
+                        && p.metadata.owner_references.iter().flatten().count() == 1
+                })
         })
         .await;
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coracle_client::Client;
 use coracle_client::events::EventRecorder;
 use coracle_client::informer::Informer;
+use coracle_client::{Client, node_affinity};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -43,9 +44,24 @@ pub struct NodeFacts {
     pub host_ip: IpAddr,
     pub cluster_domain: String,
     pub allocatable: BTreeMap<String, Wire>,
+    /// Those that the node came with, which count until the API has shown it.
     pub labels: BTreeMap<String, String>,
+    /// The node as the API has it: others label it too.
+    pub own: Informer,
     /// Directories made for `terminationMessagePath`.
     pub messages: PathBuf,
+}
+
+impl NodeFacts {
+    /// Whether this node is one that the pod's node selector and affinity allow.
+    pub fn suits(&self, pod: &Pod) -> bool {
+        let Some(spec) = &pod.spec else { return true };
+        let (selector, affinity) = (spec.node_selector.as_ref(), spec.affinity.as_ref());
+        match self.own.get("", &self.name) {
+            Some(node) => node_affinity::allows(selector, affinity, &self.name, &node.head),
+            None => node_affinity::allows(selector, affinity, &self.name, &self.labels),
+        }
+    }
 }
 
 /// What the accepted pods ask for together.

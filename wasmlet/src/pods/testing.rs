@@ -91,6 +91,7 @@ impl Node {
                 cluster_domain: "cluster.local".into(),
                 allocatable: BTreeMap::new(),
                 labels: [("zone".to_owned(), "a".to_owned())].into(),
+                own: informers.of::<k8s_openapi::api::core::v1::Node>(),
                 messages: dir.path().join("messages"),
             },
             ledger: Ledger::new(Amounts {

@@ -166,8 +166,7 @@ impl Worker {
         let known = self.state.start_time.is_some();
         self.state.start_time.get_or_insert(now);
         let uid = self.object.head.uid.clone();
-        let selected = match_labels(pod, &self.context.node.labels);
-        let admitted = if known || selected {
+        let admitted = if known || self.context.node.suits(pod) {
             self.context.ledger.admit(&uid, admission::requests(pod), known)
         } else {
             Err(admission::Rejection {
@@ -590,11 +589,6 @@ async fn wait_until(at: Option<tokio::time::Instant>) {
 
 fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
-}
-
-fn match_labels(pod: &Pod, labels: &std::collections::BTreeMap<String, String>) -> bool {
-    let wanted = pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
-    wanted.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// Whether the parts that downwardAPI volumes show are the same.

@@ -103,6 +103,20 @@ async fn what_does_not_fit_is_rejected() {
     node.apply(pod(json!({}), json!({"nodeSelector": {"zone": "b"}})));
     let status = node.until("rejected", |s| s.phase.as_deref() == Some("Failed")).await;
     assert_eq!(status.reason.as_deref(), Some("NodeAffinity"));
+
+    // Somebody labels the node.
+    node.fake.remove::<Pod>("ns", "p");
+    let labelled: k8s_openapi::api::core::v1::Node =
+        serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "b"}}})).unwrap();
+    let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+    node.pods.context().node.own.on_change(move |_| drop(told.send(())));
+    node.fake.put(&labelled).unwrap();
+    news.recv().await.unwrap();
+    node.apply(pod(
+        json!({}),
+        json!({"nodeSelector": {"zone": "b"}, "containers": [{"name": "c", "image": "i:v1"}]}),
+    ));
+    node.until("running", |s| s.phase.as_deref() == Some("Running")).await;
 }
 
 #[tokio::test]
