@@ -148,7 +148,10 @@ impl Reconciler for Controller {
         let daemons = self.daemons(&set, &selector, key).await?;
         let mut collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
         let current = self.current(&set, &history, &mut collisions).await?;
-        self.merge_duplicates(&set, &history, &current, &daemons).await?;
+        if !self.merge_duplicates(&set, &history, &current, &daemons).await? {
+            // The pods come back with their new labels; by their old ones they would be replaced.
+            return Ok(Outcome::Done);
+        }
         let demands = Demands::of(&set);
         let nodes = self.nodes.list().into_iter().map(|node| (node.clone(), demands.fit(&node))).collect();
         let hash = hash_of(&current).to_owned();
@@ -195,20 +198,29 @@ impl Controller {
         }
     }
 
-    /// Adopted revisions may hold the current template too: their pods become the current one's, and they go.
+    /// Adopted revisions may hold the current template too: their pods become the current one's, and once none is left
+    /// they go. False: pods have just been labelled anew.
     async fn merge_duplicates(
         &self,
         set: &DaemonSet,
         history: &[ControllerRevision],
         current: &ControllerRevision,
         daemons: &[Daemon],
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
+        let client = &self.control.client;
+        let mut merged = true;
         for duplicate in history::duplicates(history, current, &set.spec.template) {
             let (from, to) = (hash_of(duplicate), hash_of(current));
-            for daemon in daemons.iter().filter(|d| d.pod.object.head.label(POD_LABEL) == Some(from)) {
+            let bears = |d: &&Daemon| d.pod.object.head.label(POD_LABEL) == Some(from);
+            let theirs: Vec<&Daemon> = daemons.iter().filter(bears).collect();
+            if theirs.is_empty() {
+                history::delete(client, duplicate).await?;
+                continue;
+            }
+            merged = false;
+            for daemon in theirs {
                 let head = &daemon.pod.object.head;
                 let patch = json!({"metadata": {"uid": head.uid, "labels": {POD_LABEL: to}}});
-                let client = &self.control.client;
                 let patched =
                     client.patch::<Pod>(&head.namespace, &head.name, None, PatchType::Merge, &patch).await;
                 match patched {
@@ -216,9 +228,8 @@ impl Controller {
                     _ => {}
                 }
             }
-            history::delete(&self.control.client, duplicate).await?;
         }
-        Ok(())
+        Ok(merged)
     }
 
     /// Carries the plan out; when to look again at daemons that failed.
