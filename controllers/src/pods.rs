@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::client::Kind;
+use coracle_client::persistent_volumes::claim_of;
 use coracle_client::{Head, Informer, Object};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
@@ -14,6 +15,8 @@ use crate::ownership;
 
 /// Index of pods by the node they are bound to.
 pub const BY_NODE: &str = "spec.nodeName";
+/// Index of pods by the claims that their volumes are of, as `namespace/name`.
+pub const BY_CLAIM: &str = "claim";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -180,5 +183,39 @@ pub fn index(pods: &Informer) {
     ownership::index(pods);
     pods.add_index(BY_NODE, |o| {
         o.head.field("spec.nodeName").filter(|n| !n.is_empty()).map(Box::from).into_iter().collect()
+    });
+}
+
+#[derive(Deserialize)]
+struct Volumes {
+    #[serde(default)]
+    spec: VolumesSpec,
+}
+
+#[derive(Deserialize, Default)]
+struct VolumesSpec {
+    volumes: Option<Vec<v1::Volume>>,
+}
+
+/// Whether the pod may have a field of that name somewhere.
+pub fn mentions(pod: &Object, field: &str) -> bool {
+    let quoted = format!("\"{field}\":");
+    pod.json.windows(quoted.len()).any(|window| window == quoted.as_bytes())
+}
+
+/// The names of the claims that a pod's volumes are of.
+pub fn claims_of(pod: &Object) -> Vec<String> {
+    // Most pods have none, and every change of every pod comes by here.
+    if !mentions(pod, "persistentVolumeClaim") && !mentions(pod, "ephemeral") {
+        return Vec::new();
+    }
+    let Ok(view) = pod.decode::<Volumes>() else { return Vec::new() };
+    let volumes = view.spec.volumes.iter().flatten();
+    volumes.filter_map(|volume| claim_of(&pod.head.name, volume)).map(|claim| claim.name).collect()
+}
+
+pub fn index_by_claim(pods: &Informer) {
+    pods.add_index(BY_CLAIM, |pod| {
+        claims_of(pod).into_iter().map(|name| format!("{}/{name}", pod.head.namespace).into()).collect()
     });
 }

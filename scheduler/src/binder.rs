@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use crate::events::Shared;
 use crate::pod::PodInfo;
+use crate::volumes::Decision;
 
 /// Bindings and status writes under way at once.
 pub const WRITES_MAX: usize = 64;
@@ -36,9 +37,27 @@ fn reference(pod: &PodInfo, key: &Key) -> ObjectReference {
 }
 
 impl Binder {
-    /// Binds an assumed pod; when that fails the assumption is taken back.
-    pub async fn bind(&self, pod: &PodInfo, node: &str) {
+    /// Binds an assumed pod, after its volumes; when that fails the assumptions are taken back.
+    pub async fn bind(&self, pod: &PodInfo, node: &str, volumes: Decision, permit: OwnedSemaphorePermit) {
         let Some(key) = &pod.key else { return };
+        let mut permit = Some(permit);
+        if !volumes.is_empty() {
+            let bound = self.bind_volumes(node, &volumes, &mut permit).await;
+            self.shared.cache.lock().volumes.forget(&volumes);
+            if let Err(error) = bound {
+                self.shared.cache.lock().forget(&pod.uid);
+                let message = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                self.recorder.event_for(
+                    reference(pod, key),
+                    EventType::Warning,
+                    "FailedScheduling",
+                    &message,
+                );
+                self.explain(pod, "SchedulerError", &message).await;
+                self.shared.queue.retry(&pod.uid);
+                return;
+            }
+        }
         let binding = Binding {
             metadata: ObjectMeta {
                 name: Some(key.name.to_string()),

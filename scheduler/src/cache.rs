@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::pod::{Load, PodInfo};
 use crate::resources::Resources;
+use crate::volumes::Volumes;
 
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -70,6 +71,7 @@ pub struct Cache {
     known: usize,
     /// Pods of a controller in each zone: a cycle must not walk all nodes to know.
     per_zone: HashMap<Box<str>, HashMap<String, i64>>,
+    pub volumes: Volumes,
 }
 
 #[derive(Debug)]
@@ -208,6 +210,7 @@ impl Cache {
     fn place(&mut self, uid: &str, node: &str, load: Arc<Load>, assumed: bool) {
         self.remove(uid);
         let controller = load.controller_uid.clone();
+        self.volumes.use_claims(&load.namespace, &load.claims, uid);
         self.slot(node).add(uid, load);
         if let (Some(controller), Some(at)) = (controller, self.by_name.get(node).copied()) {
             self.count_zone(at, &controller, 1);
@@ -228,6 +231,9 @@ impl Cache {
         let Some(at) = self.by_name.get(&placed.node).copied() else { return false };
         if let Some(controller) = self.nodes[at].pods.get(uid).and_then(|load| load.controller_uid.clone()) {
             self.count_zone(at, &controller, -1);
+        }
+        if let Some(load) = self.nodes[at].pods.get(uid) {
+            self.volumes.leave_claims(&load.namespace, &load.claims, uid);
         }
         let removed = self.nodes[at].remove(uid);
         if !self.nodes[at].known && self.nodes[at].pods.is_empty() {

@@ -25,8 +25,10 @@ pub struct Unschedulable {
     pub unresolvable: usize,
     /// Plug-ins that rejected somewhere.
     pub plugins: Vec<&'static str>,
-    /// A rejection of the pod itself.
+    /// Nothing could be looked at.
     pub before: Option<String>,
+    /// The reasons are about the pod itself, so no node is counted.
+    pub whole: bool,
 }
 
 /// The name of the node that the pod fits best.
@@ -70,6 +72,7 @@ fn rejected_before(nodes: usize, plugin: &'static str, rejection: &Rejection) ->
         unresolvable: if rejection.unresolvable { nodes } else { 0 },
         plugins: vec![plugin],
         before: None,
+        whole: true,
     }
 }
 
@@ -139,13 +142,17 @@ impl Unschedulable {
         }
     }
 
+    fn part(&self, reason: &str, nodes: usize) -> String {
+        if self.whole { reason.to_owned() } else { format!("{nodes} {reason}") }
+    }
+
     /// Upstream's form: `0/3 nodes are available: 1 node(s) …, 2 Insufficient cpu. preemption: …`.
     pub fn message(&self) -> String {
         if let Some(before) = &self.before {
             return before.clone();
         }
         let mut parts: Vec<String> =
-            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            self.reasons.iter().map(|(reason, count)| self.part(reason, *count)).collect();
         parts.sort();
         let nodes = self.nodes;
         let mut preemption = Vec::new();

@@ -1,10 +1,11 @@
 //! What a scheduler plug-in is, and what plug-ins share during one cycle.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::cache::{Cache, NodeChange, NodeInfo};
 use crate::pod::PodInfo;
+use crate::volumes::Asked;
 
 /// Why a node does not take a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,14 @@ pub struct CycleState {
     pub soft_spread: Vec<SpreadCounts>,
     /// In their absence, how a controller's pods are spread by default.
     pub default_spread: Option<DefaultSpread>,
+    /// What the pod's claims need; None: it has none.
+    pub volumes: Option<Asked>,
+    /// Nodes that may not have another volume of a driver that the pod needs.
+    pub nodes_full: HashSet<String>,
+    /// A claim for one pod only has another one.
+    pub claim_in_use: bool,
+    /// Labels of bound volumes (of today and of before), and the values that will do.
+    pub volume_zones: Vec<(&'static str, &'static str, Vec<String>)>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +71,13 @@ pub enum ClusterEvent {
     PodPlaced,
     /// The pod itself changed.
     PodChanged,
+    /// A claim is new or has changed.
+    Claim,
+    /// A volume is new or has changed.
+    Volume,
+    StorageClass,
+    /// What a node may attach has changed.
+    CsiNode,
 }
 
 impl ClusterEvent {
@@ -75,6 +91,10 @@ impl ClusterEvent {
             Self::PodRemoved => "AssignedPodDelete",
             Self::PodPlaced => "AssignedPodAdd",
             Self::PodChanged => "UnscheduledPodUpdate",
+            Self::Claim => "PvcUpdate",
+            Self::Volume => "PvUpdate",
+            Self::StorageClass => "StorageClassUpdate",
+            Self::CsiNode => "CSINodeUpdate",
         }
     }
 }

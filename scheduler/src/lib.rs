@@ -11,6 +11,8 @@ pub mod pod;
 pub mod queue;
 pub mod resources;
 mod run;
+mod volume_writes;
+pub mod volumes;
 #[cfg(test)]
 mod testing;
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coracle_client::persistent_volumes::{PodClaim, claim_of};
 use coracle_client::{Key, Object};
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, PodSchedulingGate, Toleration, TopologySpreadConstraint,
+    Affinity, Container, PodSchedulingGate, Toleration, TopologySpreadConstraint, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use serde::Deserialize;
@@ -41,6 +42,8 @@ pub struct Load {
     pub labels: BTreeMap<String, String>,
     pub controller_uid: Option<Box<str>>,
     pub deleting: bool,
+    /// The claims that its volumes are of.
+    pub claims: Box<[PodClaim]>,
 }
 
 /// A pod to be placed.
@@ -83,6 +86,7 @@ impl PodInfo {
             labels: object.head.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             controller_uid: object.head.controller().map(|o| o.uid.clone()),
             deleting: object.head.deleting,
+            claims: claims(&object.head.name, &spec),
         };
         Ok(Self {
             key: Some(object.key()),
@@ -126,6 +130,7 @@ struct Spec {
     containers: Vec<Container>,
     init_containers: Option<Vec<Container>>,
     overhead: Option<BTreeMap<String, Wire>>,
+    volumes: Option<Vec<Volume>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -173,6 +178,10 @@ fn requests(spec: &Spec) -> Resources {
     total.raise_to(&peak);
     total.add(&Resources::of(spec.overhead.as_ref()));
     total
+}
+
+fn claims(pod: &str, spec: &Spec) -> Box<[PodClaim]> {
+    spec.volumes.iter().flatten().filter_map(|volume| claim_of(pod, volume)).collect()
 }
 
 fn scored(spec: &Spec, requests: &Resources) -> (i64, i64) {

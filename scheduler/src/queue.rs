@@ -240,6 +240,16 @@ impl Queue {
 
     /// Something changed: moves the pods that it may help.
     pub fn event(&self, event: ClusterEvent, helps: impl Fn(&str, ClusterEvent) -> bool) {
+        self.event_for(event, helps, |_| true);
+    }
+
+    /// The same for something that only concerns some pods.
+    pub fn event_for(
+        &self,
+        event: ClusterEvent,
+        helps: impl Fn(&str, ClusterEvent) -> bool,
+        concerns: impl Fn(&PodInfo) -> bool,
+    ) {
         let mut state = self.state.lock();
         state.events += 1;
         let moved: Vec<Uid> = state
@@ -247,7 +257,8 @@ impl Queue {
             .iter()
             .filter(|(_, w)| match &w.place {
                 Place::Unschedulable { plugins } => {
-                    plugins.is_empty() || plugins.iter().any(|plugin| helps(plugin, event))
+                    concerns(&w.pod)
+                        && (plugins.is_empty() || plugins.iter().any(|plugin| helps(plugin, event)))
                 }
                 _ => false,
             })

@@ -20,6 +20,8 @@ use crate::metrics::METRICS;
 use crate::plugins;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
+use crate::volume_writes::ClaimWaits;
+use crate::volumes::Decision;
 
 /// How the scheduler runs. The defaults are kube-scheduler's.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,6 +70,7 @@ async fn place(options: Options, client: Client, shutdown: CancellationToken) {
         queue: Queue::default(),
         plugins: plugins::all(),
         scheduler_name: options.scheduler_name,
+        claim_waits: ClaimWaits::default(),
     });
     let informers = Informers::new(client.clone(), shutdown.clone());
     follow(&shared, &informers);
@@ -96,9 +99,8 @@ async fn place(options: Options, client: Client, shutdown: CancellationToken) {
         METRICS.decided(began.elapsed());
         let binder = binder.clone();
         tokio::spawn(async move {
-            let _permit = permit;
             match decision {
-                Ok(node) => binder.bind(&pod, &node).await,
+                Ok((node, volumes)) => binder.bind(&pod, &node, volumes, permit).await,
                 Err(reasons) => {
                     let message = reasons.message();
                     debug!(
@@ -130,17 +132,34 @@ fn measure(shared: &Arc<Shared>) {
 }
 
 /// One cycle, and what follows from it here: the pod is assumed on its node, or waits.
-fn decide(shared: &Shared, pod: &PodInfo, position: &mut Position) -> Result<String, Unschedulable> {
+fn decide(
+    shared: &Shared,
+    pod: &PodInfo,
+    position: &mut Position,
+) -> Result<(String, Decision), Unschedulable> {
     let mut cache = shared.cache.lock();
     let decision =
         schedule(pod, &cache, &shared.plugins, position, &mut |winners| rand::random_range(0..winners));
-    match &decision {
-        Ok(node) => cache.assume(pod, node),
+    match decision {
+        Ok(node) => {
+            cache.assume(pod, &node);
+            let volumes = volumes_on(&cache, pod, &node);
+            cache.volumes.assume(&volumes, &node);
+            Ok((node, volumes))
+        }
         Err(reasons) => {
-            let plugins = reasons.plugins.clone();
             drop(cache);
-            shared.queue.unschedulable(&pod.uid, plugins);
+            shared.queue.unschedulable(&pod.uid, reasons.plugins.clone());
+            Err(reasons)
         }
     }
-    decision
+}
+
+/// What is to become of the pod's claims on the node that was chosen.
+fn volumes_on(cache: &Cache, pod: &PodInfo, node: &str) -> Decision {
+    if pod.load.claims.is_empty() {
+        return Decision::default();
+    }
+    let asked = cache.volumes.ask(pod).ok();
+    asked.zip(cache.node(node)).and_then(|(asked, node)| asked.on(node).ok()).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! One wasmlet from start to end: machine, runtime, node, network, pods, server.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::informer::{Informer, InformerScope, Informers};
+use coracle_client::persistent_volumes::LOCAL_PATH_DIRECTORY;
 use coracle_client::{Client, Resource};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use tokio::sync::watch;
@@ -29,7 +31,7 @@ use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
 use crate::runtime::wasm::{self, Demand, EngineError, WasmRuntime};
 use crate::server::{self, Gate, ServingIdentity, Site, TlsError};
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, local_path};
 
 /// Who the node is to those that call it.
 pub struct Identity {
@@ -112,6 +114,7 @@ pub async fn run(
         runtimes: vec![engine.runtime.name().to_owned()],
         runtime_version: engine.version.clone(),
         labels: options.labels.clone(),
+        annotations: directories.annotations(),
         taints: options.taints.clone(),
     };
     let reporter = Reporter::new(
@@ -163,7 +166,15 @@ pub async fn run(
         runtimes: vec![engine.runtime],
         images: engine.images,
         network: network.clone(),
-        volumes: Volumes { sources, disk: directories.volumes.clone(), memory: directories.memory.clone() },
+        volumes: Volumes {
+            sources,
+            disk: directories.volumes.clone(),
+            memory: directories.memory.clone(),
+            node: options.node_name.clone(),
+            labels: facts.all_labels(),
+            recorder: recorder.clone(),
+            in_use: Default::default(),
+        },
         logs: Arc::new(Logs::new(directories.pods.clone(), options.log_limits)),
         services: informers.of::<Service>(),
         node: NodeFacts {
@@ -189,6 +200,14 @@ pub async fn run(
     // Before any pod starts: what is left of pods that are gone must not be taken for theirs.
     orphans::remove(&informer, &directories.all()).await;
     pods.follow(&informer);
+    let removing = local_path::run(
+        client.clone(),
+        &informers,
+        &options.node_name,
+        directories.local_path.clone(),
+        life.clone(),
+    );
+    tokio::spawn(removing);
     reporter.set_not_ready(None);
     tokio::select! {
         () = reporter.known_ready() => {}
@@ -310,12 +329,17 @@ async fn build_runtime(options: &Options, directories: &Directories) -> Result<E
     .await?
 }
 
+/// On nodes whose volumes the attach/detach controller attaches.
+const ATTACHED_FOR_IT: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+
 /// Where the node keeps what.
 struct Directories {
     images: PathBuf,
     /// One directory per pod: its containers' logs.
     pods: PathBuf,
     volumes: PathBuf,
+    /// The data of volumes of the class `local-path`.
+    local_path: PathBuf,
     messages: PathBuf,
     memory: Option<PathBuf>,
 }
@@ -326,10 +350,12 @@ impl Directories {
             images: images_directory(data),
             pods: data.join("pods"),
             volumes: data.join("volumes"),
+            local_path: data.join("local-path"),
             messages: data.join("messages"),
             memory: memory_directory(data),
         };
-        for path in [&directories.images, &directories.pods, &directories.volumes, &directories.messages] {
+        let Self { images, pods, volumes, local_path, messages, .. } = &directories;
+        for path in [images, pods, volumes, local_path, messages] {
             std::fs::create_dir_all(path)
                 .and_then(|()| {
                     // Secrets and users' data: for this node only.
@@ -338,6 +364,14 @@ impl Directories {
                 .map_err(|source| Error::Directory { path: path.clone(), source })?;
         }
         Ok(directories)
+    }
+
+    /// What the storage controllers go by: where volumes of the class `local-path` may be made, and who attaches.
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let real = self.local_path.canonicalize().unwrap_or_else(|_| self.local_path.clone());
+        let named = real.to_str().map(|path| (LOCAL_PATH_DIRECTORY.to_owned(), path.to_owned()));
+        // As the kubelet's default: volumes of drivers are attached for the node.
+        named.into_iter().chain([(ATTACHED_FOR_IT.to_owned(), "true".to_owned())]).collect()
     }
 
     fn all(&self) -> orphans::Places {

@@ -86,6 +86,8 @@ const WITH_STATUS: &[&str] = &[
     "nodes",
     "namespaces",
     "services",
+    "persistentvolumes",
+    "persistentvolumeclaims",
     "deployments.apps",
     "replicasets.apps",
     "replicationcontrollers",

@@ -17,6 +17,7 @@ pub mod informer;
 pub mod metrics;
 pub mod node_affinity;
 pub mod object;
+pub mod persistent_volumes;
 pub mod quantity;
 pub mod queue;
 pub mod quota;

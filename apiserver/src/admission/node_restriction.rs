@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use coracle_client::persistent_volumes::{LOCAL_PATH_FINALIZER, LOCAL_PATH_NODE};
 use coracle_client::{ApiError, Resource};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::CSINode;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
@@ -66,6 +67,12 @@ impl Plugin for NodeRestriction {
             }
             Some(any) if any.is::<Pod>() => {
                 subject.pod(new.and_then(|n| n.downcast_ref()), old.and_then(|o| o.downcast_ref()))
+            }
+            Some(any) if any.is::<PersistentVolumeClaim>() => {
+                subject.claim(new.and_then(|n| n.downcast_ref()), old.and_then(|o| o.downcast_ref()))
+            }
+            Some(any) if any.is::<PersistentVolume>() => {
+                subject.volume(new.and_then(|n| n.downcast_ref()), old.and_then(|o| o.downcast_ref()))
             }
             Some(any) if any.is::<Lease>() => subject.lease(),
             Some(any) if any.is::<CSINode>() => subject.csi_node(),
@@ -201,6 +208,57 @@ impl Subject<'_> {
         match references::any(&spec) {
             Some(resource) => Err(format!("node \"{node}\" can not create pods that reference {resource}")),
             None => Ok(()),
+        }
+    }
+
+    /// What a node has made of a claim's file system: nothing else of it.
+    fn claim(
+        &self,
+        new: Option<&PersistentVolumeClaim>,
+        old: Option<&PersistentVolumeClaim>,
+    ) -> Result<(), String> {
+        let node = self.node;
+        let (Operation::Update, "status", Some(new), Some(old)) =
+            (self.operation, self.subresource, new, old)
+        else {
+            return Err(format!("node \"{node}\" can only update the status of persistentvolumeclaims"));
+        };
+        let rest = |claim: &PersistentVolumeClaim| {
+            let mut claim = claim.clone();
+            claim.metadata.managed_fields = None;
+            claim.metadata.resource_version = None;
+            let status = claim.status.get_or_insert_default();
+            status.capacity = None;
+            status.conditions = None;
+            status.allocated_resources = None;
+            status.allocated_resource_statuses = None;
+            claim
+        };
+        if rest(new) == rest(old) {
+            return Ok(());
+        }
+        Err(format!("node \"{node}\" may not update fields other than status.capacity and status.conditions"))
+    }
+
+    /// A node lets go of a volume whose data it has removed from its disk.
+    fn volume(&self, new: Option<&PersistentVolume>, old: Option<&PersistentVolume>) -> Result<(), String> {
+        let node = self.node;
+        let rest = |volume: &PersistentVolume| {
+            let mut volume = volume.clone();
+            volume.metadata.managed_fields = None;
+            volume.metadata.resource_version = None;
+            let finalizers = volume.metadata.finalizers.get_or_insert_default();
+            finalizers.retain(|f| f != LOCAL_PATH_FINALIZER);
+            volume
+        };
+        let own = |volume: &PersistentVolume| {
+            volume.metadata.labels.as_ref().and_then(|l| l.get(LOCAL_PATH_NODE)).is_some_and(|l| l == node)
+        };
+        match (new, old) {
+            (Some(new), Some(old)) if self.subresource.is_empty() && own(old) && rest(new) == rest(old) => {
+                Ok(())
+            }
+            _ => Err(format!("node \"{node}\" may only let go of volumes on its own disk")),
         }
     }
 

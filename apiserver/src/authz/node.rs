@@ -1,10 +1,12 @@
 //! Nodes may read what their pods need and write what is theirs, as upstream's Node authorizer and NodeRestriction.
 
 use async_trait::async_trait;
-use coracle_client::selector::FieldSelector;
+use coracle_client::persistent_volumes::LOCAL_PATH_NODE;
+use coracle_client::selector::{FieldSelector, Operator, Requirement, Selector};
 use coracle_client::{Client, ListOptions};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::api::storage::v1::VolumeAttachment;
 
 use super::node_graph::{self, NodeGraph, Referred};
 use super::{Attributes, Authorizer, Decision};
@@ -28,6 +30,7 @@ const READABLE: &[(&str, &str)] = &[
     ("", "namespaces"),
     ("discovery.k8s.io", "endpointslices"),
     ("node.k8s.io", "runtimeclasses"),
+    ("storage.k8s.io", "csidrivers"),
 ];
 
 #[async_trait]
@@ -85,6 +88,19 @@ impl Authorizer for NodeAuthorizer {
             ("", "secrets" | "configmaps", "") if attributes.is_read() && !attributes.name.is_empty() => {
                 self.referenced(node, attributes).await
             }
+            ("", "persistentvolumeclaims", "") if attributes.is_read() && !attributes.name.is_empty() => {
+                self.referenced(node, attributes).await
+            }
+            ("", "persistentvolumeclaims", "status")
+                if matches!(attributes.verb.as_str(), "get" | "update" | "patch") =>
+            {
+                self.referenced(node, attributes).await
+            }
+            ("", "persistentvolumes", "") => self.volume(node, attributes).await,
+            ("storage.k8s.io", "volumeattachments", "") if attributes.verb == "get" => {
+                let found = self.client.find::<VolumeAttachment>("", &attributes.name).await;
+                Decision::allow_if(found.is_ok_and(|va| va.is_none_or(|va| va.spec.node_name == node)))
+            }
             ("", "serviceaccounts", "") if attributes.verb == "get" => {
                 self.referenced(node, attributes).await
             }
@@ -135,11 +151,47 @@ impl NodeAuthorizer {
         let kind = match attributes.resource.as_str() {
             "secrets" => Referred::Secret,
             "configmaps" => Referred::ConfigMap,
+            "persistentvolumeclaims" => Referred::Claim,
             _ => Referred::ServiceAccount,
         };
         let (namespace, name) = (attributes.namespace.as_str(), attributes.name.as_str());
         if self.graph.refers(node, namespace, kind, name).await
             || self.just_bound(node, namespace, kind, name).await
+        {
+            return Decision::allow();
+        }
+        Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
+    }
+
+    /// Volumes of claims of the node's pods, to read; and volumes whose data is on its disk, to let go of.
+    async fn volume(&self, node: &str, attributes: &Attributes) -> Decision {
+        if attributes.name.is_empty() {
+            let own = Selector::parse(&attributes.label_selector).is_ok_and(|s| {
+                let is = |r: &Requirement| {
+                    r.key == LOCAL_PATH_NODE
+                        && matches!(&r.operator, Operator::In(values) if values.iter().all(|v| v == node))
+                };
+                s.requirements().iter().any(is)
+            });
+            return Decision::allow_if(own && matches!(attributes.verb.as_str(), "list" | "watch"));
+        }
+        let volume = match self.client.find::<PersistentVolume>("", &attributes.name).await {
+            Ok(Some(volume)) => volume,
+            // What is not there harms nobody; the verb answers 404.
+            Ok(None) => return Decision::allow_if(attributes.is_read()),
+            Err(error) => return Decision::NoOpinion(error.to_string()),
+        };
+        let place = volume.metadata.labels.as_ref().and_then(|l| l.get(LOCAL_PATH_NODE));
+        if place.is_some_and(|place| place == node)
+            && (attributes.is_read() || matches!(attributes.verb.as_str(), "update" | "patch"))
+        {
+            return Decision::allow();
+        }
+        let claim = volume.spec.and_then(|s| s.claim_ref).unwrap_or_default();
+        let (namespace, name) = (claim.namespace.unwrap_or_default(), claim.name.unwrap_or_default());
+        if attributes.is_read()
+            && (self.graph.refers(node, &namespace, Referred::Claim, &name).await
+                || self.just_bound(node, &namespace, Referred::Claim, &name).await)
         {
             return Decision::allow();
         }
@@ -152,9 +204,14 @@ impl NodeAuthorizer {
             ListOptions { field_selector: Some(format!("spec.nodeName={node}")), ..ListOptions::default() };
         let Ok(pods) = self.client.list::<Pod>(namespace, options).await else { return false };
         pods.items.iter().any(|object| {
-            let mentioned = object.json.windows(name.len()).any(|w| w == name.as_bytes());
+            // The claim of an ephemeral volume is named nowhere in its pod.
+            let mentioned = kind == Referred::Claim
+                || object.json.windows(name.len().max(1)).any(|w| w == name.as_bytes());
             let spec = mentioned.then(|| object.decode::<Pod>().ok().and_then(|p| p.spec)).flatten();
-            spec.is_some_and(|spec| node_graph::references(&spec).contains(&(kind, name)))
+            spec.is_some_and(|spec| {
+                let pod = &object.head.name;
+                node_graph::references(pod, &spec).iter().any(|(k, n)| *k == kind && n == name)
+            })
         })
     }
 }

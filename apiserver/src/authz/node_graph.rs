@@ -1,8 +1,10 @@
 //! What the pods of each node refer to, kept up to date by a watch: the node authorizer's memory.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use coracle_client::persistent_volumes::claim_of;
 use coracle_client::{Client, Informers, Object};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use parking_lot::Mutex;
@@ -14,6 +16,7 @@ pub enum Referred {
     Secret,
     ConfigMap,
     ServiceAccount,
+    Claim,
 }
 
 /// Node, namespace, kind and name.
@@ -88,13 +91,22 @@ fn edges_of(object: Option<&Object>) -> Vec<Edge> {
     };
     let Some(node) = spec.node_name.as_deref() else { return Vec::new() };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut references = references(&spec);
+    let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+    let mut references = references(pod_name, &spec);
     references.sort_unstable();
     references.dedup();
-    references.into_iter().map(|(kind, name)| (node.into(), namespace.into(), kind, name.into())).collect()
+    references.into_iter().map(|(kind, name)| (node.into(), namespace.into(), kind, (*name).into())).collect()
 }
 
-pub fn references(spec: &PodSpec) -> Vec<(Referred, &str)> {
+/// `pod`: its name, which the claims of ephemeral volumes are called after.
+pub fn references<'a>(pod: &str, spec: &'a PodSpec) -> Vec<(Referred, Cow<'a, str>)> {
+    let mut all: Vec<_> = named(spec).into_iter().map(|(kind, name)| (kind, Cow::Borrowed(name))).collect();
+    let claims = spec.volumes.iter().flatten().filter_map(|volume| claim_of(pod, volume));
+    all.extend(claims.map(|claim| (Referred::Claim, Cow::Owned(claim.name))));
+    all
+}
+
+fn named(spec: &PodSpec) -> Vec<(Referred, &str)> {
     use Referred::{ConfigMap, Secret, ServiceAccount};
     let mut all = Vec::new();
     all.extend(spec.service_account_name.as_deref().map(|name| (ServiceAccount, name)));
@@ -141,7 +153,9 @@ mod tests {
                     {"name": "b", "configMap": {"name": "map"}},
                     {"name": "c", "projected": {"sources": [
                         {"secret": {"name": "projected"}}, {"configMap": {"name": "map"}}
-                    ]}}
+                    ]}},
+                    {"name": "d", "persistentVolumeClaim": {"claimName": "claim"}},
+                    {"name": "e", "ephemeral": {}}
                 ],
                 "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "from"}}]}],
                 "containers": [{"name": "c", "env": [
@@ -156,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_reference_of_a_bound_pod_is_an_edge() {
-        use Referred::{ConfigMap, Secret, ServiceAccount};
+        use Referred::{Claim, ConfigMap, Secret, ServiceAccount};
         let edges = edges_of(Some(&pod("a", "Running")));
         let found: Vec<_> = edges.iter().map(|(_, _, kind, name)| (*kind, &**name)).collect();
         let want = [
@@ -168,6 +182,8 @@ mod tests {
             (ConfigMap, "keys"),
             (ConfigMap, "map"),
             (ServiceAccount, "account"),
+            (Claim, "claim"),
+            (Claim, "p-e"),
         ];
         assert_eq!(found, want);
         assert!(edges.iter().all(|(node, namespace, ..)| &**node == "a" && &**namespace == "ns"));
@@ -183,7 +199,7 @@ mod tests {
         edges.replace(Vec::new(), of(&one));
         edges.replace(Vec::new(), of(&one));
         edges.replace(of(&one), Vec::new());
-        assert_eq!(edges.0.len(), 8);
+        assert_eq!(edges.0.len(), 10);
         edges.replace(of(&one), of(&pod("a", "Failed")));
         assert!(edges.0.is_empty());
     }

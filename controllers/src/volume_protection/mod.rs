@@ -9,9 +9,8 @@ use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::context::Context;
+use crate::pods;
 use plan::{Action, CLAIM_FINALIZER, CLASS_FINALIZER, VOLUME_FINALIZER, plan};
-
-const BY_CLAIM: &str = "claim";
 
 pub async fn claims(context: Context) {
     if !context.serves::<PersistentVolumeClaim>().await {
@@ -22,10 +21,7 @@ pub async fn claims(context: Context) {
         claims: context.of::<PersistentVolumeClaim>(),
         pods: context.of::<Pod>(),
     };
-    controller.pods.add_index(BY_CLAIM, |pod| {
-        let names = pod.decode::<Pod>().map(|pod| plan::claims_of(&pod)).unwrap_or_default();
-        names.into_iter().map(|name| format!("{}/{name}", pod.head.namespace).into()).collect()
-    });
+    pods::index_by_claim(&controller.pods);
     let queue = WorkQueue::new();
     let added = queue.clone();
     controller.claims.on_change(move |change: &Change| added.add(change.key()));
@@ -33,8 +29,7 @@ pub async fn claims(context: Context) {
     // A pod that goes, or that is another now, may have been the last.
     controller.pods.on_change(move |change: &Change| {
         for pod in change.old.iter().chain(&change.new) {
-            let names = pod.decode::<Pod>().map(|pod| plan::claims_of(&pod)).unwrap_or_default();
-            names.iter().for_each(|name| added.add(Key::new(&pod.head.namespace, name)));
+            pods::claims_of(pod).iter().for_each(|name| added.add(Key::new(&pod.head.namespace, name)));
         }
     });
     context.work(controller, queue).await;
@@ -57,7 +52,7 @@ impl Reconciler for Claims {
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ApiError> {
         let Some(object) = self.claims.get_key(key) else { return Ok(Outcome::Done) };
         let mut claim: PersistentVolumeClaim = object.decode()?;
-        let users = self.pods.by_index(BY_CLAIM, &key.to_string());
+        let users = self.pods.by_index(pods::BY_CLAIM, &key.to_string());
         let used = users.iter().any(|pod| uses(pod, &claim));
         if !change(&mut claim.metadata, CLAIM_FINALIZER, used) {
             return Ok(Outcome::Done);

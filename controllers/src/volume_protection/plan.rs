@@ -1,6 +1,7 @@
 //! Decides whether a claim or a volume is protected, and who uses a claim.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use coracle_client::persistent_volumes::{claim_of, is_for_pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
@@ -26,21 +27,6 @@ pub fn plan(meta: &ObjectMeta, finalizer: &str, used: bool) -> Action {
     }
 }
 
-fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
-    if let Some(source) = &volume.persistent_volume_claim {
-        return Some(source.claim_name.clone());
-    }
-    // The claim of an ephemeral volume is called after the pod and the volume.
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    volume.ephemeral.as_ref().map(|_| format!("{name}-{}", volume.name))
-}
-
-/// The names of the claims that a pod's volumes are of.
-pub fn claims_of(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.filter_map(|volume| claim_of(pod, volume)).collect()
-}
-
 /// The attributes classes that a claim has, wants or is being given.
 pub fn classes_of(claim: &PersistentVolumeClaim) -> Vec<String> {
     let wanted = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
@@ -57,15 +43,12 @@ pub fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     if spec.node_name.as_deref().unwrap_or_default().is_empty() {
         return false;
     }
-    spec.volumes.iter().flatten().any(|volume| {
-        let named = claim_of(pod, volume) == claim.metadata.name;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    spec.volumes.iter().flatten().filter_map(|volume| claim_of(name, volume)).any(|used| {
         // A claim of that name that is not the pod's own is somebody else's.
-        let own = || {
-            let mut owners = claim.metadata.owner_references.iter().flatten();
-            owners
-                .any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref() && owner.controller == Some(true))
-        };
-        named && (volume.ephemeral.is_none() || own())
+        Some(&used.name) == claim.metadata.name.as_ref()
+            && (!used.ephemeral || is_for_pod(&claim.metadata, uid))
     })
 }
 

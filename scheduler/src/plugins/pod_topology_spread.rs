@@ -161,6 +161,10 @@ impl Plugin for PodTopologySpread {
         match event {
             ClusterEvent::Node(change) => change.added || change.labels || change.taints,
             ClusterEvent::PodRemoved | ClusterEvent::PodPlaced | ClusterEvent::PodChanged => true,
+            ClusterEvent::Claim
+            | ClusterEvent::Volume
+            | ClusterEvent::StorageClass
+            | ClusterEvent::CsiNode => false,
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Facts {
     /// `wasmtime://48.0.2`.
     pub runtime_version: String,
     pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
 }
 
@@ -59,6 +60,7 @@ impl Facts {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 labels: Some(self.all_labels()),
+                annotations: Some(self.annotations.clone()).filter(|a| !a.is_empty()),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec {
@@ -226,6 +228,7 @@ mod tests {
             runtimes: vec!["wasmtime".into()],
             runtime_version: "wasmtime://48".into(),
             labels: [("zone".to_owned(), "a".to_owned())].into(),
+            annotations: BTreeMap::new(),
             taints: Vec::new(),
         }
     }

@@ -1,11 +1,11 @@
-//! ConfigMaps and Secrets for pods: read once for environments, followed by one shared watch while mounted.
+//! ConfigMaps, Secrets and claims for pods: read once for environments, followed by one shared watch while mounted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use coracle_client::informer::{Informer, InformerScope, Informers};
 use coracle_client::{ApiError, Client, Object, Resource};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,12 +16,19 @@ use super::env::{Fetched, Reference, config_map_data, secret_data};
 pub struct Sources {
     client: Client,
     shutdown: CancellationToken,
-    open: Mutex<HashMap<(String, Reference), Weak<Source>>>,
+    open: Mutex<HashMap<(String, Subject), Weak<Source>>>,
 }
 
-/// One ConfigMap or Secret, followed until the last holder drops it.
+/// What is followed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Data(Reference),
+    Claim(String),
+}
+
+/// One object, followed until the last holder drops it.
 pub struct Source {
-    reference: Reference,
+    subject: Subject,
     informer: Informer,
     namespace: String,
     changed: watch::Sender<()>,
@@ -35,21 +42,31 @@ impl Sources {
 
     /// The source, with its first state (or absence) known.
     pub async fn open(&self, namespace: &str, reference: &Reference) -> Arc<Source> {
-        let source = self.open_now(namespace, reference);
+        self.follow(namespace, Subject::Data(reference.clone())).await
+    }
+
+    /// The same for a claim.
+    pub async fn open_claim(&self, namespace: &str, name: &str) -> Arc<Source> {
+        self.follow(namespace, Subject::Claim(name.to_owned())).await
+    }
+
+    async fn follow(&self, namespace: &str, subject: Subject) -> Arc<Source> {
+        let source = self.open_now(namespace, subject);
         source.informer.synced().await;
         source
     }
 
-    fn open_now(&self, namespace: &str, reference: &Reference) -> Arc<Source> {
-        let key = (namespace.to_owned(), reference.clone());
+    fn open_now(&self, namespace: &str, subject: Subject) -> Arc<Source> {
+        let key = (namespace.to_owned(), subject.clone());
         let mut open = self.open.lock();
         if let Some(source) = open.get(&key).and_then(Weak::upgrade) {
             return source;
         }
         open.retain(|_, source| source.strong_count() > 0);
-        let (resource, name) = match reference {
-            Reference::ConfigMap(name) => (Resource::of::<ConfigMap>(), name),
-            Reference::Secret(name) => (Resource::of::<Secret>(), name),
+        let (resource, name) = match &subject {
+            Subject::Data(Reference::ConfigMap(name)) => (Resource::of::<ConfigMap>(), name),
+            Subject::Data(Reference::Secret(name)) => (Resource::of::<Secret>(), name),
+            Subject::Claim(name) => (Resource::of::<PersistentVolumeClaim>(), name),
         };
         let token = self.shutdown.child_token();
         let scope = InformerScope {
@@ -64,7 +81,7 @@ impl Sources {
             notify.send_replace(());
         });
         let source = Arc::new(Source {
-            reference: reference.clone(),
+            subject,
             informer,
             namespace: namespace.to_owned(),
             changed,
@@ -99,12 +116,16 @@ impl Sources {
 impl Source {
     /// What it holds now; None while it does not exist.
     pub fn data(&self) -> Result<Option<BTreeMap<String, Vec<u8>>>, serde_json::Error> {
-        let Some(object) = self.informer.get(&self.namespace, self.name()) else { return Ok(None) };
-        let decode = |object: &Object| match self.reference {
-            Reference::ConfigMap(_) => object.decode().map(config_map_data),
-            Reference::Secret(_) => object.decode().map(secret_data),
-        };
-        decode(&object).map(Some)
+        let Some(object) = self.object() else { return Ok(None) };
+        match self.subject {
+            Subject::Data(Reference::ConfigMap(_)) => object.decode().map(config_map_data).map(Some),
+            Subject::Data(Reference::Secret(_)) => object.decode().map(secret_data).map(Some),
+            Subject::Claim(_) => Ok(None),
+        }
+    }
+
+    pub fn object(&self) -> Option<Arc<Object>> {
+        self.informer.get(&self.namespace, self.name())
     }
 
     pub fn changes(&self) -> watch::Receiver<()> {
@@ -112,8 +133,10 @@ impl Source {
     }
 
     fn name(&self) -> &str {
-        match &self.reference {
-            Reference::ConfigMap(name) | Reference::Secret(name) => name,
+        match &self.subject {
+            Subject::Data(Reference::ConfigMap(name) | Reference::Secret(name)) | Subject::Claim(name) => {
+                name
+            }
         }
     }
 }

@@ -65,6 +65,7 @@ impl Template {
             runtimes: vec![RUNTIME.into()],
             runtime_version: format!("{RUNTIME}://1"),
             labels,
+            annotations: BTreeMap::new(),
             taints: self.taints.clone(),
         }
     }

@@ -5,16 +5,19 @@ mod downward;
 pub mod empty_dir;
 mod host_path;
 mod keys;
+pub mod local_path;
 mod mounts;
+mod persistent;
 mod projected;
 mod token;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_client::ApiError;
+use coracle_client::events::EventRecorder;
 use coracle_client::quantity::Quantity;
 use futures::future::select_all;
 use jiff::Timestamp;
@@ -38,6 +41,11 @@ pub struct Volumes {
     pub disk: PathBuf,
     /// The same on a memory file system, where there is one: secrets and `medium: Memory` go there.
     pub memory: Option<PathBuf>,
+    /// Who the node is to volumes that say where they are.
+    pub node: String,
+    pub labels: BTreeMap<String, String>,
+    pub recorder: EventRecorder,
+    pub in_use: persistent::InUse,
 }
 
 /// The volumes of one pod.
@@ -57,6 +65,8 @@ pub struct PodVolume {
     pub managed: bool,
     /// `emptyDir.sizeLimit`.
     pub size_limit: Option<u64>,
+    /// The pod wants it so; what is made in it is somebody's data all the same.
+    pub read_only: bool,
 }
 
 /// A source, and its changes since it was read.
@@ -81,6 +91,13 @@ pub enum MountError {
     Token { account: String, source: ApiError },
     #[error("decoding: {0}")]
     Decode(#[from] serde_json::Error),
+    #[error("{0}")]
+    Api(#[source] ApiError),
+    /// About the claim, before there is a volume.
+    #[error("error processing PVC {claim}: {reason}")]
+    Claim { claim: coracle_client::Key, reason: String },
+    #[error("{0}")]
+    Refused(String),
     #[error("volume type {0} is not supported on this node")]
     Unsupported(String),
     #[error("{path}: {source}")]
@@ -91,10 +108,21 @@ pub enum MountError {
 
 /// Which volume failed, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
+#[error("{}", shown(volume, source))]
 pub struct VolumeError {
     pub volume: String,
     pub source: MountError,
+}
+
+/// Upstream's form of each step that can fail.
+fn shown(volume: &str, error: &MountError) -> String {
+    match error {
+        MountError::Claim { .. } => format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {error}"
+        ),
+        MountError::Refused(whole) => whole.clone(),
+        _ => format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}"),
+    }
 }
 
 impl Volumes {
@@ -145,6 +173,9 @@ impl Volumes {
         let mut managed = true;
         let mut size_limit = None;
         let path;
+        if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+            return self.persistent(pod_volumes, pod, volume).await;
+        }
         if let Some(source) = &volume.empty_dir {
             managed = false;
             path = if empty_dir::in_memory(source) { in_memory } else { on_disk };
@@ -193,10 +224,15 @@ impl Volumes {
             path = in_memory;
             let payload = self.project(pod_volumes, pod, &volume.name, source, fields).await?;
             write(&path, payload).await?;
+        } else if let Some(source) = &volume.csi {
+            return Err(MountError::Api(persistent::no_driver(
+                "mounter.SetUpAt failed to get CSI client",
+                &source.driver,
+            )));
         } else {
             return Err(MountError::Unsupported(kind_of(volume)));
         }
-        Ok(PodVolume { name: volume.name.as_str().into(), path, managed, size_limit })
+        Ok(PodVolume { name: volume.name.as_str().into(), path, managed, size_limit, read_only: false })
     }
 
     /// The object's data now, and its watch for as long as the pod lives.
@@ -205,19 +241,16 @@ impl Volumes {
         pod_volumes: &mut PodVolumes,
         pod: &Pod,
         reference: &Reference,
-    ) -> Result<Option<std::collections::BTreeMap<String, Vec<u8>>>, MountError> {
+    ) -> Result<Option<BTreeMap<String, Vec<u8>>>, MountError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let source = self.sources.open(namespace, reference).await;
-        // Subscribed before it is read: no change is missed.
-        let changes = source.changes();
-        if !pod_volumes.sources.iter().any(|known| Arc::ptr_eq(&known.source, &source)) {
-            pod_volumes.sources.push(Followed { source: source.clone(), changes });
-        }
+        pod_volumes.follow(&source);
         Ok(source.data()?)
     }
 
     /// Removes what the pod's volumes held; nothing of hostPath.
     pub async fn remove(&self, uid: &str) -> io::Result<()> {
+        self.in_use.release(uid);
         let roots = [Some(&self.disk), self.memory.as_ref()].map(|root| root.map(|root| root.join(uid)));
         tokio::task::spawn_blocking(move || {
             for directory in roots.into_iter().flatten() {
@@ -234,6 +267,13 @@ impl Volumes {
 }
 
 impl PodVolumes {
+    /// Its changes count from now on: whoever reads it reads it after this.
+    fn follow(&mut self, source: &Arc<Source>) {
+        if !self.sources.iter().any(|known| Arc::ptr_eq(&known.source, source)) {
+            self.sources.push(Followed { source: source.clone(), changes: source.changes() });
+        }
+    }
+
     /// Nothing here ever changes by itself.
     pub fn is_static(&self) -> bool {
         self.sources.is_empty() && self.tokens.is_empty()

@@ -36,7 +36,7 @@ pub fn of(
         mounts.push(Mount {
             host_path,
             container_path: mount.mount_path.clone(),
-            read_only: volume.managed || mount.read_only == Some(true),
+            read_only: volume.managed || volume.read_only || mount.read_only == Some(true),
         });
     }
     Ok(mounts)
@@ -53,7 +53,7 @@ fn inside(volume: &PodVolume, sub_path: &str) -> io::Result<PathBuf> {
         ));
     }
     let target = volume.path.join(relative);
-    if !target.exists() && !volume.managed {
+    if !target.exists() && !volume.managed && !volume.read_only {
         // The parents that exist must not lead outside before anything is made below them.
         let mut existing = target.as_path();
         while !existing.exists() {
@@ -98,6 +98,7 @@ mod tests {
             path: root.join("v"),
             managed,
             size_limit: None,
+            read_only: false,
         };
         let volumes = PodVolumes {
             volumes: vec![volume("data", false), volume("config", true)],
