@@ -191,7 +191,7 @@ kind: PersistentVolume
 metadata: {{name: {name}, labels: {{disk: {name}}}}}
 spec:
   capacity: {{storage: {size}}}
-  accessModes: [ReadWriteOnce, ReadWriteOncePod]
+  accessModes: [ReadWriteOnce]
   storageClassName: manual
   persistentVolumeReclaimPolicy: Retain
   hostPath: {{path: {}}}{more}
@@ -227,7 +227,8 @@ spec:
     ready(&cluster, "early");
 
     // One pod at a time.
-    let exclusive = claim("alone", ", storageClassName: manual").replace("ReadWriteOnce", "ReadWriteOncePod");
+    let exclusive = volume("once", "1Gi", "") + &claim("alone", ", storageClassName: manual");
+    let exclusive = exclusive.replace("ReadWriteOnce", "ReadWriteOncePod");
     cluster.apply(&(exclusive + &pod("first", &of_claim("alone"), "")));
     ready(&cluster, "first");
     cluster.apply(&pod("second", &of_claim("alone"), ""));

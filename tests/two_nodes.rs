@@ -539,3 +539,72 @@ fn node_ports_reach_pods_of_other_nodes() {
     }
     both(format!("10.99.0.12:{port}"));
 }
+
+#[test]
+fn data_stays_on_its_node_and_goes_when_the_node_is_back() {
+    if !need_root("data_stays_on_its_node_and_goes_when_the_node_is_back") {
+        return;
+    }
+    let mut fleet = Fleet::start();
+    let storage = |selector: &str| {
+        format!(
+            "apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: data}}
+spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: holder}}
+spec:
+  terminationGracePeriodSeconds: 1
+  {selector}
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]
+  containers:
+    - name: main
+      image: coracle.dev/samples/hello-http:v1
+      volumeMounts: [{{name: data, mountPath: /data}}]
+"
+        )
+    };
+    let apply = |fleet: &Fleet, manifest: &str| {
+        fleet.kubectl.with_input(&["apply", "-f", "-"], manifest).success();
+    };
+    apply(&fleet, &storage("nodeSelector: {kubernetes.io/hostname: east}"));
+    fleet.kubectl.run("wait --for=condition=Ready pod/holder --timeout=60s");
+    let disk = fleet.directory.path().join("east/local-path");
+    let found = |disk: &Path| std::fs::read_dir(disk).unwrap().count();
+    assert_eq!((found(&disk), found(&fleet.directory.path().join("west/local-path"))), (1, 0));
+    let volume = fleet.kubectl.run("get pvc data -o jsonpath={.spec.volumeName}");
+    // What a node may of a volume is to let it go when it is over.
+    let directory = fleet.directory.path().join("west/node");
+    let credentials =
+        ["certificate-authority=ca.crt", "client-certificate=client.crt", "client-key=client.key"]
+            .map(|flag| flag.split_once('=').unwrap())
+            .map(|(flag, file)| format!("--{flag}={}", directory.join(file).display()));
+    let mut as_west = vec!["--kubeconfig=/dev/null", "--server=https://10.99.0.1:6443"];
+    as_west.extend(credentials.iter().map(String::as_str));
+    let pv = format!("pv/{volume}");
+    for words in [vec!["get", &pv], vec!["get", "pvc/data"], vec!["get", "pv"], vec!["label", &pv, "a=b"]] {
+        let said = fleet.kubectl.attempt(&[&as_west[..], &words[..]].concat()).failure();
+        assert!(said.contains("forbidden"), "{words:?}: {said}");
+    }
+
+    // The pod may go anywhere, its data is in the east.
+    fleet.kubectl.run("delete pod holder --timeout=60s");
+    apply(&fleet, &storage(""));
+    fleet.kubectl.run("wait --for=condition=Ready pod/holder --timeout=60s");
+    assert_eq!(fleet.kubectl.run("get pod holder -o jsonpath={.spec.nodeName}"), "east");
+
+    // Deleted while its node is away, it waits for it; then its data goes.
+    assert!(fleet.nodes.get_mut("east").unwrap().stop().success());
+    fleet.kubectl.run("delete pod holder --force --grace-period=0");
+    fleet.kubectl.run("delete pvc data --timeout=60s");
+    fleet
+        .kubectl
+        .run(&format!("wait --for=jsonpath={{.metadata.deletionTimestamp}} pv/{volume} --timeout=60s"));
+    assert_eq!(found(&disk), 1);
+    fleet.join("east");
+    fleet.kubectl.run(&format!("wait --for=delete pv/{volume} --timeout=60s"));
+    assert_eq!(found(&disk), 0);
+}

@@ -234,12 +234,8 @@ mod tests {
     async fn from_the_chosen_node_to_the_end_of_the_data() {
         let cluster = Cluster::new();
         let client = &cluster.context.client;
-        for run in [
-            (|c| Box::pin(super::run(c)) as _) as fn(Context) -> futures::future::BoxFuture<'static, ()>,
-            |c| Box::pin(crate::persistent_volume::run(c)),
-        ] {
-            cluster.start(run);
-        }
+        cluster.start(|c| Box::pin(super::run(c)));
+        cluster.start(|c| Box::pin(crate::persistent_volume::run(c)));
         let node: Node =
             from(json!({"metadata": {"name": "n", "annotations": {LOCAL_PATH_DIRECTORY: "/d"}}}));
         client.create(&node).await.unwrap();

@@ -133,7 +133,7 @@ impl Binder {
         });
         let (queue, claims) = (self.queue.clone(), self.claims.clone());
         self.classes.on_change(move |change: &Change| {
-            for class in [&change.object().head.name, CLASSLESS] {
+            for class in [&*change.object().head.name, CLASSLESS] {
                 for claim in claims.by_index(PENDING, class) {
                     queue.add(Subject::Claim(claim.key()));
                 }

@@ -39,7 +39,8 @@ pub fn claims_of(pod: &Pod) -> Vec<String> {
 }
 
 pub fn from_template(pod: &Pod, name: &str, template: &ResourceClaimTemplate) -> ResourceClaim {
-    let asked = template.spec.metadata.clone().unwrap_or_default();
+    let template = template.spec.clone().unwrap_or_default();
+    let asked = template.metadata.unwrap_or_default();
     let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
     let room = BASE_MAX.saturating_sub(name.len());
     let cut = pod_name.char_indices().map(|(at, _)| at).find(|at| *at >= room).unwrap_or(pod_name.len());
@@ -55,7 +56,7 @@ pub fn from_template(pod: &Pod, name: &str, template: &ResourceClaimTemplate) ->
             owner_references: Some(vec![controller_of::<Pod>(&pod.metadata)]),
             ..ObjectMeta::default()
         },
-        spec: Some(template.spec.spec.clone()),
+        spec: template.spec,
         status: None,
     }
 }

@@ -24,9 +24,9 @@ impl Plugin for VolumeZone {
             let key = coracle_client::Key::new(&pod.load.namespace, &claim.name);
             let Some(claim) = cache.volumes.claim(&key).filter(|c| c.is_bound()) else { continue };
             let Some(volume) = cache.volumes.volume(&claim.volume_name) else { continue };
-            for (stable, beta) in TOPOLOGY {
+            for (stable, beta) in TOPOLOGY.iter().copied() {
                 for label in [stable, beta] {
-                    if let Some(values) = volume.labels.get(*label) {
+                    if let Some(values) = volume.labels.get(label) {
                         // One volume may be in several zones: `a__b`.
                         let values = values.split("__").map(str::to_owned).collect();
                         state.volume_zones.push((stable, beta, values));

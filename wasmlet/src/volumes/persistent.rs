@@ -218,6 +218,7 @@ fn resized(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<V
         .flatten()
         .filter(|c| !matches!(c.type_.as_str(), "FileSystemResizePending" | "Resizing"))
         .collect();
+    let conditions = Some(conditions).filter(|c| !c.is_empty());
     Some(json!({
         "metadata": {"resourceVersion": claim.metadata.resource_version},
         "status": {"capacity": spec.capacity, "conditions": conditions, "allocatedResourceStatuses": null},
