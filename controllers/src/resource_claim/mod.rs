@@ -154,12 +154,11 @@ impl Controller {
         }
         // What was made just now may not be seen yet, but the pod says so.
         let said = pod.status.iter().flat_map(|s| s.resource_claim_statuses.iter().flatten());
-        if let Some(said) =
-            said.into_iter().find(|s| s.name == name).and_then(|s| s.resource_claim_name.clone())
+        let said = said.into_iter().find(|s| s.name == name).and_then(|s| s.resource_claim_name.clone());
+        if let Some(said) = said
+            && self.client.find::<ResourceClaim>(namespace, &said).await?.is_some()
         {
-            if self.client.find::<ResourceClaim>(namespace, &said).await?.is_some() {
-                return Ok(said);
-            }
+            return Ok(said);
         }
         let found: Option<ResourceClaimTemplate> =
             self.templates.get(namespace, template).map(|o| o.decode()).transpose()?;
