@@ -124,8 +124,12 @@ impl Binder {
             match volume.claim {
                 Some(claim) => queue.add(Subject::Claim(claim.key)),
                 None if volume.available => {
-                    for claim in claims.by_index(PENDING, &volume.class) {
-                        queue.add(Subject::Claim(claim.key()));
+                    // A claim that names no class may have what is of none.
+                    let classless = volume.class.is_empty().then_some(CLASSLESS);
+                    for class in [volume.class.as_str()].into_iter().chain(classless) {
+                        for claim in claims.by_index(PENDING, class) {
+                            queue.add(Subject::Claim(claim.key()));
+                        }
                     }
                 }
                 None => {}
