@@ -163,9 +163,13 @@ impl Controller {
         let found: Option<ResourceClaimTemplate> =
             self.templates.get(namespace, template).map(|o| o.decode()).transpose()?;
         let Some(found) = found else {
-            return Err(ApiError::internal(format!(
-                "resource claim template \"{template}\": resourceclaimtemplate.resource.k8s.io \"{template}\" not found"
-            )));
+            return Err(ApiError::new(
+                500,
+                "InternalError",
+                format!(
+                    "resource claim template \"{template}\": resourceclaimtemplate.resource.k8s.io \"{template}\" not found"
+                ),
+            ));
         };
         let made: ResourceClaim = self.client.create(&from_template(pod, name, &found)).await?.decode()?;
         Ok(made.metadata.name.unwrap_or_default())

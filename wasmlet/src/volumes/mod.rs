@@ -96,6 +96,10 @@ pub enum MountError {
     /// About the claim, before there is a volume.
     #[error("error processing PVC {claim}: {reason}")]
     Claim { claim: coracle_client::Key, reason: String },
+    /// Why the volume's plug-in could not.
+    #[error("{0}")]
+    Plugin(String),
+    /// The whole text of the event.
     #[error("{0}")]
     Refused(String),
     #[error("volume type {0} is not supported on this node")]
@@ -225,10 +229,8 @@ impl Volumes {
             let payload = self.project(pod_volumes, pod, &volume.name, source, fields).await?;
             write(&path, payload).await?;
         } else if let Some(source) = &volume.csi {
-            return Err(MountError::Api(persistent::no_driver(
-                "mounter.SetUpAt failed to get CSI client",
-                &source.driver,
-            )));
+            let step = "mounter.SetUpAt failed to get CSI client";
+            return Err(MountError::Plugin(persistent::no_driver(step, &source.driver)));
         } else {
             return Err(MountError::Unsupported(kind_of(volume)));
         }

@@ -10,7 +10,7 @@ use coracle_client::persistent_volumes::{
     ClaimInfo, LOCAL_PATH_PROVISIONER, PROVISIONED_BY, VolumeInfo, claim_of,
 };
 use coracle_client::quantity::Quantity;
-use coracle_client::{ApiError, Key, PatchType};
+use coracle_client::{Key, PatchType};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -42,10 +42,8 @@ impl InUse {
 }
 
 /// No driver of the Container Storage Interface runs beside this node.
-pub(super) fn no_driver(step: &str, driver: &str) -> ApiError {
-    ApiError::internal(format!(
-        "kubernetes.io/csi: {step}: driver name {driver} not found in the list of registered CSI drivers"
-    ))
+pub(super) fn no_driver(step: &str, driver: &str) -> String {
+    format!("kubernetes.io/csi: {step}: driver name {driver} not found in the list of registered CSI drivers")
 }
 
 impl Volumes {
@@ -263,8 +261,7 @@ async fn set_up(volume: &PersistentVolume) -> Result<PathBuf, MountError> {
     if let Some(csi) = spec.csi {
         let why = no_driver("attacher.MountDevice failed to create newCsiDriverClient", &csi.driver);
         return Err(MountError::Refused(format!(
-            "MountVolume.MountDevice failed for volume \"{name}\" : {}",
-            why.message()
+            "MountVolume.MountDevice failed for volume \"{name}\" : {why}"
         )));
     }
     Err(MountError::Refused(format!(
