@@ -5,12 +5,17 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::container::Outcome;
-use super::guest::{ComponentState, GuestSetup, ModuleState};
+use super::guest::{ComponentState, FoundOpen, GuestSetup, ModuleState};
 use super::memory::{MemoryAccount, OomKilled};
 use crate::runtime::StartError;
 
-pub(super) async fn run_module(engine: Engine, pre: InstancePre<ModuleState>, setup: &GuestSetup) -> Outcome {
-    let mut store = match setup.module_store(&engine) {
+pub(super) async fn run_module(
+    engine: Engine,
+    pre: InstancePre<ModuleState>,
+    setup: &GuestSetup,
+    found_open: FoundOpen,
+) -> Outcome {
+    let mut store = match setup.module_store(&engine, found_open) {
         Ok(store) => store,
         Err(error) => return not_started(error),
     };

@@ -42,7 +42,7 @@ pub(super) async fn exec(
         serves_http: false,
         sandbox: None,
     });
-    sandbox.runtime.start_command(&prepared, setup, None, &child)?;
+    sandbox.runtime.start_command(&prepared, setup, super::Open::default(), &child)?;
     // A container takes everything in it along.
     let (parent, control) = (container.control.clone(), child.control.clone());
     sandbox.runtime.guests.spawn(async move {

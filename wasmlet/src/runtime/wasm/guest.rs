@@ -1,6 +1,6 @@
 //! What a guest is given: arguments, environment, directories, streams and network; and nothing else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use super::logs::LogStream;
 use super::memory::{MemoryAccount, StoreMemory};
 use super::mounts::Mounts;
 use super::outgoing::PodHttp;
+use super::p1_sockets::{LISTEN_FDS, Listener, Sockets};
 use super::pipes::{PipeInput, PipeOutput};
 use super::sockets::{ContainerNetwork, Peers};
 use crate::runtime::stdio::{Attachments, Stdio};
@@ -42,7 +43,17 @@ enum Streams {
 /// State of a core module's store.
 pub(super) struct ModuleState {
     pub wasi: WasiP1Ctx,
+    pub sockets: Sockets,
+    /// Every handle on it is at the same place; what there is to poll.
+    pub stdin: PipeInput,
+    pub net: Arc<ContainerNetwork>,
     memory: StoreMemory,
+}
+
+/// What a module finds open at its start beside its streams and directories.
+pub(super) struct FoundOpen {
+    pub listeners: Vec<Arc<Listener>>,
+    pub void_dir: PathBuf,
 }
 
 /// State of a component's store.
@@ -145,11 +156,11 @@ impl GuestSetup {
             }
         }
         // Found out here, once, and not by every instance; a mount that is wrong is a start error, not an exit.
-        setup.context()?;
+        setup.context(None)?;
         Ok(())
     }
 
-    fn context(&self) -> Result<WasiCtxBuilder, StartError> {
+    fn context(&self, found_open: Option<&FoundOpen>) -> Result<WasiCtxBuilder, StartError> {
         let mut builder = WasiCtx::builder();
         builder
             .args(&self.args)
@@ -175,15 +186,25 @@ impl GuestSetup {
         if let Some(dir) = &self.working_dir {
             builder.initial_cwd(dir);
         }
-        for mount in self.mounts.directories() {
-            let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            builder.preopened_dir(&mount.host_path, &mount.container_path, perms).map_err(|error| {
+        let mut preopen = |host_path: &Path, container_path: &str, perms| {
+            builder.preopened_dir(host_path, container_path, perms).map(|_| ()).map_err(|error| {
                 let source = match error.downcast_ref::<std::io::Error>() {
                     Some(io) => std::io::Error::new(io.kind(), io.to_string()),
                     None => std::io::Error::other(format!("{error:#}")),
                 };
-                StartError::Mount { container_path: mount.container_path.clone(), source }
-            })?;
+                StartError::Mount { container_path: container_path.to_owned(), source }
+            })
+        };
+        if let Some(FoundOpen { listeners, void_dir }) = found_open {
+            // Takes the listeners' numbers in wasmtime's own table, so that the directories come after them.
+            listeners.iter().try_for_each(|_| preopen(void_dir, "", FsPerms::ReadOnly))?;
+        }
+        for mount in self.mounts.directories() {
+            let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            preopen(&mount.host_path, &mount.container_path, perms)?;
+        }
+        if let Some(found_open) = found_open.filter(|found_open| !found_open.listeners.is_empty()) {
+            builder.env(LISTEN_FDS, found_open.listeners.len().to_string());
         }
         let net = self.net.clone();
         builder.socket_addr_check(move |address, usage| {
@@ -193,9 +214,19 @@ impl GuestSetup {
         Ok(builder)
     }
 
-    pub fn module_store(&self, engine: &Engine) -> Result<Store<ModuleState>, StartError> {
-        let state =
-            ModuleState { wasi: self.context()?.build_p1(), memory: StoreMemory::new(self.memory.clone()) };
+    pub fn module_store(
+        &self,
+        engine: &Engine,
+        found_open: FoundOpen,
+    ) -> Result<Store<ModuleState>, StartError> {
+        let (Streams::Log { stdin, .. } | Streams::Client { stdin, .. }) = &self.streams;
+        let state = ModuleState {
+            wasi: self.context(Some(&found_open))?.build_p1(),
+            sockets: Sockets::new(found_open.listeners),
+            stdin: stdin.clone(),
+            net: self.net.clone(),
+            memory: StoreMemory::new(self.memory.clone()),
+        };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);
         yield_on_epoch(&mut store);
@@ -206,7 +237,7 @@ impl GuestSetup {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let state = ComponentState {
-            wasi: self.context()?.build(),
+            wasi: self.context(None)?.build(),
             table,
             http: WasiHttpCtx::new(),
             hooks: PodHttp::new(self.net.pod.clone()),

@@ -15,6 +15,10 @@ mod memory;
 mod modules;
 mod mounts;
 mod outgoing;
+mod p1_functions;
+mod p1_poll;
+mod p1_sockets;
+mod p1_transfer;
 mod pipes;
 mod programs;
 mod sockets;
@@ -47,12 +51,14 @@ use crate::images::compiled::CompiledCache;
 use crate::network::host_ports;
 use container::{Control, Sandbox, WasmContainer};
 use cpu::{CpuAccount, Metered};
-use guest::GuestSetup;
+use guest::{FoundOpen, GuestSetup};
 use http::{HttpServer, ServerState};
 use http_admission::Admission;
 use http_limits::HttpLimits;
 use memory::MemoryAccount;
 use modules::{Modules, Prepared};
+use p1_sockets::Listener;
+use sockets::ContainerNetwork;
 use ticker::Ticker;
 
 /// The engine's version, as `containerRuntimeVersion` shows it.
@@ -84,6 +90,15 @@ struct Inner {
     requests: Arc<Semaphore>,
     guests: Handle,
     scratch_dir: PathBuf,
+    /// Nothing is ever in it.
+    void_dir: PathBuf,
+}
+
+/// What is opened on a command's behalf before it starts.
+#[derive(Default)]
+struct Open {
+    listeners: Vec<Arc<Listener>>,
+    forwarding: Option<DropGuard>,
 }
 
 /// Blocking file operations of all guests together.
@@ -97,7 +112,10 @@ impl WasmRuntime {
         Machine::raise_open_files();
         // Beside the compiled modules: on the disk of the volumes, so that their files can be linked into it.
         let scratch_dir = options.cache.sibling("mounts");
-        empty_dir(&scratch_dir).map_err(EngineError::Scratch)?;
+        let void_dir = options.cache.sibling("void");
+        for dir in [&scratch_dir, &void_dir] {
+            empty_dir(dir).map_err(EngineError::Scratch)?;
+        }
         let (engine, capacity) = engine::build(Machine::probe().capacity(options.demand))?;
         let ticker = Ticker::start(&engine).map_err(EngineError::Ticker)?;
         let mut threads = tokio::runtime::Builder::new_multi_thread();
@@ -122,6 +140,7 @@ impl WasmRuntime {
             capacity,
             guests: threads.handle().clone(),
             scratch_dir,
+            void_dir,
         };
         Ok(WasmRuntime { inner: Arc::new(inner), _threads: threads })
     }
@@ -177,7 +196,7 @@ impl Inner {
         &self,
         prepared: &Prepared,
         setup: Arc<GuestSetup>,
-        forwarding: Option<DropGuard>,
+        Open { listeners, forwarding }: Open,
         container: &WasmContainer,
     ) -> Result<(), StartError> {
         let permit = self.instances.clone().try_acquire_owned().map_err(|_| {
@@ -186,9 +205,12 @@ impl Inner {
         let (control, net) = (container.control.clone(), container.net.clone());
         let (cpu, ticker, engine) = (container.cpu.clone(), self.ticker.clone(), self.engine.clone());
         let run = match prepared {
-            Prepared::Module(pre) => {
-                let pre = pre.clone();
-                futures::future::Either::Left(async move { command::run_module(engine, pre, &setup).await })
+            Prepared::Module { pre, .. } => {
+                let (pre, void_dir) = (pre.clone(), self.void_dir.clone());
+                let found_open = FoundOpen { listeners, void_dir };
+                futures::future::Either::Left(async move {
+                    command::run_module(engine, pre, &setup, found_open).await
+                })
             }
             Prepared::Command(pre) => {
                 let pre = pre.clone();
@@ -208,6 +230,29 @@ impl Inner {
             control.supervise(run, cleanup).await;
         });
         Ok(())
+    }
+
+    /// The listeners of a module that can accept and cannot listen: its TCP containerPorts at the pod's address.
+    fn open_listeners(
+        &self,
+        prepared: &Prepared,
+        spec: &ContainerSpec,
+        net: &ContainerNetwork,
+    ) -> Result<Vec<Arc<Listener>>, StartError> {
+        let mut listeners = Vec::new();
+        if !matches!(prepared, Prepared::Module { accepts: true, .. }) {
+            return Ok(listeners);
+        }
+        let _guests = self.guests.enter();
+        for address in p1_sockets::addresses(spec) {
+            let failed = |source| StartError::Listen { address, source };
+            let listener = TcpListener::from_std(http::listen(address).map_err(failed)?).map_err(failed)?;
+            listeners.push(Arc::new(Listener::new(listener, address)));
+        }
+        for listener in &listeners {
+            net.note_listener(listener.address);
+        }
+        Ok(listeners)
     }
 
     /// A guest that listens for itself does so at its pod's address; what comes to its hostPorts is brought there until
@@ -309,8 +354,11 @@ impl Runtime for WasmRuntime {
         match &*prepared {
             Prepared::Http(pre) => inner.start_http(pre, setup, &spec, &container)?,
             command => {
-                let forwarding = inner.forward_host_ports(&spec)?;
-                inner.start_command(command, setup, Some(forwarding), &container)?;
+                let open = Open {
+                    listeners: inner.open_listeners(command, &spec, &container.net)?,
+                    forwarding: Some(inner.forward_host_ports(&spec)?),
+                };
+                inner.start_command(command, setup, open, &container)?;
             }
         }
         Ok(container)

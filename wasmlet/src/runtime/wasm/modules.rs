@@ -17,6 +17,8 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::engine::{EngineError, compatibility};
 use super::guest::{ComponentState, ModuleState};
+use super::p1_functions;
+use super::p1_sockets::PREVIEW1;
 use super::sockets;
 use crate::images::compiled::{CompiledCache, CompiledKey};
 use crate::images::inspect::{Kind, inspect};
@@ -27,7 +29,11 @@ pub(super) type HttpPre = ProxyPre<ComponentState>;
 
 /// A module with its imports resolved: an instance is 2 us away.
 pub(super) enum Prepared {
-    Module(InstancePre<ModuleState>),
+    Module {
+        pre: InstancePre<ModuleState>,
+        /// It may take connections from listeners that it finds open.
+        accepts: bool,
+    },
     Command(CommandPre<ComponentState>),
     Http(HttpPre),
 }
@@ -95,10 +101,11 @@ impl Modules {
         // wasmtime's own traps on a status above 125; a process may exit with any.
         module_linker.allow_shadowing(true);
         module_linker
-            .func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
+            .func_wrap(PREVIEW1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
                 Err(wasmtime::Error::new(I32Exit(code)))
             })
             .map_err(EngineError::Linker)?;
+        p1_functions::add_to_linker(&mut module_linker).map_err(EngineError::Linker)?;
         let mut component_linker = ComponentLinker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component_linker).map_err(EngineError::Linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component_linker)
@@ -258,7 +265,10 @@ impl Modules {
                 // on this very descriptor, so a rename under its path changes nothing.
                 let module = unsafe { Module::deserialize_open_file(&self.engine, file) }.map_err(load)?;
                 let pre = self.module_linker.instantiate_pre(&module).map_err(unmet)?;
-                Ok(Prepared::Module(pre))
+                let accepts = module
+                    .imports()
+                    .any(|import| import.module() == PREVIEW1 && import.name() == "sock_accept");
+                Ok(Prepared::Module { pre, accepts })
             }
             Kind::Command | Kind::Http => {
                 let component = self.load_component(code).map_err(load)?;

@@ -35,7 +35,7 @@ impl PipeInput {
     }
 
     /// Ready when there are bytes, or an end.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut source = self.source.lock();
         while source.rest.is_empty() {
             let Some(receiver) = &mut source.receiver else { return Poll::Ready(()) };

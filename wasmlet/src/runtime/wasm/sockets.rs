@@ -44,6 +44,17 @@ impl ContainerNetwork {
         !self.listeners.lock().is_empty()
     }
 
+    /// A listener that the node opened for the guest.
+    pub fn note_listener(&self, address: SocketAddr) {
+        self.listeners.lock().insert(address);
+        self.pod.note_bound(Protocol::Tcp, address, true);
+    }
+
+    pub fn forget_listener(&self, address: SocketAddr) {
+        self.listeners.lock().remove(&address);
+        self.pod.note_unbound(Protocol::Tcp, address);
+    }
+
     /// Makes accept fail from now on, and wakes guests that are parked in a poll on a listener by connecting to it.
     pub async fn terminate(&self) {
         self.terminating.cancel();

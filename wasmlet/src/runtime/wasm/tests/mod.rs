@@ -4,6 +4,7 @@ mod commands;
 mod density;
 mod http;
 mod limits;
+mod p1_server;
 mod sockets;
 
 use std::collections::BTreeMap;
