@@ -66,8 +66,10 @@ pub(super) struct Listener {
 }
 
 impl Listener {
+    /// NOTE: non-blocking until the guest says otherwise, as wasmtime's own command line had them: Go's net takes a
+    /// listener as it finds it, and its one thread must not wait in accept.
     pub fn new(inner: TcpListener, address: SocketAddr) -> Self {
-        Listener { inner, address, nonblocking: AtomicBool::new(false), waiting: Mutex::new(None) }
+        Listener { inner, address, nonblocking: AtomicBool::new(true), waiting: Mutex::new(None) }
     }
 
     /// Ready when accept would not wait.

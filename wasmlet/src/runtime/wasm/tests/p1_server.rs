@@ -41,6 +41,7 @@ fn server(start: &str) -> String {
 
 /// Blocking calls, one client after the other; ends with the error of accept.
 const BLOCKING: &str = "
+    (call $check (call $flags (i32.const 3) (i32.const 0)))
     (loop $next
       (call $check (call $accept (i32.const 3) (i32.const 0) (i32.const 256)))
       (call $check (call $recv (call $fd) (i32.const 8) (i32.const 1) (i32.const 0) (i32.const 260) (i32.const 264)))
@@ -52,7 +53,6 @@ const BLOCKING: &str = "
 /// Polls the listener (subscription at 300, with a clock of ten minutes at 348), then the connection.
 const POLLING: &str = r#"
     (local $errno i32)
-    (call $check (call $flags (i32.const 3) (i32.const 4)))
     (i32.store8 (i32.const 308) (i32.const 1))
     (i64.store (i32.const 372) (i64.const 600000000000))
     (i32.store (i32.const 364) (i32.const 1))
@@ -134,6 +134,7 @@ async fn listeners_come_first_and_are_counted() {
         (call $check (call $close (i32.const 3)))
         (if (i32.ne (call $accept (i32.const 3) (i32.const 0) (i32.const 256)) (i32.const 57))
           (then (call $exit (i32.const 85))))
+        (call $check (call $flags (i32.const 4) (i32.const 0)))
         (drop (call $accept (i32.const 4) (i32.const 0) (i32.const 256)))"#;
     let (mut spec, _) = node.spec(node.wat(&server(start)));
     spec.ports = vec![port(8080), port(9090), port(8080)];
@@ -175,6 +176,7 @@ async fn a_slow_client_gets_all_of_a_large_answer() {
           (i32.store (i32.add (i32.const 2052) (i32.mul (local.get $i) (i32.const 8))) (i32.const 65536))
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           (br_if $more (i32.lt_u (local.get $i) (i32.const 64))))
+        (call $check (call $flags (i32.const 3) (i32.const 0)))
         (call $check (call $accept (i32.const 3) (i32.const 0) (i32.const 256)))
         (call $check (call $write (call $fd) (i32.const 2048) (i32.const 64) (i32.const 260)))
         (if (i32.ne (i32.load (i32.const 260)) (i32.const 4194304)) (then (call $exit (i32.const 86))))";
