@@ -116,4 +116,21 @@ mod tests {
         let second = layer(dir.path(), "f.tar", &[("y.wasm", b"")]);
         assert!(matches!(module_of(&[plain, second]), Err(UnpackError::OtherFiles(_))));
     }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_goes_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bomb.tar.gz");
+        let mut out =
+            flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+        // A header that promises more than any image may hold; the bytes need not even be there.
+        let mut header = tar::Header::new_gnu();
+        header.set_path("app.wasm").unwrap();
+        header.set_size(LAYER_BYTES_MAX + 1);
+        header.set_cksum();
+        io::Write::write_all(&mut out, header.as_bytes()).unwrap();
+        out.finish().unwrap();
+        let error = module_of(&[(path, true)]).unwrap_err();
+        assert_eq!(error.to_string(), "the image's file system is larger than 1073741824 bytes");
+    }
 }
