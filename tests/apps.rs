@@ -92,9 +92,12 @@ impl Watched {
 
     /// The fewest pods that were ready and the most that were there at once, from when `size` were ready until the mark.
     fn bounds(mut self, cluster: &Cluster, app: &str, size: usize) -> (usize, usize) {
-        let pods = cluster.kubectl(&format!("get pods -l app={app} -o name"));
-        let pod = pods.lines().next().unwrap().to_owned();
-        cluster.kubectl(&format!("label {pod} mark=end"));
+        // Some may be on their way out.
+        eventually("a pod takes the mark", || {
+            let pods = cluster.kubectl(&format!("get pods -l app={app} -o name"));
+            let marked = |pod: &str| cluster.try_kubectl(&format!("label {pod} mark=end")).code == Some(0);
+            if pods.lines().any(marked) { Ok(()) } else { Err(pods) }
+        });
         self.0.line("the mark", PATIENCE, |line| line.ends_with("mark=end"));
         let mut pods: HashMap<String, (bool, bool)> = HashMap::new();
         let (mut least, mut most, mut started) = (usize::MAX, 0, false);

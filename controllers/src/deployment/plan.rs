@@ -4,7 +4,10 @@ use std::cmp::Reverse;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 
-use super::sets::{DESIRED_REPLICAS, MAX_REPLICAS, Sets, Wanted, actual, available, name, number, replicas};
+use super::sets::{
+    DESIRED_REPLICAS, MAX_REPLICAS, Sets, Wanted, actual, available, name, number, observed, replicas,
+    staying,
+};
 
 /// A set's new size, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +54,9 @@ pub fn roll_old(sets: &Sets, wanted: &Wanted) -> Vec<Scale> {
         return Vec::new();
     }
     let minimum = wanted.replicas - wanted.max_unavailable;
-    let new_unavailable = sets.new.as_ref().map_or(0, |new| replicas(new) - available(new));
+    // What an older status calls available may have gone when the set was last made smaller, as by a rollback.
+    let new_available = sets.new.as_ref().filter(|new| observed(new)).map_or(0, staying);
+    let new_unavailable = sets.new.as_ref().map_or(0, replicas) - new_available;
     let most = sets.total() - minimum - new_unavailable;
     if most <= 0 {
         return Vec::new();
@@ -63,7 +68,7 @@ pub fn roll_old(sets: &Sets, wanted: &Wanted) -> Vec<Scale> {
         *size -= unhealthy;
         left -= unhealthy;
     }
-    let mut spare = sets.available() - minimum;
+    let mut spare = new_available + sets.old.iter().map(staying).sum::<i32>() - minimum;
     for size in &mut sizes {
         let down = (*size).min(spare).max(0);
         *size -= down;
@@ -220,6 +225,9 @@ mod tests {
             ((5, 0), vec![(5, 5), (5, 0)], wanted(10, 5, 5), vec![0]),
             ((10, 10), vec![(3, 3)], wanted(10, 3, 2), vec![0]),
             ((10, 0), vec![(10, 8)], wanted(10, 10, 0), vec![]),
+            // The status of the old set still counts pods that its new size has given up.
+            ((5, 3), vec![(2, 4)], wanted(5, 2, 1), vec![1]),
+            ((5, 3), vec![(1, 4)], wanted(5, 2, 1), vec![]),
         ] {
             let olds: Vec<ReplicaSet> = olds
                 .into_iter()
@@ -230,6 +238,18 @@ mod tests {
             let got: Vec<i32> = roll_old(&sets, &w).iter().map(|s| s.to).collect();
             assert_eq!(got, want, "{sets:?} {w:?}");
         }
+    }
+
+    #[test]
+    fn a_status_of_another_size_counts_for_nothing() {
+        // Rolled back while the set was on its way to zero: its two pods may be gone.
+        let mut new = set("new", 2, 2, 5);
+        let old = vec![set("old", 5, 5, 5)];
+        let known = Sets { new: Some(new.clone()), old: old.clone() };
+        assert_eq!(named(&roll_old(&known, &wanted(5, 2, 1))), [("old", 2)]);
+        new.metadata.generation = Some(2);
+        let unknown = Sets { new: Some(new), old };
+        assert_eq!(named(&roll_old(&unknown, &wanted(5, 2, 1))), [("old", 4)]);
     }
 
     #[test]

@@ -69,6 +69,17 @@ pub fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
 
+/// Available pods that stay: a status may not know yet that its set was made smaller, and count what is about to go.
+pub fn staying(set: &ReplicaSet) -> i32 {
+    available(set).min(replicas(set))
+}
+
+/// The set's status knows of its present size.
+pub fn observed(set: &ReplicaSet) -> bool {
+    let seen = set.status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
+    seen >= set.metadata.generation.unwrap_or(0)
+}
+
 pub fn name(set: &ReplicaSet) -> &str {
     set.metadata.name.as_deref().unwrap_or_default()
 }

@@ -82,7 +82,7 @@ impl<K: Replicated> Reconciler for Controller<K> {
         let Some(selector) = set.selector() else { return Ok(Outcome::Done) };
         let all = self.claim(&set, &selector, key).await?;
         let now = Timestamp::now();
-        let active: Vec<Pod> = all.iter().filter(|pod| pod.active()).cloned().collect();
+        let mut active: Vec<Pod> = all.iter().filter(|pod| pod.active()).cloned().collect();
         let desired = usize::try_from(set.replicas()).unwrap_or(0);
         let mut result = Ok(());
         if satisfied && set.metadata().deletion_timestamp.is_none() {
@@ -93,7 +93,14 @@ impl<K: Replicated> Reconciler for Controller<K> {
                     let pod = pod_of(&set);
                     self.control.apply(key, &set, (0..count).map(|_| pod.clone()), &[]).await
                 }
-                Plan::Delete(doomed) => self.control.apply(key, &set, std::iter::empty(), &doomed).await,
+                Plan::Delete(doomed) => {
+                    let deleted = self.control.apply(key, &set, std::iter::empty(), &doomed).await;
+                    if deleted.is_ok() {
+                        // A Deployment goes by these counts: what was just told to go is not among them.
+                        active.retain(|pod| doomed.iter().all(|gone| gone.uid() != pod.uid()));
+                    }
+                    deleted
+                }
             };
         }
         let terminating = all.iter().filter(|pod| pod.object.head.deleting && !pod.terminal()).count();
