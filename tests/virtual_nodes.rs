@@ -3,6 +3,8 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
+
 use harness::{ControlPlane, PATIENCE, Process, coracle, eventually};
 
 /// A Deployment of `name` with annotations on its pods.
@@ -144,18 +146,20 @@ fn figures_are_served_by_node_and_pods_outlive_the_process() {
     assert_eq!(summary["pods"][0]["cpu"]["usageNanoCores"], 250_000_000);
     assert_eq!(summary["node"]["nodeName"], "node-0");
 
-    let seen = "get pods -l app=web -o jsonpath={range.items[*]}{.metadata.uid}{.status.podIP}{.status.containerStatuses[0].restartCount}{end}";
-    let before = cluster.kubectl(seen);
+    let words = "get pods -l app=web -o jsonpath={range.items[*]}{.metadata.uid}{\"\\u0020\"}{.status.podIP}{\"\\u0020\"}{.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+    let seen = |cluster: &ControlPlane| -> BTreeSet<String> {
+        cluster.kubectl(words).lines().map(str::to_owned).collect()
+    };
+    let before = seen(&cluster);
+    assert_eq!(before.len(), 4, "{before:?}");
     cluster.players().clear();
     cluster.play("node", 2, &[]);
     cluster.kubectl("scale deployment web --replicas=8");
     cluster.kubectl("rollout status deployment/web --timeout=60s");
-    cluster.kubectl("scale deployment web --replicas=4");
-    until(&cluster, "deployment/web", ".status.replicas", "4");
-    eventually("the younger ones go", || {
-        let now = cluster.kubectl(seen);
-        if now == before { Ok(()) } else { Err(now) }
-    });
+    let after = seen(&cluster);
+    assert!(after.is_superset(&before), "{before:?} {after:?}");
+    let addresses: BTreeSet<_> = after.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(addresses.len(), 8, "{after:?}");
 }
 
 #[test]

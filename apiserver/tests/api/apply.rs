@@ -106,7 +106,7 @@ async fn what_is_refused() {
         ("configmaps/a", map("a", json!({})), 422, "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch".to_owned()),
         ("configmaps/a?fieldManager=m", json!({"kind": "Config", "apiVersion": "v1"}), 400, "invalid object type: /v1, Kind=Config".to_owned()),
         ("configmaps/a?fieldManager=m", json!({}), 400, "invalid object type: /, Kind=".to_owned()),
-        ("configmaps/a?fieldManager=m", json!([]), 400, "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go value of type map[string]interface {}".to_owned()),
+        ("configmaps/a?fieldManager=m", json!([]), 400, "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go value of type map[string]interface {}".to_owned()),
         ("configmaps/a?fieldManager=m", map("b", json!({})), 400, "the name of the object (b) does not match the name on the URL (a)".to_owned()),
         ("configmaps/new?fieldManager=m", json!({"kind": "ConfigMap", "apiVersion": "v1"}), 400, "the name of the object (new based on URL) was undeterminable: name must be provided".to_owned()),
         ("configmaps/a?fieldManager=m", json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"managedFields": []}}), 400, "metadata.managedFields must be nil".to_owned()),

@@ -446,7 +446,7 @@ async fn definitions_are_judged_as_upstream() {
     );
     let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let table = server.send("GET", DEFINITIONS, &table, "").await.expect(200).json;
-    assert_eq!(table["columnDefinitions"][1]["name"], "Created At");
+    assert_eq!(table["columnDefinitions"][3]["name"], "Created At");
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn creates_that_are_refused() {
             ),
             422,
             "Invalid",
-            "metadata.ownerReferences[0].uid: Invalid value: \"\": uid must not be empty",
+            "metadata.ownerReferences[0].uid: Required value: must not be empty",
         ),
         (
             "/api/v1/namespaces/nowhere/configmaps",
