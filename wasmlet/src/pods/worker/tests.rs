@@ -109,7 +109,9 @@ async fn what_does_not_fit_is_rejected() {
     let labelled: k8s_openapi::api::core::v1::Node =
         serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "b"}}})).unwrap();
     let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
-    node.pods.context().node.own.on_change(move |_| drop(told.send(())));
+    node.pods.context().node.own.on_change(move |_| {
+        told.send(()).ok();
+    });
     node.fake.put(&labelled).unwrap();
     news.recv().await.unwrap();
     node.apply(pod(
