@@ -23,11 +23,14 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Takes in the newest signs; time counts anew when one of them moved.
+    /// Takes in the newest signs; time counts anew when one of them moved: a node whose clock was set back is alive too.
+    /// So it does when this process's own clock was set back.
     pub fn update(before: Option<Self>, node: &Node, lease: Option<Timestamp>, now: Timestamp) -> Self {
         let heartbeat = condition(node, READY).and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
         match before {
-            Some(before) if before.lease >= lease && before.heartbeat >= heartbeat => before,
+            Some(before) if before.lease == lease && before.heartbeat == heartbeat && before.at <= now => {
+                before
+            }
             Some(_) => Self { lease, heartbeat, at: now },
             // A node never heard of by this process: it may have been silent since it was made.
             None if lease.is_none() && heartbeat.is_none() => {
@@ -135,6 +138,11 @@ mod tests {
             Verdict::Heard(Duration::from_millis(35_001))
         );
         assert_eq!(Heard::update(Some(renewed.clone()), &node(true), Some(at(-490)), at(99)), renewed);
+
+        // Clocks that are set back: the node's, then ours.
+        let set_back = Heard::update(Some(renewed.clone()), &node(true), Some(at(-7000)), at(99));
+        assert_eq!(set_back.at, at(99));
+        assert_eq!(Heard::update(Some(renewed), &node(true), Some(at(-490)), at(-7000)).at, at(-7000));
 
         let never = Heard::update(None, &node(false), None, at(55));
         assert!(matches!(judge(&node(false), &never, grace, at(55)), Verdict::Heard(_)), "startup grace");
