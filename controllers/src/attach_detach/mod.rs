@@ -208,7 +208,7 @@ impl Controller {
         let node = self.node(node_name)?;
         let all: Vec<VolumeAttachment> =
             self.attachments.by_index(BY_VOLUME, volume).iter().filter_map(|o| decode(o)).collect();
-        let here = all.iter().find(|a| a.spec.node_name == node_name);
+        let here = all.iter().find(|a| a.spec.node_name == node_name && is_ours(a));
         let users = info.as_ref().map(|info| self.users(info, node_name)).unwrap_or_default();
         let csi = info.as_ref().and_then(|info| info.csi.clone());
         let managed = node.as_ref().is_some_and(|node| has_annotation(&node.metadata, MANAGED));
@@ -353,6 +353,12 @@ fn attachment(driver: &str, handle: &str, volume: &str, node: &str) -> VolumeAtt
         },
         status: None,
     }
+}
+
+/// Named as this controller names them: what others have made is theirs to delete.
+fn is_ours(attachment: &VolumeAttachment) -> bool {
+    let hash = attachment.metadata.name.as_deref().and_then(|name| name.strip_prefix("csi-"));
+    hash.is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn is_ready(node: &Node) -> bool {
