@@ -38,7 +38,7 @@ const CONTROLLER_MANAGER: &[Rule] = &[
     EVENTS,
     rule(READ, "*", &["*"]),
     rule(WRITE, "*", &["*"]),
-    rule(&["approve", "sign"], "certificates.k8s.io", &["signers"]),
+    rule(&["approve", "attest", "sign"], "certificates.k8s.io", &["signers"]),
     // To gather rules into aggregated roles.
     rule(&["escalate"], "rbac.authorization.k8s.io", &["clusterroles"]),
 ];
