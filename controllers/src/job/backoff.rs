@@ -49,7 +49,37 @@ fn remaining(failures: u32, last: Timestamp, now: Timestamp) -> Duration {
         return Duration::ZERO;
     }
     let wait = FIRST.saturating_mul(1 << (failures - 1).min(10)).min(MAX);
-    // A node's clock may be ahead: never longer than the whole wait.
-    let passed = Duration::try_from(now.duration_since(last)).unwrap_or(Duration::ZERO);
-    wait.saturating_sub(passed)
+    match Duration::try_from(now.duration_since(last)) {
+        Ok(passed) => wait.saturating_sub(passed),
+        // A node's clock may be a little ahead: the whole wait.
+        Err(_) if Duration::try_from(last.duration_since(now)).is_ok_and(|ahead| ahead <= wait) => wait,
+        // A clock was set back since: that must not stop the job until the time comes round again.
+        Err(_) => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_bounded_whatever_clocks_say() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        for (failures, last, now, left) in [
+            (0, 0, 0, 0),
+            (1, 100, 100, 10),
+            (1, 100, 104, 6),
+            (1, 100, 110, 0),
+            (3, 100, 110, 30),
+            (20, 100, 100, 600),
+            (1, 105, 100, 10),
+            (1, 7_300, 100, 0),
+        ] {
+            assert_eq!(
+                remaining(failures, at(last), at(now)),
+                Duration::from_secs(left),
+                "{failures} {last} {now}"
+            );
+        }
+    }
 }
