@@ -123,7 +123,7 @@ async fn creates_that_are_refused() {
             map("a"),
             422,
             "Invalid",
-            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\"",
+            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
         ),
         (&format!("{MAPS}?dryRun=All"), map("taken"), 409, "AlreadyExists", "already exists"),
     ];

@@ -189,6 +189,13 @@ impl Fleet {
         self.pod_queue.forget(&Uid::from(uid));
     }
 
+    /// The addresses that a member's pods have, perhaps from an earlier process.
+    fn addresses_of(&self, member: &Member) -> Vec<(Uid, Ipv4Addr)> {
+        let uids: Vec<Uid> = member.state.lock().pods.iter().cloned().collect();
+        let address = |uid: Uid| Some((uid.clone(), self.pod(&uid)?.lock().address()?));
+        uids.into_iter().filter_map(address).collect()
+    }
+
     /// What the watch of nodes brings.
     pub fn node_changed(&self, change: &Change) {
         let head = &change.object().head;
@@ -204,7 +211,11 @@ impl Fleet {
             Ok(view) => view,
             Err(error) => return tracing::warn!(node = %head.name, %error, "an undecodable node"),
         };
-        let (heard, ranged) = member.observe(object, view);
+        let (heard, ranged) = member.observe(object, view, &self.addresses_of(member));
+        if ranged {
+            // What came while the range did.
+            member.claim(&self.addresses_of(member));
+        }
         if ranged || heard {
             for uid in member.state.lock().pods.iter() {
                 self.pod_queue.add(uid.clone());
@@ -217,6 +228,14 @@ impl Fleet {
     }
 }
 
+fn claim_all(allocator: &mut Allocator, held: &[(Uid, Ipv4Addr)]) {
+    for (uid, address) in held {
+        if let Err(error) = allocator.claim(*address, uid) {
+            tracing::warn!(pod = %uid, %error, "the address that a pod had");
+        }
+    }
+}
+
 fn complain(recorder: &EventRecorder, object: &Object, complaints: &Complaints) {
     for complaint in complaints {
         PodEvents::new(recorder, object).warning("InvalidFakeAnnotation", complaint.clone());
@@ -225,7 +244,7 @@ fn complain(recorder: &EventRecorder, object: &Object, complaints: &Complaints) 
 
 impl Member {
     /// Whether it is heard again after a silence, and whether it has got its range.
-    fn observe(&self, object: &Object, view: NodeView) -> (bool, bool) {
+    fn observe(&self, object: &Object, view: NodeView, held: &[(Uid, Ipv4Addr)]) -> (bool, bool) {
         let mut state = self.state.lock();
         let back = std::mem::replace(&mut state.gone, false);
         state.uid = Some(object.head.uid.to_string());
@@ -248,7 +267,10 @@ impl Member {
         if let Some(text) = view.spec.pod_cidr.filter(|text| known != Some(text)) {
             match text.parse() {
                 Ok(cidr) => {
-                    state.range = Some(Range { text, allocator: Allocator::new(cidr) });
+                    // Nobody is given an address before those that have one have claimed it.
+                    let mut allocator = Allocator::new(cidr);
+                    claim_all(&mut allocator, held);
+                    state.range = Some(Range { text, allocator });
                     ranged = true;
                 }
                 Err(error) => tracing::warn!(node = %object.head.name, %error, "the node's podCIDR"),
@@ -258,12 +280,14 @@ impl Member {
     }
 
     fn take_in(&self, uid: &Uid, pod: &VirtualPod) {
-        let mut state = self.state.lock();
-        state.pods.insert(uid.clone());
-        if let (Some(address), Some(range)) = (pod.address(), &mut state.range)
-            && let Err(error) = range.allocator.claim(address, uid)
-        {
-            tracing::warn!(pod = %pod.key, %error, "the address that a pod had");
+        self.state.lock().pods.insert(uid.clone());
+        let held = pod.address().map(|address| (uid.clone(), address));
+        self.claim(held.as_slice());
+    }
+
+    fn claim(&self, held: &[(Uid, Ipv4Addr)]) {
+        if let Some(range) = &mut self.state.lock().range {
+            claim_all(&mut range.allocator, held);
         }
     }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use coracle_client::informer::{InformerScope, Informers};
+use coracle_client::informer::{Informer, InformerScope, Informers};
 use coracle_client::{Client, Resource, controller};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
@@ -130,7 +130,7 @@ pub async fn run(
     };
     let all = members.len();
     let fleet = Fleet::new(members, options.address);
-    follow(&fleet, &access, &life);
+    let known = follow(&fleet, &access, &life);
 
     let (counted, mut count) = watch::channel(0);
     let nodes = nodes::Nodes {
@@ -159,7 +159,16 @@ pub async fn run(
     let (queue, end) = (fleet.lease_queue.clone(), life.clone());
     working.spawn(controller::run(Arc::new(leases), queue, leases::WRITERS, end));
     let (queue, end) = (fleet.pod_queue.clone(), life.clone());
-    working.spawn(controller::run(Arc::new(pods), queue, pods::WRITERS, end));
+    working.spawn(async move {
+        // A new pod must not be given the address of one that is still to come in the first list.
+        for informer in known {
+            tokio::select! {
+                () = informer.synced() => {}
+                () = end.cancelled() => return,
+            }
+        }
+        controller::run(Arc::new(pods), queue, pods::WRITERS, end).await;
+    });
 
     tokio::select! {
         _ = count.wait_for(|count| *count >= all) => ready(Ready { nodes: all, server: bound }),
@@ -198,22 +207,23 @@ impl Access {
     }
 }
 
-/// Hands what watches bring to the fleet.
-fn follow(fleet: &Arc<Fleet>, access: &Access, life: &CancellationToken) {
+/// Hands what watches bring to the fleet. The informers of pods.
+fn follow(fleet: &Arc<Fleet>, access: &Access, life: &CancellationToken) -> Vec<Informer> {
     let start = |client: &Client, nodes: Option<String>, pods: String| {
         let informers = Informers::new(client.clone(), life.clone());
         let scope = |field_selector| InformerScope { field_selector, ..InformerScope::default() };
         let told = fleet.clone();
         informers.heads(Resource::of::<Node>(), scope(nodes), move |change| told.node_changed(change));
         let told = fleet.clone();
-        informers.heads(Resource::of::<Pod>(), scope(Some(pods)), move |change| told.pod_changed(change));
+        informers.heads(Resource::of::<Pod>(), scope(Some(pods)), move |change| told.pod_changed(change))
     };
     match access {
-        Access::Shared { client, .. } => start(client, None, "spec.nodeName!=".into()),
-        Access::Own(members) => {
-            for (name, client) in members {
-                start(client, Some(format!("metadata.name={name}")), format!("spec.nodeName={name}"));
-            }
-        }
+        Access::Shared { client, .. } => vec![start(client, None, "spec.nodeName!=".into())],
+        Access::Own(members) => members
+            .iter()
+            .map(|(name, client)| {
+                start(client, Some(format!("metadata.name={name}")), format!("spec.nodeName={name}"))
+            })
+            .collect(),
     }
 }
