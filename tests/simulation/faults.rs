@@ -4,21 +4,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::clock::SplitMix;
 
 pub struct Faults {
     random: Mutex<SplitMix>,
     on: AtomicBool,
+    /// While it is set, no change reaches a watcher.
+    held: watch::Sender<bool>,
 }
 
 impl Faults {
     pub fn new(seed: u64) -> Self {
-        Self { random: Mutex::new(SplitMix(seed)), on: AtomicBool::new(false) }
+        Self {
+            random: Mutex::new(SplitMix(seed)),
+            on: AtomicBool::new(false),
+            held: watch::Sender::new(false),
+        }
     }
 
     pub fn set(&self, on: bool) {
         self.on.store(on, Ordering::Relaxed);
+    }
+
+    pub fn hold_watches(&self, on: bool) {
+        self.held.send_replace(on);
     }
 
     pub fn below(&self, bound: u64) -> u64 {
@@ -51,6 +62,7 @@ impl Faults {
 
     /// How late a change reaches a watcher.
     pub async fn lag(&self) {
+        self.held.subscribe().wait_for(|held| !held).await.ok();
         if self.strikes(30) {
             tokio::time::sleep(self.millis(5, 3_000)).await;
         } else if self.strikes(1_000) {

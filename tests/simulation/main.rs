@@ -12,6 +12,7 @@ mod store;
 mod server;
 mod wire;
 mod node;
+mod stale;
 mod history;
 mod world;
 mod workload;

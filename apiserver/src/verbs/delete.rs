@@ -123,8 +123,11 @@ enum Fate {
 pub async fn delete(call: &Call, options: &Options) -> Result<Answer, ApiError> {
     for _ in 0..TRIES_MAX {
         let object = call.current().await?;
-        if let Some(answer) = attempt(call, options, &object).await? {
-            return Ok(answer);
+        match attempt(call, options, &object).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(refused) if call.is_newest(&object).await? => return Err(refused),
+            Err(_) => {}
         }
     }
     Err(ApiError::conflict(call.kind.resource(), call.name(), coracle_client::status::MODIFIED))
@@ -147,14 +150,13 @@ async fn attempt(call: &Call, options: &Options, object: &Object) -> Result<Opti
     }
     let revision = object.head.resource_version;
     let encoded = encode(&mut *typed)?;
-    if fate == Fate::Pending || options.dry_run {
-        return Ok(Some(answer(call, options, &fate, &object.head.uid, with_revision(&encoded, revision))));
+    let shown = with_revision(&encoded, revision);
+    if fate == Fate::Pending || options.dry_run || (fate == Fate::Marked && shown == object.json) {
+        let newest = call.is_newest(object).await?;
+        return Ok(newest.then(|| answer(call, options, &fate, &object.head.uid, shown)));
     }
     let key = call.key();
     let committed = match fate {
-        Fate::Marked if with_revision(&encoded, revision) == object.json => {
-            Committed::Written(object.json.clone())
-        }
         Fate::Marked => call.put(&key, Expected::Revision(revision), encoded).await?,
         _ => match call.write(&key, Expected::Revision(revision), storage::Operation::Delete).await? {
             Ok(revision) => {

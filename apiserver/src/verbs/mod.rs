@@ -136,6 +136,14 @@ impl Call {
         self.kind.presented_one(object).await
     }
 
+    /// Whether the object is still what the store has. Every decision that does not end in a conditional write asks:
+    /// another apiserver may have written what this one's cache does not show yet.
+    pub async fn is_newest(&self, object: &Object) -> Result<bool, ApiError> {
+        self.api.cache.catch_up(&*self.api.store).await?;
+        let now = self.kind.cache.get(&self.key());
+        Ok(now.is_some_and(|now| now.head.resource_version == object.head.resource_version))
+    }
+
     /// The same identity and options on another object of the same kind.
     pub fn on(&self, namespace: Option<&str>, name: &str) -> Self {
         Self {

@@ -108,9 +108,16 @@ pub(crate) async fn modify_owned(
         let object = call.current().await?;
         let typed = call.kind.def.decode_stored(&object.json)?;
         let current = Current { object, typed };
-        let new = change(&current)?;
-        if let Some(answer) = attempt(call, part, versions, owners, &current, new).await? {
-            return Ok(answer);
+        let attempted = match change(&current) {
+            Ok(new) => attempt(call, part, versions, owners, &current, new).await,
+            Err(refused) => Err(refused),
+        };
+        match attempted {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            // What is wrong with an old state may be right with the newest.
+            Err(refused) if call.is_newest(&current.object).await? => return Err(refused),
+            Err(_) => {}
         }
     }
     Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED))
@@ -130,13 +137,6 @@ async fn attempt(
     let pinned = required_version(call, new.meta().resource_version.as_deref(), revision)?
         .filter(|version| versions == Versions::Require || *version != revision);
     if pinned.is_some_and(|version| version != revision) {
-        // Another apiserver may have written what the client saw.
-        if pinned > Some(revision) && call.api.cache.revision() < pinned.unwrap_or(0) {
-            call.api.cache.catch_up(&*call.api.store).await?;
-            if call.kind.cache.get(&call.key()).is_some_and(|o| o.head.resource_version != revision) {
-                return Ok(None);
-            }
-        }
         return Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED));
     }
     metadata::inherit(new.meta_mut(), old.meta());
@@ -202,7 +202,9 @@ async fn write(
     let deletes = gone(&call.kind.def, &*new);
     let (encoded, unchanged) = encode_at(&mut *new, &*current.typed, revision, &current.object.json)?;
     if call.options.dry_run || (!deletes && unchanged == current.object.json) {
-        return Ok(Some(Answer::ok(unchanged)));
+        // Nothing is written that the store would refuse if another apiserver had written meanwhile.
+        let newest = call.is_newest(&current.object).await?;
+        return Ok(newest.then(|| Answer::ok(unchanged)));
     }
     let (key, expected) = (call.key(), Expected::Revision(revision));
     let committed = if deletes {
