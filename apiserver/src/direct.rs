@@ -86,10 +86,10 @@ impl Transport for Direct {
                 Signal::Failed(error) => Err(error),
                 Signal::Bookmark { revision, initial_events_end } => Ok(WatchEvent {
                     kind: WatchEventKind::Bookmark,
-                    object: Arc::new(Object {
-                        head: Head { resource_version: revision, ..Head::default() },
-                        json: bookmark(&kind, &Accepted::default(), revision, initial_events_end),
-                    }),
+                    object: Arc::new(Object::new(
+                        Head { resource_version: revision, ..Head::default() },
+                        bookmark(&kind, &Accepted::default(), revision, initial_events_end),
+                    )),
                     initial_events_end,
                 }),
             })

@@ -28,7 +28,7 @@ struct Controller {
 /// Cheap: most roles have no such rule.
 fn gathers(role: &Object) -> bool {
     const MEMBER: &[u8] = b"\"aggregationRule\"";
-    role.json.windows(MEMBER.len()).any(|window| window == MEMBER)
+    role.contains(MEMBER)
 }
 
 #[derive(Deserialize)]

@@ -1,5 +1,6 @@
 //! The few facts about a pod that controllers decide by, decoded without the rest of it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,9 +40,23 @@ impl Phase {
     }
 }
 
+/// A pod and what controllers decide by; the latter is read once per state of the pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
     pub object: Arc<Object>,
+    facts: Arc<Facts>,
+}
+
+impl Deref for Pod {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+#[derive(Debug)]
+pub struct Facts {
     pub phase: Phase,
     pub node: Box<str>,
     pub created: Option<Timestamp>,
@@ -96,8 +111,8 @@ struct Container {
     started: Option<bool>,
 }
 
-impl Pod {
-    pub fn parse(object: &Arc<Object>) -> Result<Self, serde_json::Error> {
+impl Facts {
+    fn read(object: &Object) -> Result<Self, serde_json::Error> {
         let view: View = object.decode()?;
         let head = &object.head;
         let ready =
@@ -119,8 +134,13 @@ impl Pod {
                 .and_then(|cost| cost.parse().ok())
                 .unwrap_or(0),
             restarts: restarts.unwrap_or(0),
-            object: object.clone(),
         })
+    }
+}
+
+impl Pod {
+    pub fn parse(object: &Arc<Object>) -> Result<Self, serde_json::Error> {
+        Ok(Self { facts: object.view(Facts::read)?, object: object.clone() })
     }
 
     pub fn name(&self) -> &str {
@@ -199,8 +219,7 @@ struct VolumesSpec {
 
 /// Whether the pod may have a field of that name somewhere.
 pub fn mentions(pod: &Object, field: &str) -> bool {
-    let quoted = format!("\"{field}\":");
-    pod.json.windows(quoted.len()).any(|window| window == quoted.as_bytes())
+    pod.contains(format!("\"{field}\":"))
 }
 
 /// The names of the claims that a pod's volumes are of.

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tower::{BoxError, ServiceBuilder};
 
 use crate::discovery::{self, Discovered};
-use crate::object::{Head, Object};
+use crate::object::Object;
 use crate::request::{
     List, ListOptions, PatchType, Request, Transport, Verb, WatchEvent, WatchEventKind, WatchOptions,
     WatchStream, escape_query,
@@ -269,7 +269,7 @@ fn parse_event(line: Bytes, fields: &'static [&'static str]) -> Result<WatchEven
         "MODIFIED" => WatchEventKind::Modified,
         "DELETED" => WatchEventKind::Deleted,
         "BOOKMARK" => {
-            let object = Arc::new(Object { head: Head::parse(&json, &[])?, json });
+            let object = Object::parse(json, &[])?;
             let initial_events_end = std::str::from_utf8(&object.json)
                 .is_ok_and(|text| text.contains("k8s.io/initial-events-end"));
             return Ok(WatchEvent { kind: WatchEventKind::Bookmark, object, initial_events_end });

@@ -1,10 +1,12 @@
 //! An object of the API in memory: its encoded JSON, shared, beside a small parsed head.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use memchr::memmem;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -237,16 +239,44 @@ fn scalar(raw: &RawValue) -> Box<str> {
 pub struct Object {
     pub head: Head,
     pub json: Bytes,
+    view: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Object {
+    pub fn new(head: Head, json: Bytes) -> Self {
+        Self { head, json, view: OnceLock::new() }
+    }
+
     pub fn parse(json: Bytes, fields: &'static [&'static str]) -> Result<Arc<Self>, serde_json::Error> {
-        Ok(Arc::new(Self { head: Head::parse(&json, fields)?, json }))
+        Ok(Arc::new(Self::new(Head::parse(&json, fields)?, json)))
+    }
+
+    /// What `make` reads out of the object, kept for as long as the object is, for readers that come by all objects
+    /// whenever one changes. One type is kept: the first that is asked for; others are made each time.
+    pub fn view<T: Any + Send + Sync, E>(
+        &self,
+        make: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        if let Some(kept) = self.view.get() {
+            return match kept.clone().downcast() {
+                Ok(view) => Ok(view),
+                Err(_) => make(self).map(Arc::new),
+            };
+        }
+        let view = Arc::new(make(self)?);
+        // Whoever was faster has made the same.
+        let _ = self.view.set(view.clone());
+        Ok(view)
     }
 
     /// Decodes into the full type, or into a view struct that names only the fields of interest.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.json)
+    }
+
+    /// Whether the text stands somewhere in the JSON: a cheap no, where a yes needs a look.
+    pub fn contains(&self, text: impl AsRef<[u8]>) -> bool {
+        memmem::find(&self.json, text.as_ref()).is_some()
     }
 
     pub fn key(&self) -> Key {
@@ -255,7 +285,7 @@ impl Object {
 
     /// The head alone.
     pub fn without_json(&self) -> Arc<Self> {
-        Arc::new(Self { head: self.head.clone(), json: Bytes::new() })
+        Arc::new(Self::new(self.head.clone(), Bytes::new()))
     }
 }
 
@@ -286,6 +316,25 @@ mod tests {
             ("spec.other", None),
         ] {
             assert_eq!(head.field(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_view_is_made_once_and_another_each_time() {
+        let object = Object::parse(r#"{"metadata":{"name":"a"}}"#.into(), &[]).unwrap();
+        let length = |object: &Object| Ok::<usize, ()>(object.json.len());
+        assert_eq!(object.view(|_| Err::<usize, _>("unreadable")), Err("unreadable"));
+        let first = object.view(length).unwrap();
+        assert!(Arc::ptr_eq(&first, &object.view(|_| Err::<usize, _>("not asked again")).unwrap()));
+        assert_eq!(*object.view(|o| Ok::<String, ()>(o.head.name.to_string())).unwrap(), "a");
+        assert!(object.view(|_| Err::<String, _>(())).is_err());
+    }
+
+    #[test]
+    fn what_stands_in_the_json_is_found() {
+        let object = Object::parse(r#"{"metadata":{"name":"a"}}"#.into(), &[]).unwrap();
+        for (text, want) in [("\"name\":", true), ("\"names\":", false), ("", true)] {
+            assert_eq!(object.contains(text), want, "{text}");
         }
     }
 }

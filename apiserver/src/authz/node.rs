@@ -205,8 +205,7 @@ impl NodeAuthorizer {
         let Ok(pods) = self.client.list::<Pod>(namespace, options).await else { return false };
         pods.items.iter().any(|object| {
             // The claim of an ephemeral volume is named nowhere in its pod.
-            let mentioned = kind == Referred::Claim
-                || object.json.windows(name.len().max(1)).any(|w| w == name.as_bytes());
+            let mentioned = kind == Referred::Claim || object.contains(name);
             let spec = mentioned.then(|| object.decode::<Pod>().ok().and_then(|p| p.spec)).flatten();
             spec.is_some_and(|spec| {
                 let pod = &object.head.name;

@@ -77,7 +77,7 @@ impl Event {
                 let previous = self.previous.as_ref()?;
                 let (_, json) = splice::framed(b"", &previous.json, self.revision, b"")?;
                 let head = Head { resource_version: self.revision, ..previous.head.clone() };
-                Some(Arc::new(Object { head, json }))
+                Some(Arc::new(Object::new(head, json)))
             })
             .clone()
     }

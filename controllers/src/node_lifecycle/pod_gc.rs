@@ -52,7 +52,7 @@ fn finished(pod: &Object) -> bool {
 /// Whether someone said that the node is shut down and comes no more, and nothing speaks against it.
 fn out_of_service(node: &Object) -> bool {
     // Cheap: hardly any node is.
-    if !node.json.windows(OUT_OF_SERVICE.len()).any(|window| window == OUT_OF_SERVICE.as_bytes()) {
+    if !node.contains(OUT_OF_SERVICE) {
         return false;
     }
     let Ok(node) = node.decode::<Node>() else { return false };

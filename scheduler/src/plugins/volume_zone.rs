@@ -38,6 +38,9 @@ impl Plugin for VolumeZone {
     }
 
     fn filter(&self, _pod: &PodInfo, node: &NodeInfo, state: &CycleState) -> Result<(), Rejection> {
+        if state.volume_zones.is_empty() {
+            return Ok(());
+        }
         let label = |name: &str| node.labels.get(name);
         let here = state.volume_zones.iter().all(|(stable, beta, values)| {
             label(stable).or_else(|| label(beta)).is_some_and(|value| values.contains(value))
