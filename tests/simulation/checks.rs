@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_client::{ApiError, Client, Resource};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::Value;
 
 struct State {
@@ -30,6 +31,8 @@ impl State {
             Resource::of::<DaemonSet>(),
             Resource::of::<ControllerRevision>(),
             Resource::of::<Job>(),
+            Resource::of::<CronJob>(),
+            Resource::of::<PodDisruptionBudget>(),
         ] {
             let list = client.list_objects(&resource, "", Default::default()).await?;
             let decoded: Result<Vec<Value>, _> = list.items.iter().map(|item| item.decode()).collect();
@@ -74,7 +77,8 @@ pub async fn faults(client: &Client) -> Result<Vec<String>, ApiError> {
                 ));
             }
             let owners = meta["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
-            let known = ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "Service", "Node"];
+            let known =
+                ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "Service", "Node"];
             let mut judged =
                 owners.iter().filter(|o| known.contains(&o["kind"].as_str().unwrap_or_default()));
             if !owners.is_empty()
@@ -110,6 +114,7 @@ pub async fn faults(client: &Client) -> Result<Vec<String>, ApiError> {
     daemon_sets(&state, &mut faults);
     jobs(&state, &mut faults);
     slices(&state, &mut faults);
+    budgets(&state, &mut faults);
     Ok(faults)
 }
 
@@ -132,7 +137,9 @@ fn nodes_and_pods(state: &State, faults: &mut Vec<String>) {
     for pod in state.of("pods") {
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         let over = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-        if node.is_empty() && !over {
+        // Who orphaned a daemon's pod has it, and knows that it waits for a node that never comes.
+        let abandoned = pod["metadata"]["ownerReferences"].is_null() && !pod["spec"]["affinity"].is_null();
+        if node.is_empty() && !over && !abandoned {
             faults.push(format!("pod {} is not bound", name(pod)));
         }
         if !node.is_empty() && !nodes.contains(node) {
@@ -186,6 +193,24 @@ fn jobs(state: &State, faults: &mut Vec<String>) {
         if over && kept {
             faults.push(format!("pod {} ended and keeps {}", name(pod), pod["metadata"]["finalizers"]));
         }
+    }
+}
+
+/// A budget knows how many of its pods are healthy.
+fn budgets(state: &State, faults: &mut Vec<String>) {
+    for budget in state.of("poddisruptionbudgets") {
+        let (meta, status) = (&budget["metadata"], &budget["status"]);
+        let app = &budget["spec"]["selector"]["matchLabels"]["app"];
+        let healthy = state.of("pods").iter().filter(|pod| {
+            pod["metadata"]["namespace"] == meta["namespace"]
+                && pod["metadata"]["labels"]["app"] == *app
+                && ready(pod)
+        });
+        let healthy = healthy.count() as i64;
+        if status["currentHealthy"].as_i64().unwrap_or(0) != healthy {
+            faults.push(format!("budget {}: {healthy} pods are healthy, not {}", name(budget), status));
+        }
+        observed("budget", budget, faults);
     }
 }
 

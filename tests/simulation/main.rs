@@ -155,7 +155,9 @@ async fn converge(world: &World, workload: &Workload, seed: u64) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         tokio::time::sleep(Duration::from_secs(20)).await;
+        let stopped = workload.stop_the_clock().await.err();
         let mut faults = checks::faults(&workload.client).await.unwrap_or_else(|e| vec![e.to_string()]);
+        faults.extend(stopped.map(|error| error.to_string()));
         let (quiet, last) = world.history.quiet_for();
         if faults.is_empty() && quiet < REST.as_nanos() as i64 {
             faults.push(format!("not at rest: {last} was written {:.1} s ago", quiet as f64 / 1e9));

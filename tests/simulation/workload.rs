@@ -3,8 +3,9 @@
 use coracle_client::request::Propagation;
 use coracle_client::{ApiError, Client, DeleteOptions, PatchType, Request, Resource, Verb};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
 use crate::faults::Faults;
@@ -76,7 +77,7 @@ impl Workload {
         let Some((_, resource)) = faults.pick(&kept).cloned() else { return "nothing".into() };
         let what = format!("{} {namespace}/{name}", resource.plural());
         let name = format!("{}-{name}", &resource.plural()[..2]);
-        let (did, result) = match faults.below(14) {
+        let (did, result) = match faults.below(17) {
             0..=3 => {
                 ("create", self.create(resource.clone(), namespace, workload(&resource, &name, faults)).await)
             }
@@ -94,19 +95,24 @@ impl Workload {
                 true => ("job at", self.create(Resource::of::<Job>(), namespace, job(faults)).await),
                 false => ("no job at", Ok(())),
             },
-            11 => {
-                let pods = self.client.list::<Pod>(namespace, Default::default()).await;
-                let pods = pods.map(|list| list.items).unwrap_or_default();
-                match faults.pick(&pods) {
-                    Some(pod) => {
-                        let options = DeleteOptions::default();
-                        (
-                            "delete a pod at",
-                            self.client.delete::<Pod>(namespace, &pod.head.name, options).await,
-                        )
-                    }
-                    None => ("no pod to delete at", Ok(())),
+            11 => match self.some_pod(namespace, faults).await {
+                Some(pod) => {
+                    let options = DeleteOptions::default();
+                    ("delete a pod at", self.client.delete::<Pod>(namespace, &pod, options).await)
                 }
+                None => ("no pod to delete at", Ok(())),
+            },
+            14 => match self.some_pod(namespace, faults).await {
+                Some(pod) => ("evict a pod at", self.evict(namespace, &pod).await),
+                None => ("no pod to evict at", Ok(())),
+            },
+            15 => {
+                let budgets = Resource::of::<PodDisruptionBudget>();
+                ("budget for", self.create(budgets, namespace, budget(&name, faults)).await)
+            }
+            16 => {
+                let object = cron_job(&format!("cron-{}", faults.below(NAMES)), faults);
+                ("cron job at", self.create(Resource::of::<CronJob>(), namespace, object).await)
             }
             12 if faults.one_in(4) => {
                 let options = DeleteOptions::default();
@@ -127,6 +133,36 @@ impl Workload {
         };
         self.namespaces().await;
         format!("{did} {what}: {}", result.err().map_or("done".into(), |error| error.to_string()))
+    }
+
+    async fn some_pod(&self, namespace: &str, faults: &Faults) -> Option<String> {
+        let pods = self.client.list::<Pod>(namespace, Default::default()).await.ok()?.items;
+        faults.pick(&pods).map(|pod| pod.head.name.to_string())
+    }
+
+    async fn evict(&self, namespace: &str, pod: &str) -> Result<(), ApiError> {
+        let metadata = json!({"name": pod, "namespace": namespace});
+        let mut request = Request::new(Verb::Create, Resource::of::<Pod>());
+        request.namespace = Some(namespace.to_owned());
+        request.name = Some(pod.to_owned());
+        request.subresource = Some("eviction".into());
+        request.body =
+            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}).to_string().into();
+        self.client.raw(request).await.map(drop)
+    }
+
+    /// Before the end nothing starts by the clock any more: a cluster with CronJobs never rests.
+    pub async fn stop_the_clock(&self) -> Result<(), ApiError> {
+        for namespace in NAMESPACES {
+            for object in self.client.list::<CronJob>(namespace, Default::default()).await?.items {
+                let options = DeleteOptions::propagation(Propagation::Background);
+                match self.client.delete::<CronJob>(namespace, &object.head.name, options).await {
+                    Err(error) if error.is_not_found() => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Before the end every node takes pods again.
@@ -197,4 +233,24 @@ fn job(faults: &Faults) -> Value {
         spec["ttlSecondsAfterFinished"] = json!(30);
     }
     json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"generateName": "job-"}, "spec": spec})
+}
+
+fn budget(name: &str, faults: &Faults) -> Value {
+    let mut spec = json!({"selector": {"matchLabels": {"app": name}}});
+    // How many a DaemonSet wants does not stand in a scale: only a minimum can be told of it.
+    let minimum = name.starts_with("da") || faults.one_in(2);
+    spec[if minimum { "minAvailable" } else { "maxUnavailable" }] = json!(1);
+    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec})
+}
+
+fn cron_job(name: &str, faults: &Faults) -> Value {
+    let policy = ["Allow", "Forbid", "Replace"][faults.below(3) as usize];
+    let mut made = job(faults);
+    made["spec"]["completions"] = json!(1);
+    let template = json!({"spec": made["spec"]});
+    let spec = json!({
+        "schedule": "* * * * *", "concurrencyPolicy": policy, "jobTemplate": template,
+        "successfulJobsHistoryLimit": 1, "failedJobsHistoryLimit": 1
+    });
+    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec})
 }
