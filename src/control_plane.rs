@@ -100,6 +100,7 @@ impl ControlPlane {
                 lookup: Some(lookup.clone()),
                 service_cidr: Some(service_cidr.to_string()),
                 component_health: component_health.clone(),
+                metric_resolution: Some(options.metric_resolution),
                 ..api::Options::default()
             },
             listening.clone(),

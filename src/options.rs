@@ -51,6 +51,9 @@ pub struct ControlPlaneOptions {
     /// How long a node may be silent before it counts as lost
     #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = parse_duration)]
     pub node_monitor_grace_period: std::time::Duration,
+    /// How old the figures of metrics.k8s.io (kubectl top, autoscaling) may be, and the time they are measured over
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_resolution)]
+    pub metric_resolution: std::time::Duration,
     /// How long the certificates last that nodes and others get signed; they are renewed in time
     #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_duration)]
     pub cluster_signing_duration: std::time::Duration,
@@ -206,6 +209,14 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     std::time::Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
+/// Over less than a second nothing is measured that means something.
+fn parse_resolution(text: &str) -> Result<std::time::Duration, String> {
+    match parse_duration(text)? {
+        short if short < std::time::Duration::from_secs(1) => Err("give at least 1s".into()),
+        duration => Ok(duration),
+    }
+}
+
 impl DataOptions {
     pub fn directory(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.data_dir {
@@ -249,5 +260,6 @@ mod tests {
         for bad in ["", "s", "5x", "-1s", "1e400s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+        assert!(parse_resolution("1s").is_ok() && parse_resolution("999ms").is_err());
     }
 }

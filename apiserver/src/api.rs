@@ -1,6 +1,7 @@
 //! The state that every request works on: the kinds served, the watch cache, the store, admission.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_client::{ApiError, Resource};
 use parking_lot::RwLock;
@@ -18,6 +19,7 @@ use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 pub use crate::served::{Served, Table};
 use crate::storage::{self, Store};
+use crate::subresources::resource_metrics::{self, Meter};
 use crate::subresources::{NodeProxy, TokenIssuer};
 use crate::watch_cache::{self, WatchCache};
 
@@ -40,6 +42,8 @@ pub struct Options {
     pub service_cidr: Option<String>,
     /// The components that run in this process.
     pub component_health: Arc<ComponentHealth>,
+    /// How old the figures of `metrics.k8s.io` may be; metrics-server's default where nothing is said.
+    pub metric_resolution: Option<Duration>,
     /// Plug-ins that run after the built-in ones.
     pub admission: Vec<Arc<dyn Plugin>>,
 }
@@ -64,6 +68,8 @@ pub struct Api {
     pub cache: Arc<WatchCache>,
     pub options: Options,
     pub metrics: Metrics,
+    /// Measures what nodes and pods use.
+    pub meter: Meter,
     pub(crate) shutdown: CancellationToken,
     pub(crate) admission: Vec<Arc<dyn Plugin>>,
     /// What is served now; a change puts another table in its place, and whoever has the old one goes on with it.
@@ -93,12 +99,14 @@ impl Api {
             lookup.provide(cache.clone(), store.clone());
         }
         tokio::spawn(watch_cache::run(cache.clone(), store.clone(), shutdown.clone()));
+        let meter = Meter::new(options.metric_resolution.unwrap_or(resource_metrics::RESOLUTION));
         let api = Arc::new(Self {
             cache,
             store,
             admission,
             options,
             metrics: Metrics::default(),
+            meter,
             shutdown,
             table: RwLock::new(Arc::new(table)),
         });

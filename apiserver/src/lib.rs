@@ -29,6 +29,7 @@ pub mod object;
 pub mod field_error;
 pub mod validation;
 pub mod table;
+pub mod go_duration;
 pub mod schema;
 pub mod ownership;
 pub mod decode;

@@ -38,6 +38,10 @@ impl Quantity {
         Self { nanos: millis as i128 * (NANO / 1000), format: Format::DecimalSi }
     }
 
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self { nanos: nanos as i128, format: Format::DecimalSi }
+    }
+
     pub const fn from_bytes(bytes: i64) -> Self {
         Self { nanos: bytes as i128 * NANO, format: Format::BinarySi }
     }

@@ -52,6 +52,7 @@ pub use declared::{DeclaredType, ListKind};
 pub use error::{CompileError, CompileErrorKind, EvalError, EvalErrorKind, Mistake};
 pub use escape::{escape, is_keyword};
 pub use library::time::Timestamp;
+pub(crate) use library::time::parse_duration;
 pub use types::Type;
 pub use value::Value;
 

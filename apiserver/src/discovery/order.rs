@@ -27,8 +27,15 @@ const GROUPS: &[&str] = &[
     "flowcontrol.apiserver.k8s.io",
 ];
 
+/// What metrics-server brings ranks below everything, or `pods` might mean its kind.
+const LAST: &str = "metrics.k8s.io";
+
 pub fn groups(a: &str, b: &str) -> Ordering {
-    let rank = |name: &str| GROUPS.iter().position(|known| *known == name).unwrap_or(GROUPS.len());
+    let rank = |name: &str| match GROUPS.iter().position(|known| *known == name) {
+        Some(rank) => rank,
+        None if name == LAST => GROUPS.len() + 1,
+        None => GROUPS.len(),
+    };
     rank(a).cmp(&rank(b)).then_with(|| a.cmp(b))
 }
 
@@ -69,8 +76,8 @@ mod tests {
         have.reverse();
         have.sort_by(|a, b| versions(a, b));
         assert_eq!(have, want);
-        let mut have = ["z.example.com", "batch", "a.example.com", "apps", "policy"];
+        let mut have = ["z.example.com", "metrics.k8s.io", "batch", "a.example.com", "apps", "policy"];
         have.sort_by(|a, b| groups(a, b));
-        assert_eq!(have, ["apps", "batch", "policy", "a.example.com", "z.example.com"]);
+        assert_eq!(have, ["apps", "batch", "policy", "a.example.com", "z.example.com", "metrics.k8s.io"]);
     }
 }

@@ -61,8 +61,8 @@ fn no_two_kinds_share_a_name() {
         let names = [kind.resource.plural(), &kind.singular]
             .into_iter()
             .chain(kind.short_names.iter().map(String::as_str));
-        // Endpoints are called the same in both numbers.
-        for name in names.collect::<BTreeSet<_>>() {
+        // The kinds of metrics have no singular; endpoints are called the same in both numbers.
+        for name in names.filter(|name| !name.is_empty()).collect::<BTreeSet<_>>() {
             assert!(seen.insert(format!("{group}/{name}")), "{group}/{name} is there twice");
         }
         assert!(seen.insert(format!("{group}/{}", kind.resource.kind())), "{:?}", kind.resource);

@@ -40,11 +40,13 @@ mod mutating_webhook_configuration;
 mod namespace;
 mod network_policy;
 mod node;
+pub mod node_metrics;
 mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
 mod pod_certificate_request;
 mod pod_disruption_budget;
+pub mod pod_metrics;
 mod pod_template;
 mod priority_class;
 mod priority_level_configuration;
@@ -173,6 +175,8 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<storage::v1::VolumeAttachment>(),
         KindDef::of::<storage::v1::VolumeAttributesClass>(),
         KindDef::of::<storagemigration::v1::StorageVersionMigration>(),
+        KindDef::of::<node_metrics::NodeMetrics>(),
+        KindDef::of::<pod_metrics::PodMetrics>(),
     ]
 }
 

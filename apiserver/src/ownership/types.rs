@@ -295,7 +295,7 @@ impl Types {
             Shape::Bool => BOOL,
             Shape::Integer | Shape::Number => NUMBER,
             Shape::Text | Shape::Bytes => TEXT,
-            Shape::Time | Shape::MicroTime | Shape::Quantity | Shape::IntOrString => SCALAR,
+            Shape::Time | Shape::MicroTime | Shape::Duration | Shape::Quantity | Shape::IntOrString => SCALAR,
             Shape::Object(index) if facts.map.is_none() => first + index,
             // The field says otherwise than the type: a type of its own, filled from the same fields.
             Shape::Object(index) => {

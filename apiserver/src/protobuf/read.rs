@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::table::{Either, Field, Kind, Message, Table};
 use super::wire::{Payload, Reader};
 use super::{DEPTH_MAX, Fault, time};
+use crate::go_duration;
 
 /// Appends the members of the object that a message stands for, each with a comma before it.
 pub fn members(table: &Table, message: &Message, bytes: &[u8], json: &mut Vec<u8>) -> Result<(), Fault> {
@@ -234,6 +235,10 @@ impl<'t> Writer<'t> {
                     None => return Ok(false),
                 }
             }
+            Kind::Duration => {
+                let nanos = first(payload.bytes(name)?)?.map(|nanos| nanos.integer(name)).transpose()?;
+                put_text(json, &go_duration::text(nanos.unwrap_or_default()));
+            }
             Kind::Quantity => match first(payload.bytes(name)?)? {
                 Some(text) => put_text(json, text.text(name)?),
                 None => put_text(json, "0"),
@@ -322,6 +327,7 @@ fn zero(kind: &Kind) -> &'static [u8] {
         Kind::Bool => b"false",
         Kind::Integer | Kind::Number | Kind::IntOrString => b"0",
         Kind::Quantity => b"\"0\"",
+        Kind::Duration => b"\"0s\"",
         Kind::List(_) => b"[]",
         Kind::Message(_) | Kind::Map(_) | Kind::Empty => b"{}",
         Kind::Raw | Kind::Time | Kind::MicroTime | Kind::Either(_) => b"null",

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Bytes,
     Time,
     MicroTime,
+    /// A message with the nanoseconds as field 1.
+    Duration,
     Quantity,
     IntOrString,
     /// Free JSON, which stays JSON: a message with the text as field 1.
@@ -203,6 +205,7 @@ impl Builder<'_> {
             Shape::Bytes => Kind::Bytes,
             Shape::Time => Kind::Time,
             Shape::MicroTime => Kind::MicroTime,
+            Shape::Duration => Kind::Duration,
             Shape::Quantity => Kind::Quantity,
             Shape::IntOrString => Kind::IntOrString,
             Shape::Object(index) => self

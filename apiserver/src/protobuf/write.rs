@@ -7,6 +7,7 @@ use super::scan::Cursor;
 use super::table::{Either, Field, Kind, Message, Table};
 use super::wire::{put_bytes, put_integer, put_nested, put_tag, put_varint};
 use super::{DEPTH_MAX, Fault, time};
+use crate::go_duration;
 
 /// Appends the message that a JSON object stands for; what is no field of it (apiVersion and kind among that) is
 /// passed over.
@@ -177,6 +178,15 @@ impl<'a> Writer<'a> {
             Kind::Time | Kind::MicroTime => {
                 let text = self.text(name)?;
                 put_nested(out, number, |out| time::put(out, name, &text, *kind == Kind::MicroTime))?;
+            }
+            Kind::Duration => {
+                let text = self.text(name)?;
+                let nanos = go_duration::parse(&text);
+                let nanos = self.or(nanos, name)?;
+                put_nested(out, number, |out| {
+                    put_integer(out, 1, nanos);
+                    Ok(())
+                })?;
             }
             Kind::Quantity => {
                 let text = self.text(name)?;

@@ -25,6 +25,8 @@ pub enum Shape {
     Bytes,
     Time,
     MicroTime,
+    /// Text in JSON, nanoseconds in protobuf.
+    Duration,
     Quantity,
     IntOrString,
     /// By index into [`Types`].
@@ -171,6 +173,7 @@ impl Types {
             return match name.rsplit('.').next().unwrap_or_default() {
                 "Time" => Shape::Time,
                 "MicroTime" => Shape::MicroTime,
+                "Duration" => Shape::Duration,
                 "Quantity" => Shape::Quantity,
                 "IntOrString" => Shape::IntOrString,
                 _ => self.names.get(name).map_or(Shape::Any, |index| Shape::Object(*index)),

@@ -2,31 +2,58 @@
 
 use std::sync::Arc;
 
+use coracle_client::selector::{FieldSelector, FieldTerm, Selector};
 use coracle_client::{ApiError, Object, Resource};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ComponentCondition, ComponentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::resource_metrics;
 use crate::api::{Api, Served};
 use crate::component_health::{self, Component};
+use crate::verbs::Call;
+use crate::watch_cache::Filter;
 
 /// The one store, as upstream calls the first of several.
 const STORE: &str = "etcd-0";
 
-/// Every object of the resource as it is now.
-pub async fn objects(api: &Api, kind: &Served) -> Result<Vec<Arc<Object>>, ApiError> {
+/// The objects of the resource that the filter lets through, as they are now.
+pub async fn objects(api: &Api, kind: &Served, filter: &Filter) -> Result<Vec<Arc<Object>>, ApiError> {
     match kind.resource().kind() {
-        "ComponentStatus" => component_statuses(api).await,
+        "ComponentStatus" => {
+            let mut all = component_statuses(api).await?;
+            all.retain(|object| filter.matches(&object.head));
+            Ok(all)
+        }
+        "NodeMetrics" => resource_metrics::of_nodes(api, filter).await?.iter().map(encoded).collect(),
+        "PodMetrics" => resource_metrics::of_pods(api, filter).await?.iter().map(encoded).collect(),
         other => Err(ApiError::internal(format!("nothing makes objects of the kind {other}"))),
     }
 }
 
-/// By the kind's name, as upstream says it of these.
-pub fn not_found(kind: &Served, name: &str) -> ApiError {
-    let resource = kind.resource();
-    let named =
-        Resource::new(resource.group(), resource.version(), &kind.def.singular, resource.kind(), false);
-    ApiError::not_found(&named, name)
+/// One object of the resource as it is now.
+pub async fn object(call: &Call) -> Result<Arc<Object>, ApiError> {
+    let named = FieldTerm { path: "metadata.name".into(), value: call.name().to_owned(), negated: false };
+    let filter = Filter {
+        namespace: call.namespace.clone(),
+        labels: Selector::default(),
+        fields: FieldSelector { terms: vec![named] },
+    };
+    objects(&call.api, &call.kind, &filter).await?.pop().ok_or_else(|| not_found(call))
+}
+
+/// In the words of who serves it upstream.
+fn not_found(call: &Call) -> ApiError {
+    let resource = call.kind.resource();
+    match (&*call.kind.def.singular, &call.namespace) {
+        ("", Some(namespace)) => ApiError::not_found(resource, &format!("{namespace}/{}", call.name())),
+        ("", None) => ApiError::not_found(resource, call.name()),
+        (singular, _) => {
+            let (group, version) = (resource.group(), resource.version());
+            let named = Resource::new(group, version, singular, resource.kind(), false);
+            ApiError::not_found(&named, call.name())
+        }
+    }
 }
 
 async fn component_statuses(api: &Api) -> Result<Vec<Arc<Object>>, ApiError> {

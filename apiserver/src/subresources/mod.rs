@@ -12,6 +12,7 @@ mod finalize;
 mod log;
 mod node;
 mod proxy;
+pub mod resource_metrics;
 mod rules_review;
 mod resize;
 mod scale;

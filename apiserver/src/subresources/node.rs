@@ -24,7 +24,11 @@ pub struct Endpoint {
 pub fn endpoint(api: &Api, name: &str) -> Result<Endpoint, ApiError> {
     let resource = Resource::of::<Node>();
     let node = api.kind(&resource)?.cache.get(name).ok_or_else(|| ApiError::not_found(&resource, name))?;
-    let status = node.decode::<Node>()?.status.unwrap_or_default();
+    endpoint_of(name, node.decode()?)
+}
+
+pub fn endpoint_of(name: &str, node: Node) -> Result<Endpoint, ApiError> {
+    let status = node.status.unwrap_or_default();
     let addresses = status.addresses.unwrap_or_default();
     let address = PREFERRED
         .iter()

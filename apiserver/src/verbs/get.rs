@@ -11,9 +11,7 @@ use crate::subresources::computed;
 pub async fn get(call: &Call, version: Option<&str>) -> Result<Arc<Object>, ApiError> {
     let api = &call.api;
     if call.kind.def.computed {
-        let objects = computed::objects(api, &call.kind).await?;
-        let named = objects.into_iter().find(|object| *object.head.name == *call.name());
-        return named.ok_or_else(|| computed::not_found(&call.kind, call.name()));
+        return computed::object(call).await;
     }
     match super::list::version_of_one(version)? {
         None => api.cache.catch_up(&*api.store).await?,

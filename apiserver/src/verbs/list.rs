@@ -47,8 +47,7 @@ pub async fn list(
     let filter =
         filter(kind, namespace, options.label_selector.as_deref(), options.field_selector.as_deref())?;
     if kind.def.computed {
-        let mut objects = computed::objects(api, kind).await?;
-        objects.retain(|object| filter.matches(&object.head));
+        let objects = computed::objects(api, kind, &filter).await?;
         return Ok(Listed { objects, ..Listed::default() });
     }
     let token = options.continue_token.as_deref().filter(|t| !t.is_empty()).map(Token::parse).transpose()?;

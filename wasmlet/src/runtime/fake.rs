@@ -208,6 +208,7 @@ impl Container for FakeContainer {
     fn stats(&self) -> Stats {
         let live = self.end.borrow().is_none();
         Stats {
+            started_at: self.started_at,
             memory_bytes: if live { self.memory_bytes } else { 0 },
             memory_peak_bytes: self.memory_bytes,
             ..Stats::default()

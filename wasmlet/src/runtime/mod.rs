@@ -206,6 +206,7 @@ pub const EXIT_CANNOT_RUN: i32 = 128;
 /// What a container has used since it started, and uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
+    pub started_at: Timestamp,
     pub cpu_nanos: u64,
     /// Linear memory and tables of all live instances: the working set's upper bound.
     pub memory_bytes: u64,

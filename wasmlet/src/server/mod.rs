@@ -4,6 +4,7 @@
 pub mod authorize;
 mod container_logs;
 mod query;
+pub mod resource_metrics;
 mod stats;
 pub mod streaming;
 mod tls;
@@ -213,6 +214,7 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs::serve))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(stats::metrics))
+        .route("/metrics/resource", get(stats::resource_metrics))
         .merge(streaming::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found") })
         .with_state(site)

@@ -1,4 +1,4 @@
-//! `/stats/summary` and `/metrics`: what the node and its containers use, measured.
+//! `/stats/summary`, `/metrics` and `/metrics/resource`: what the node and its containers use, measured.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use coracle_client::Object;
 use http::header;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::Site;
+use super::resource_metrics::{ContainerUse, PodUse, exposition};
 use crate::node::machine::{self, Available, meminfo};
 use crate::pods::status::time;
 use crate::runtime::Stats;
@@ -119,6 +121,26 @@ pub async fn summary(State(site): State<Arc<Site>>) -> Response {
         "pods": pod_stats,
     });
     ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
+}
+
+pub async fn resource_metrics(State(site): State<Arc<Site>>) -> Response {
+    let now = Timestamp::now();
+    let pods: Vec<PodUse> = site.pods.list().iter().filter_map(|pod| pod_use(&site, pod)).collect();
+    let (total, free) = machine::memory().unwrap_or_default();
+    let node = (machine_cpu_nanos(), total.saturating_sub(free));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&pods, node, now)).into_response()
+}
+
+/// None for a pod of which nothing runs.
+fn pod_use(site: &Site, pod: &Object) -> Option<PodUse> {
+    let running = site.context.running.of_pod(&pod.head.uid);
+    let containers = running.into_iter().map(|(name, container)| {
+        let Stats { started_at, cpu_nanos, memory_bytes, .. } = container.stats();
+        ContainerUse { name: name.into(), started_at, cpu_nanos, memory_bytes }
+    });
+    let containers: Vec<ContainerUse> = containers.collect();
+    let (namespace, name) = (pod.head.namespace.clone(), pod.head.name.clone());
+    (!containers.is_empty()).then_some(PodUse { namespace, name, containers })
 }
 
 /// Busy time of all CPUs since boot, from /proc/stat (in hundredths of a second).

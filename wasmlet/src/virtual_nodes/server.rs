@@ -1,7 +1,6 @@
 //! One HTTPS server for all virtual nodes: what their pods use, by node, as a kubelet's `/stats/summary` and
 //! `/metrics/resource`.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Router;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use super::fleet::{Fleet, Member};
 use super::pod::Usage;
 use crate::pods::status::time;
+use crate::server::resource_metrics::{ContainerUse, PodUse, exposition};
 
 /// Where metrics-server looks for a node's path.
 pub const METRICS_PATH_ANNOTATION: &str = "metrics.k8s.io/resource-metrics-path";
@@ -64,6 +64,19 @@ struct PodUsage {
 impl PodUsage {
     fn total(&self) -> Usage {
         total(self.containers.iter().map(|(_, _, usage)| *usage))
+    }
+}
+
+impl From<PodUsage> for PodUse {
+    fn from(pod: PodUsage) -> Self {
+        let PodUsage { namespace, name, containers, .. } = pod;
+        let containers = containers.into_iter().map(|(name, started_at, usage)| ContainerUse {
+            name,
+            started_at,
+            cpu_nanos: usage.cpu_nanos,
+            memory_bytes: usage.memory_bytes,
+        });
+        PodUse { namespace, name, containers: containers.collect() }
     }
 }
 
@@ -147,84 +160,11 @@ async fn resource_metrics(
 ) -> Result<Response, (StatusCode, String)> {
     let member = live(&fleet, &name)?;
     let now = Timestamp::now();
-    let text = exposition(&usages(&fleet, member, now), now);
+    let pods: Vec<PodUse> = usages(&fleet, member, now).into_iter().map(PodUse::from).collect();
+    let node = pods
+        .iter()
+        .map(PodUse::total)
+        .fold((0, 0), |(cpu, memory), (more_cpu, more_memory)| (cpu + more_cpu, memory + more_memory));
+    let text = exposition(&pods, node, now);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
-}
-
-/// The families of upstream's `/metrics/resource`.
-fn exposition(pods: &[PodUsage], now: Timestamp) -> String {
-    let mut out = String::new();
-    let at = now.as_millisecond();
-    let seconds = |nanos: u64| nanos as f64 / 1e9;
-    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
-        let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(out, "{name}{labels} {value} {at}");
-        }
-    };
-    let of_pod = |pod: &PodUsage| format!("{{namespace=\"{}\",pod=\"{}\"}}", pod.namespace, pod.name);
-    let by_container = |value: fn(Timestamp, Usage) -> f64| -> Vec<(String, f64)> {
-        let each = |pod: &PodUsage| -> Vec<(String, f64)> {
-            let containers = pod.containers.iter().map(|(container, started, usage)| {
-                let labels = format!(
-                    "{{container=\"{container}\",namespace=\"{}\",pod=\"{}\"}}",
-                    pod.namespace, pod.name
-                );
-                (labels, value(*started, *usage))
-            });
-            containers.collect()
-        };
-        pods.iter().flat_map(each).collect()
-    };
-    let whole = total(pods.iter().map(PodUsage::total));
-    let (counter, gauge) = ("counter", "gauge");
-    family(
-        "container_cpu_usage_seconds_total",
-        counter,
-        "Cumulative cpu time consumed by the container in core-seconds",
-        by_container(|_, usage| usage.cpu_nanos as f64 / 1e9),
-    );
-    family(
-        "container_memory_working_set_bytes",
-        gauge,
-        "Current working set of the container in bytes",
-        by_container(|_, usage| usage.memory_bytes as f64),
-    );
-    family(
-        "container_start_time_seconds",
-        gauge,
-        "Start time of the container since unix epoch in seconds",
-        by_container(|started, _| started.as_millisecond() as f64 / 1e3),
-    );
-    family(
-        "node_cpu_usage_seconds_total",
-        counter,
-        "Cumulative cpu time consumed by the node in core-seconds",
-        vec![(String::new(), seconds(whole.cpu_nanos))],
-    );
-    family(
-        "node_memory_working_set_bytes",
-        gauge,
-        "Current working set of the node in bytes",
-        vec![(String::new(), whole.memory_bytes as f64)],
-    );
-    family(
-        "pod_cpu_usage_seconds_total",
-        counter,
-        "Cumulative cpu time consumed by the pod in core-seconds",
-        pods.iter().map(|pod| (of_pod(pod), seconds(pod.total().cpu_nanos))).collect(),
-    );
-    family(
-        "pod_memory_working_set_bytes",
-        gauge,
-        "Current working set of the pod in bytes",
-        pods.iter().map(|pod| (of_pod(pod), pod.total().memory_bytes as f64)).collect(),
-    );
-    family(
-        "resource_scrape_error",
-        gauge,
-        "1 if there was an error while getting container metrics, 0 otherwise",
-        vec![(String::new(), 0.0)],
-    );
-    out
 }

@@ -119,7 +119,7 @@ impl fmt::Display for Timestamp {
 }
 
 /// Nanoseconds of a duration such as `1h2m3.5s`.
-pub(in crate::cel) fn parse_duration(text: &str) -> Option<i64> {
+pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     let (negative, rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),

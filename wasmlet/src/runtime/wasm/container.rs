@@ -272,6 +272,7 @@ impl Container for WasmContainer {
 
     fn stats(&self) -> Stats {
         Stats {
+            started_at: self.control.started_at,
             cpu_nanos: self.cpu.used_nanos(),
             memory_bytes: self.memory.used(),
             memory_peak_bytes: self.memory.peak(),
