@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use coracle_client::election::Timing;
 use coracle_controllers::cloud::CloudOptions;
+use coracle_controllers::hpa::HpaOptions;
 
 use crate::process;
 
@@ -69,6 +70,8 @@ pub struct ControlPlaneOptions {
     /// Tokens that are always good: lines of TOKEN,USER,UID,"GROUP,GROUP"
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub autoscaling: HpaOptions,
     #[command(flatten)]
     pub cloud: CloudOptions,
 }

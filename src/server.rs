@@ -108,6 +108,7 @@ impl Components {
             election: options.election,
             node_monitor_grace_period: options.node_monitor_grace_period,
             cluster_signing_duration: options.cluster_signing_duration,
+            autoscaling: options.autoscaling.clone(),
             node_cidr_mask_size,
             cluster_cidr: vec![coracle_controllers::Cidr {
                 address: control_plane.pod_cidr.network.into(),

@@ -25,7 +25,7 @@ mod device_taints;
 mod endpoints;
 mod ephemeral_volume;
 mod gc;
-mod hpa;
+pub mod hpa;
 mod job;
 mod legacy_tokens;
 mod local_path;
@@ -100,6 +100,9 @@ pub struct Options {
     #[arg(long, default_value_t = 64)]
     pub node_cidr_mask_size_ipv6: u8,
 
+    #[command(flatten)]
+    pub autoscaling: hpa::HpaOptions,
+
     /// Finished pods that may stay before the oldest are deleted; 0: all may
     #[arg(long, default_value_t = 12500)]
     pub terminated_pod_gc_threshold: usize,
@@ -156,6 +159,7 @@ impl Default for Options {
             service_cluster_ip_range: Vec::new(),
             node_cidr_mask_size: 24,
             node_cidr_mask_size_ipv6: 64,
+            autoscaling: hpa::HpaOptions::default(),
             terminated_pod_gc_threshold: 12500,
             cluster_signing_cert_file: None,
             cluster_signing_key_file: None,

@@ -6,8 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
-/// How long a higher recommendation holds a lower one back, where nothing is said.
-const DOWN_WINDOW: Duration = Duration::from_secs(300);
 /// Events and recommendations kept of one autoscaler.
 const KEPT_MAX: usize = 1000;
 /// The longest that a window or period may be.
@@ -58,6 +56,8 @@ impl Past {
 pub struct Bounds {
     pub min: i32,
     pub max: i32,
+    /// How long a higher recommendation holds a lower one back, where nothing is said.
+    pub down_window: Duration,
 }
 
 /// What becomes of a wish, and what the conditions AbleToScale and ScalingLimited say of it.
@@ -97,7 +97,8 @@ pub fn hold(
     let rules = |rules: Option<&HPAScalingRules>| rules.cloned().unwrap_or_default();
     let up = rules(behavior.and_then(|b| b.scale_up.as_ref()));
     let down = rules(behavior.and_then(|b| b.scale_down.as_ref()));
-    let (replicas, able) = stabilize(past, behavior.is_some(), &up, &down, current, desired, now);
+    let (replicas, able) =
+        stabilize(past, behavior.is_some(), &up, &down, bounds.down_window, (current, desired), now);
     let (replicas, limited) = match behavior {
         Some(_) => limit(past, &up, &down, bounds, current, replicas, now),
         None => plain_limit(bounds, current, replicas),
@@ -115,12 +116,12 @@ fn stabilize(
     has_behavior: bool,
     up: &HPAScalingRules,
     down: &HPAScalingRules,
-    current: i32,
-    desired: i32,
+    down_window: Duration,
+    (current, desired): (i32, i32),
     now: Timestamp,
 ) -> (i32, (&'static str, &'static str)) {
     let up_window = seconds(up.stabilization_window_seconds, Duration::ZERO);
-    let down_window = seconds(down.stabilization_window_seconds, DOWN_WINDOW);
+    let down_window = seconds(down.stabilization_window_seconds, down_window);
     let within = |window: Duration| {
         past.recommendations.iter().filter(move |(at, _)| age(*at, now) < window).map(|(_, n)| *n)
     };
@@ -225,7 +226,7 @@ mod tests {
         HorizontalPodAutoscalerBehavior { scale_up: Some(rules(up)), scale_down: Some(rules(down)) }
     }
 
-    const BOUNDS: Bounds = Bounds { min: 2, max: 50 };
+    const BOUNDS: Bounds = Bounds { min: 2, max: 50, down_window: Duration::from_secs(300) };
 
     #[test]
     fn without_behaviours() {

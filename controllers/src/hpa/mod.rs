@@ -8,7 +8,7 @@ use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::quantity::Quantity;
 use coracle_client::selector::Selector;
-use coracle_client::{ApiError, Client, Informer, Key, Resource, WorkQueue};
+use coracle_client::{ApiError, Client, Informer, Key, Object, Resource, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::autoscaling::v2::{
@@ -31,11 +31,44 @@ use behavior::{Bounds, Past};
 use conditions::{ABLE, ACTIVE, LIMITED, set, time};
 use evaluate::Target;
 use metrics::{Metrics, MetricsApi};
-use replicas::{Asked, Tolerance};
+use replicas::{Asked, Tolerance, WarmUp};
 
-/// How often metrics are looked at: nothing tells when they change.
-const PERIOD: Duration = Duration::from_secs(15);
-const TOLERANCE: f64 = 0.1;
+/// How autoscalers are looked at. The defaults are kube-controller-manager's.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HpaOptions {
+    /// How often autoscalers look at their metrics
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = crate::duration)]
+    pub horizontal_pod_autoscaler_sync_period: Duration,
+    /// How far what is used may be off its target before an autoscaler does something, 0.1 for a tenth
+    #[arg(long, value_name = "RATIO", default_value_t = 0.1, value_parser = ratio)]
+    pub horizontal_pod_autoscaler_tolerance: f64,
+    /// How long an autoscaler remembers that more replicas were wanted, where its behavior does not say
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::duration)]
+    pub horizontal_pod_autoscaler_downscale_stabilization: Duration,
+    /// How long after its start the use of CPU of a pod that is not ready says nothing
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::duration)]
+    pub horizontal_pod_autoscaler_cpu_initialization_period: Duration,
+    /// A pod that became unready within this time of its start never was ready
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::duration)]
+    pub horizontal_pod_autoscaler_initial_readiness_delay: Duration,
+}
+
+impl Default for HpaOptions {
+    fn default() -> Self {
+        Self {
+            horizontal_pod_autoscaler_sync_period: Duration::from_secs(15),
+            horizontal_pod_autoscaler_tolerance: 0.1,
+            horizontal_pod_autoscaler_downscale_stabilization: Duration::from_secs(300),
+            horizontal_pod_autoscaler_cpu_initialization_period: Duration::from_secs(300),
+            horizontal_pod_autoscaler_initial_readiness_delay: Duration::from_secs(30),
+        }
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let given = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    given.ok_or_else(|| "give a number from 0 to 1, such as 0.1".into())
+}
 
 pub async fn run(context: Context) {
     let metrics = Arc::new(MetricsApi { client: context.client.clone() });
@@ -51,6 +84,8 @@ async fn run_with(context: Context, metrics: Arc<dyn Metrics>) {
         events: context.recorder("horizontal-pod-autoscaler"),
         metrics,
         past: Mutex::default(),
+        selectors: Mutex::default(),
+        options: context.options.autoscaling.clone(),
     };
     let queue = WorkQueue::new();
     let changed = queue.clone();
@@ -72,6 +107,9 @@ struct Controller {
     events: EventRecorder,
     metrics: Arc<dyn Metrics>,
     past: Mutex<HashMap<Key, Past>>,
+    /// What each autoscaler's target selected when it was looked at last. Bounded by the autoscalers.
+    selectors: Mutex<HashMap<Key, Selector>>,
+    options: HpaOptions,
 }
 
 impl Reconciler for Controller {
@@ -85,6 +123,7 @@ impl Reconciler for Controller {
     async fn reconcile(&self, key: &Key) -> Result<Outcome, ApiError> {
         let Some(object) = self.autoscalers.get_key(key) else {
             self.past.lock().remove(key);
+            self.selectors.lock().remove(key);
             return Ok(Outcome::Done);
         };
         let hpa: HorizontalPodAutoscaler = object.decode()?;
@@ -103,7 +142,8 @@ impl Reconciler for Controller {
                 }
             }
         }
-        Ok(Outcome::After(PERIOD))
+        // Nothing tells when metrics change.
+        Ok(Outcome::After(self.options.horizontal_pod_autoscaler_sync_period))
     }
 }
 
@@ -114,17 +154,29 @@ struct Wanted {
     statuses: Vec<MetricStatus>,
 }
 
-fn tolerance(hpa: &HorizontalPodAutoscaler) -> Tolerance {
+fn tolerance(hpa: &HorizontalPodAutoscaler, default: f64) -> Tolerance {
     let of = |rules: Option<&HPAScalingRules>| {
         let given = rules.and_then(|rules| rules.tolerance.as_ref()).and_then(|t| Quantity::of(t).ok());
         #[allow(clippy::cast_precision_loss)]
-        given.map_or(TOLERANCE, |given| given.milli_value() as f64 / 1000.0)
+        given.map_or(default, |given| given.milli_value() as f64 / 1000.0)
     };
     let behavior = hpa.spec.behavior.as_ref();
     Tolerance {
         up: of(behavior.and_then(|b| b.scale_up.as_ref())),
         down: of(behavior.and_then(|b| b.scale_down.as_ref())),
     }
+}
+
+/// The autoscalers of the namespace whose targets select one of the pods.
+fn selecting(selectors: &HashMap<Key, Selector>, namespace: &str, pods: &[Arc<Object>]) -> Vec<Key> {
+    let one_of = |selector: &Selector| pods.iter().any(|pod| selector.matches(&pod.head));
+    let mut all: Vec<Key> = selectors
+        .iter()
+        .filter(|(key, selector)| *key.namespace == *namespace && one_of(selector))
+        .map(|(key, _)| key.clone())
+        .collect();
+    all.sort();
+    all
 }
 
 impl Controller {
@@ -162,7 +214,11 @@ impl Controller {
         let current = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
         let mut past = self.past.lock().get(key).cloned().unwrap_or_default();
         past.begin(current, now);
-        let bounds = Bounds { min: hpa.spec.min_replicas.unwrap_or(1), max: hpa.spec.max_replicas };
+        let bounds = Bounds {
+            min: hpa.spec.min_replicas.unwrap_or(1),
+            max: hpa.spec.max_replicas,
+            down_window: self.options.horizontal_pod_autoscaler_downscale_stabilization,
+        };
         let mut statuses = status.current_metrics.take().unwrap_or_default();
         let (desired, why) = if current == 0 && bounds.min != 0 {
             let message = "scaling is disabled since the replica count of the target is zero";
@@ -248,8 +304,20 @@ impl Controller {
             set(status, ACTIVE, false, "InvalidSelector", &error, now);
             error
         })?;
-        let pods: Result<Vec<Pod>, _> =
-            self.pods.select(&key.namespace, &selector).iter().map(|pod| pod.decode()).collect();
+        let selected = self.pods.select(&key.namespace, &selector);
+        let rivals = {
+            let mut selectors = self.selectors.lock();
+            selectors.insert(key.clone(), selector);
+            selecting(&selectors, &key.namespace, &selected)
+        };
+        if rivals.len() > 1 {
+            let names = rivals.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            let error = format!("pods by selector {text} are controlled by multiple HPAs: [{names}]");
+            self.events.event(hpa, EventType::Warning, "AmbiguousSelector", error.as_str());
+            set(status, ACTIVE, false, "AmbiguousSelector", &error, now);
+            return Err(error);
+        }
+        let pods: Result<Vec<Pod>, _> = selected.iter().map(|pod| pod.decode()).collect();
         let pods = pods.map_err(|error| error.to_string())?;
         let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
         let target = Target {
@@ -257,7 +325,15 @@ impl Controller {
             selector: &text,
             pods: &pods,
             present: scale.status.as_ref().map_or(0, |status| status.replicas),
-            asked: Asked { replicas, tolerance: tolerance(hpa), now },
+            asked: Asked {
+                replicas,
+                tolerance: tolerance(hpa, self.options.horizontal_pod_autoscaler_tolerance),
+                warm_up: WarmUp {
+                    cpu: self.options.horizontal_pod_autoscaler_cpu_initialization_period,
+                    readiness: self.options.horizontal_pod_autoscaler_initial_readiness_delay,
+                },
+                now,
+            },
             served: &self.served,
         };
         let specs = hpa.spec.metrics.as_deref().unwrap_or_default();

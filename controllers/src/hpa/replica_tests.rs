@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::hpa::metrics::{PodMetrics, Sample};
 use crate::hpa::replicas::{
-    Asked, Proposal, Tolerance, by_average, by_utilization, by_value, by_value_per_pod,
+    Asked, Proposal, Tolerance, WarmUp, by_average, by_utilization, by_value, by_value_per_pod,
 };
 
 const NOW: i64 = 1_000_000;
@@ -18,7 +18,8 @@ fn at(ago: i64) -> Timestamp {
 }
 
 fn asked(replicas: i32) -> Asked {
-    Asked { replicas, tolerance: Tolerance { up: 0.1, down: 0.1 }, now: at(0) }
+    let warm_up = WarmUp { cpu: Duration::from_secs(300), readiness: Duration::from_secs(30) };
+    Asked { replicas, tolerance: Tolerance { up: 0.1, down: 0.1 }, warm_up, now: at(0) }
 }
 
 /// `r`: ready for long, `u`: unready since its start, `l`: lately unready, `p`: pending, `f`: failed, `d`: going,

@@ -9,10 +9,14 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::hpa::metrics::PodMetrics;
 
-/// A pod that was started this recently may use more CPU than it will.
-const CPU_INITIALIZATION: Duration = Duration::from_secs(300);
-/// A pod that became unready within this time of its start never was ready.
-const INITIAL_READINESS_DELAY: Duration = Duration::from_secs(30);
+/// What of a pod's first time says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct WarmUp {
+    /// A pod that was started this recently may use more CPU than it will.
+    pub cpu: Duration,
+    /// A pod that became unready within this time of its start never was ready.
+    pub readiness: Duration,
+}
 
 /// How far a ratio may be off before anything is done.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +55,7 @@ fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn group(pods: &[Pod], metrics: &PodMetrics, resource: &str, now: Timestamp) -> Groups {
+fn group(pods: &[Pod], metrics: &PodMetrics, resource: &str, asked: &Asked) -> Groups {
     let mut groups = Groups::default();
     for pod in pods {
         let name = name(pod).to_owned();
@@ -68,7 +72,8 @@ fn group(pods: &[Pod], metrics: &PodMetrics, resource: &str, now: Timestamp) -> 
         };
         if pod.metadata.deletion_timestamp.is_some() || phase == "Failed" {
             groups.ignored.insert(name);
-        } else if phase == "Pending" || (resource == "cpu" && warming_up(pod, sample.at, sample.window, now))
+        } else if phase == "Pending"
+            || (resource == "cpu" && warming_up(pod, sample.at, sample.window, asked))
         {
             groups.unready.insert(name);
         } else {
@@ -79,7 +84,7 @@ fn group(pods: &[Pod], metrics: &PodMetrics, resource: &str, now: Timestamp) -> 
 }
 
 /// Whether the pod's use of CPU says nothing yet.
-fn warming_up(pod: &Pod, sampled: Timestamp, window: Duration, now: Timestamp) -> bool {
+fn warming_up(pod: &Pod, sampled: Timestamp, window: Duration, asked: &Asked) -> bool {
     let status = pod.status.as_ref();
     let condition = status.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == "Ready"));
     let (Some(condition), Some(start)) = (condition, status.and_then(|s| s.start_time.as_ref())) else {
@@ -88,10 +93,10 @@ fn warming_up(pod: &Pod, sampled: Timestamp, window: Duration, now: Timestamp) -
     let after = |time: Timestamp, wait: Duration| time.checked_add(wait).unwrap_or(Timestamp::MAX);
     let changed = condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     let unready = condition.status == "False";
-    if after(start.0, CPU_INITIALIZATION) > now {
+    if after(start.0, asked.warm_up.cpu) > asked.now {
         unready || sampled < after(changed, window)
     } else {
-        unready && after(start.0, INITIAL_READINESS_DELAY) > changed
+        unready && after(start.0, asked.warm_up.readiness) > changed
     }
 }
 
@@ -193,6 +198,7 @@ pub fn by_average(
 pub struct Asked {
     pub replicas: i32,
     pub tolerance: Tolerance,
+    pub warm_up: WarmUp,
     pub now: Timestamp,
 }
 
@@ -206,7 +212,7 @@ fn per_pod<'a>(
     if pods.is_empty() {
         return Err("no pods returned by selector while calculating replica count".into());
     }
-    let groups = group(pods, metrics, resource, asked.now);
+    let groups = group(pods, metrics, resource, asked);
     let mut used: BTreeMap<String, i64> = metrics.iter().map(|(name, s)| (name.clone(), s.milli)).collect();
     used.retain(|name, _| !groups.ignored.contains(name) && !groups.unready.contains(name));
     if used.is_empty() {

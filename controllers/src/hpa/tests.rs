@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coracle_client::ApiError;
 use coracle_client::fake::Fake;
+use coracle_client::{ApiError, DeleteOptions};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus};
@@ -142,4 +142,29 @@ async fn a_target_of_none_is_left_alone_and_a_missing_one_reported() {
     let gone = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "gone"}});
     let (cluster, _) = start(1, gone, Some(900)).await;
     cluster.until("no scale", |f| reason(f, "AbleToScale") == "False FailedGetScale").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_autoscalers_of_the_same_pods_do_nothing() {
+    let (cluster, _) = start(2, json!({"maxReplicas": 2}), Some(500)).await;
+    cluster.until("it works alone", |f| reason(f, "ScalingActive") == "True ValidMetricFound").await;
+    let other: HorizontalPodAutoscaler =
+        from(json!({"metadata": {"namespace": "ns", "name": "other"}, "spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "maxReplicas": 10,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu",
+            "target": {"type": "Utilization", "averageUtilization": 10}}}]}}));
+    cluster.context.client.create(&other).await.unwrap();
+    cluster
+        .until("both are in each other's way", |f| reason(f, "ScalingActive") == "False AmbiguousSelector")
+        .await;
+    let message = "pods by selector app=web are controlled by multiple HPAs: [ns/other ns/web]".to_owned();
+    assert!(cluster.events().contains(&("AmbiguousSelector".into(), message)), "{:?}", cluster.events());
+    assert_eq!(replicas(&cluster.fake), 2);
+    cluster
+        .context
+        .client
+        .delete::<HorizontalPodAutoscaler>("ns", "other", DeleteOptions::default())
+        .await
+        .unwrap();
+    cluster.until("it works alone again", |f| reason(f, "ScalingActive") == "True ValidMetricFound").await;
 }
