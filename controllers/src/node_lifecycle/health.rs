@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::time::Instant;
 
 pub const READY: &str = "Ready";
 
@@ -14,30 +15,42 @@ pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// Conditions that a silent node's kubelet would report.
 const OBSERVED: [&str; 4] = [READY, "MemoryPressure", "DiskPressure", "PIDPressure"];
 
-/// The signs of life last seen, and when, on this process's clock: a node's own clock may be off.
+/// Now, on the clock that people set and on the one that only goes forward: by that one silence is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub wall: Timestamp,
+    pub steady: Instant,
+}
+
+impl Now {
+    pub fn read() -> Self {
+        Self { wall: Timestamp::now(), steady: Instant::now() }
+    }
+}
+
+/// The signs of life last seen, and when this process saw them change: the node's own clock may be off, and this
+/// machine's may be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     pub lease: Option<Timestamp>,
     pub heartbeat: Option<Timestamp>,
-    pub at: Timestamp,
+    pub at: Instant,
 }
 
 impl Heard {
     /// Takes in the newest signs; time counts anew when one of them moved: a node whose clock was set back is alive too.
-    /// So it does when this process's own clock was set back.
-    pub fn update(before: Option<Self>, node: &Node, lease: Option<Timestamp>, now: Timestamp) -> Self {
+    pub fn update(before: Option<Self>, node: &Node, lease: Option<Timestamp>, now: Now) -> Self {
         let heartbeat = condition(node, READY).and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
         match before {
-            Some(before) if before.lease == lease && before.heartbeat == heartbeat && before.at <= now => {
-                before
-            }
-            Some(_) => Self { lease, heartbeat, at: now },
+            Some(before) if before.lease == lease && before.heartbeat == heartbeat => before,
+            Some(_) => Self { lease, heartbeat, at: now.steady },
             // A node never heard of by this process: it may have been silent since it was made.
             None if lease.is_none() && heartbeat.is_none() => {
-                let created = node.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
-                Self { lease, heartbeat, at: created }
+                let created = node.metadata.creation_timestamp.as_ref().map_or(now.wall, |t| t.0);
+                let age = Duration::try_from(now.wall.duration_since(created)).unwrap_or_default();
+                Self { lease, heartbeat, at: now.steady.checked_sub(age).unwrap_or(now.steady) }
             }
-            None => Self { lease, heartbeat, at: now },
+            None => Self { lease, heartbeat, at: now.steady },
         }
     }
 }
@@ -54,14 +67,12 @@ pub enum Verdict {
     Heard(Duration),
 }
 
-pub fn judge(node: &Node, heard: &Heard, grace: Duration, now: Timestamp) -> Verdict {
+pub fn judge(node: &Node, heard: &Heard, grace: Duration, now: Now) -> Verdict {
     let never_reported = condition(node, READY).is_none();
     let grace = if never_reported { grace.max(STARTUP_GRACE) } else { grace };
-    let silent = now.duration_since(heard.at);
-    let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+    let silent = now.steady.saturating_duration_since(heard.at);
     if silent <= grace {
-        let left = Duration::try_from(grace.saturating_sub(silent)).unwrap_or(Duration::ZERO);
-        return Verdict::Heard(left + Duration::from_millis(1));
+        return Verdict::Heard(grace - silent + Duration::from_millis(1));
     }
     let mut conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut changed = false;
@@ -76,7 +87,7 @@ pub fn judge(node: &Node, heard: &Heard, grace: Duration, now: Timestamp) -> Ver
                 present.status = "Unknown".into();
                 present.reason = Some(reason.into());
                 present.message = Some(message.into());
-                present.last_transition_time = Some(Time(now));
+                present.last_transition_time = Some(Time(now.wall));
                 changed = true;
             }
             None => {
@@ -86,7 +97,7 @@ pub fn judge(node: &Node, heard: &Heard, grace: Duration, now: Timestamp) -> Ver
                     reason: Some(reason.into()),
                     message: Some(message.into()),
                     last_heartbeat_time: node.metadata.creation_timestamp.clone(),
-                    last_transition_time: Some(Time(now)),
+                    last_transition_time: Some(Time(now.wall)),
                 });
                 changed = true;
             }
@@ -118,34 +129,47 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_judged_by_our_clock() {
+    fn silence_is_judged_by_a_clock_that_nobody_sets() {
+        let begin = Instant::now() + Duration::from_secs(100_000);
+        // So many seconds after the beginning, with the wall clock set by so many.
+        let after = |seconds: u64, set: i64| Now {
+            wall: at(i64::try_from(seconds).unwrap() + set),
+            steady: begin + Duration::from_secs(seconds),
+        };
         let grace = Duration::from_secs(50);
-        let first = Heard::update(None, &node(true), Some(at(-500)), at(0));
-        assert_eq!(first.at, at(0), "however old the lease says it is");
-        assert!(matches!(judge(&node(true), &first, grace, at(50)), Verdict::Heard(_)));
-        let Verdict::Lost(Some(conditions)) = judge(&node(true), &first, grace, at(51)) else { panic!() };
+        let first = Heard::update(None, &node(true), Some(at(-500)), after(0, 0));
+        assert_eq!(first.at, begin, "however old the lease says it is");
+        assert!(matches!(judge(&node(true), &first, grace, after(50, 0)), Verdict::Heard(_)));
+        for set in [-7000, 0, 7000] {
+            assert!(matches!(judge(&node(true), &first, grace, after(50, set)), Verdict::Heard(_)), "{set}");
+            assert!(matches!(judge(&node(true), &first, grace, after(51, set)), Verdict::Lost(_)), "{set}");
+        }
+        let Verdict::Lost(Some(conditions)) = judge(&node(true), &first, grace, after(51, 0)) else {
+            panic!()
+        };
         let reasons: Vec<_> = conditions.iter().map(|c| (c.type_.as_str(), c.reason.as_deref())).collect();
         assert_eq!(reasons[0], ("Ready", Some("NodeStatusUnknown")));
         assert_eq!(reasons[3], ("PIDPressure", Some("NodeStatusNeverUpdated")));
+        assert_eq!(conditions[0].last_transition_time.as_ref().map(|t| t.0), Some(at(51)));
         let mut lost = node(true);
         lost.status.get_or_insert_default().conditions = Some(conditions);
-        assert_eq!(judge(&lost, &first, grace, at(60)), Verdict::Lost(None), "written once");
+        assert_eq!(judge(&lost, &first, grace, after(60, 0)), Verdict::Lost(None), "written once");
 
-        let renewed = Heard::update(Some(first.clone()), &node(true), Some(at(-490)), at(45));
-        assert_eq!(renewed.at, at(45));
+        let renewed = Heard::update(Some(first.clone()), &node(true), Some(at(-490)), after(45, 0));
+        assert_eq!(renewed.at, after(45, 0).steady);
         assert_eq!(
-            judge(&node(true), &renewed, grace, at(60)),
+            judge(&node(true), &renewed, grace, after(60, 0)),
             Verdict::Heard(Duration::from_millis(35_001))
         );
-        assert_eq!(Heard::update(Some(renewed.clone()), &node(true), Some(at(-490)), at(99)), renewed);
+        assert_eq!(Heard::update(Some(renewed.clone()), &node(true), Some(at(-490)), after(99, 0)), renewed);
 
-        // Clocks that are set back: the node's, then ours.
-        let set_back = Heard::update(Some(renewed.clone()), &node(true), Some(at(-7000)), at(99));
-        assert_eq!(set_back.at, at(99));
-        assert_eq!(Heard::update(Some(renewed), &node(true), Some(at(-490)), at(-7000)).at, at(-7000));
+        // The node's clock was set back: it renews its lease all the same.
+        let set_back = Heard::update(Some(renewed), &node(true), Some(at(-7000)), after(99, 0));
+        assert_eq!(set_back.at, after(99, 0).steady);
 
-        let never = Heard::update(None, &node(false), None, at(55));
-        assert!(matches!(judge(&node(false), &never, grace, at(55)), Verdict::Heard(_)), "startup grace");
-        assert!(matches!(judge(&node(false), &never, grace, at(61)), Verdict::Lost(Some(_))));
+        let never = Heard::update(None, &node(false), None, after(55, 0));
+        let verdict = |seconds| judge(&node(false), &never, grace, after(seconds, 0));
+        assert!(matches!(verdict(55), Verdict::Heard(_)), "startup grace");
+        assert!(matches!(verdict(61), Verdict::Lost(Some(_))));
     }
 }

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::pods;
@@ -26,7 +27,7 @@ mod taints;
 mod tally;
 mod zones;
 
-use health::{Heard, READY, Verdict};
+use health::{Heard, Now, READY, Verdict};
 use tally::{Tally, zone_of};
 use zones::{News, Ration};
 
@@ -60,7 +61,7 @@ pub async fn run(context: Context) {
         ration.lock().keep(&tally.zones());
         if news == News::Back {
             // As long as all were silent, it was rather this process that could not hear.
-            let now = Timestamp::now();
+            let now = Instant::now();
             heard.lock().values_mut().for_each(|heard| heard.at = now);
         }
         tally.lost().into_iter().for_each(|node| added.add(node));
@@ -101,7 +102,7 @@ impl Reconciler for Controller {
             return Ok(Outcome::Done);
         };
         let node: Node = object.decode()?;
-        let now = Timestamp::now();
+        let now = Now::read();
         let lease = match self.leases.get(LEASES, &key.name) {
             Some(lease) => lease.decode::<Lease>()?.spec.and_then(|s| s.renew_time).map(|t| t.0),
             None => None,
@@ -120,7 +121,7 @@ impl Reconciler for Controller {
         let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
         let zone = zone_of(&node);
         if conditions.iter().any(|c| c.type_ == READY && c.status == "Unknown") {
-            self.mark_pods(&key.name, now).await?;
+            self.mark_pods(&key.name, now.wall).await?;
         }
         if let Some(wait) = self.taint(&node, &zone, &conditions, now).await? {
             again = Some(again.map_or(wait, |left| left.min(wait)));
@@ -167,15 +168,15 @@ impl Controller {
         node: &Node,
         zone: &str,
         conditions: &[NodeCondition],
-        now: Timestamp,
+        now: Now,
     ) -> Result<Option<Duration>, ApiError> {
         let zones = self.tally.zones();
         let (rate, all_lost) = (zones::rate(zone, &zones, self.rate), zones::all_lost(&zones));
-        let plan = taints::plan(node, conditions, all_lost, now);
+        let plan = taints::plan(node, conditions, all_lost, now.wall);
         let mut wait = None;
         let mut wanted = plan.taints;
         if let Some(evict) = plan.evict {
-            match self.ration.lock().take(zone, rate, now) {
+            match self.ration.lock().take(zone, rate, now.steady) {
                 Ok(()) => {
                     let present = || node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
                     wanted.get_or_insert_with(present).push(evict);

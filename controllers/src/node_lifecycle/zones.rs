@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use tokio::time::Instant;
 
 /// Upstream's --unhealthy-zone-threshold, --large-cluster-size-threshold and --secondary-node-eviction-rate.
 const UNHEALTHY: f64 = 0.55;
@@ -91,7 +91,7 @@ pub fn rate(zone: &str, zones: &HashMap<String, Zone>, normal: f64) -> f64 {
 /// One token bucket per zone, of size one. Bounded by the zones that there are.
 #[derive(Default)]
 pub struct Ration {
-    last: HashMap<String, Timestamp>,
+    last: HashMap<String, Instant>,
 }
 
 impl Ration {
@@ -101,13 +101,12 @@ impl Ration {
     }
 
     /// Ok: go on. Err: ask again after this long, or when the rate has changed.
-    pub fn take(&mut self, zone: &str, rate: f64, now: Timestamp) -> Result<(), Option<Duration>> {
+    pub fn take(&mut self, zone: &str, rate: f64, now: Instant) -> Result<(), Option<Duration>> {
         if rate <= 0.0 {
             return Err(None);
         }
         let interval = Duration::from_secs_f64(1.0 / rate);
-        let since =
-            self.last.get(zone).map(|last| Duration::try_from(now.duration_since(*last)).unwrap_or_default());
+        let since = self.last.get(zone).map(|last| now.saturating_duration_since(*last));
         match since {
             Some(since) if since < interval => Err(Some(interval - since)),
             _ => {
@@ -143,7 +142,8 @@ mod tests {
 
     #[test]
     fn one_node_in_ten_seconds() {
-        let at = |second| Timestamp::from_second(second).unwrap();
+        let begin = Instant::now();
+        let at = |second| begin + Duration::from_secs(second);
         let mut ration = Ration::default();
         assert_eq!(ration.take("a", 0.1, at(100)), Ok(()));
         assert_eq!(ration.take("b", 0.1, at(100)), Ok(()));
