@@ -9,6 +9,7 @@ mod mirror_plan;
 mod own_writes;
 mod selection;
 mod slice_plan;
+mod topology;
 
 use crate::context::Context;
 use coracle_client::{Change, Key, WorkQueue};

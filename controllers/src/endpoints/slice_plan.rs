@@ -8,8 +8,8 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::HEADLESS;
 use super::backends::{Backend, Port};
+use super::{HEADLESS, topology};
 use crate::ownership;
 
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -36,7 +36,9 @@ pub fn wanted(
     zone: impl Fn(&str) -> Option<String>,
 ) -> Wanted {
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
+    // Hints by topology come before hints by distance, even where there are none.
     let distribution = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
+    let distribution = distribution.filter(|_| !topology::asked_for(service));
     let mut groups = Wanted::new();
     for backend in backends {
         let Some(address) = backend.addresses.iter().find(|a| a.is_ipv6() == ipv6) else { continue };

@@ -1,15 +1,20 @@
 //! EndpointSlice controller: keeps each Service's slices.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::selector::Selector;
 use coracle_client::{ApiError, Change, Client, Informer, Key, Object, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::Mutex;
 
 use super::own_writes::{OwnWrites, PATIENCE};
-use super::slice_plan::{self, Action, MANAGED_BY, MANAGER, SERVICE_NAME};
-use super::{ZONE, backends};
+use super::slice_plan::{self, Action, MANAGED_BY, MANAGER, SERVICE_NAME, Wanted};
+use super::topology::{Capacities, Capacity};
+use super::{ZONE, backends, topology};
 use crate::context::Context;
 
 const BY_SERVICE: &str = "endpointslice.service";
@@ -24,6 +29,8 @@ pub async fn run(context: Context) {
         slices: context.of::<EndpointSlice>(),
         events: context.recorder("endpoint-slice-controller"),
         own: OwnWrites::default(),
+        capacities: Arc::default(),
+        hinted: Mutex::default(),
     };
     controller.slices.add_index(BY_SERVICE, |slice| service_of(slice).into_iter().collect());
     super::watch(&context, &queue);
@@ -34,6 +41,19 @@ pub async fn run(context: Context) {
                 && let Some(service) = slice.head.label(SERVICE_NAME)
             {
                 touched.add(Key::new(&slice.head.namespace, service));
+            }
+        }
+    });
+    let (added, capacities, services) =
+        (queue.clone(), controller.capacities.clone(), controller.services.clone());
+    controller.nodes.on_change(move |change: &Change| {
+        let now = change.new.as_ref().map(|node| Capacity::of(node));
+        if !capacities.lock().note(&change.object().head.name, now) {
+            return;
+        }
+        for service in services.list() {
+            if service.decode::<Service>().is_ok_and(|service| topology::asked_for(&service)) {
+                added.add(service.key());
             }
         }
     });
@@ -57,6 +77,10 @@ struct Controller {
     slices: Informer,
     events: EventRecorder,
     own: OwnWrites,
+    /// The CPUs of the zones.
+    capacities: Arc<Mutex<Capacities>>,
+    /// Services whose endpoints have hints by topology. Bounded by the services.
+    hinted: Mutex<HashSet<Key>>,
 }
 
 impl Reconciler for Controller {
@@ -71,6 +95,7 @@ impl Reconciler for Controller {
         let Some(object) = self.services.get_key(key) else {
             // Its slices go with it, by the garbage collector.
             self.own.forget(key);
+            self.hinted.lock().remove(key);
             return Ok(Outcome::Done);
         };
         if self.own.pending(key, &self.slices) {
@@ -108,9 +133,11 @@ impl Reconciler for Controller {
             spec.ip_families.clone().filter(|f| !f.is_empty()).unwrap_or_else(|| vec!["IPv4".into()]);
         let mut actions = Vec::new();
         for family in &families {
-            let wanted = slice_plan::wanted(&service, &behind, family == "IPv6", zone);
-            let (of_family, rest) = existing.into_iter().partition(|slice| slice.address_type == *family);
+            let mut wanted = slice_plan::wanted(&service, &behind, family == "IPv6", zone);
+            let (of_family, rest): (Vec<_>, _) =
+                existing.into_iter().partition(|slice| slice.address_type == *family);
             existing = rest;
+            self.hint(key, &service, family, &mut wanted, &of_family);
             actions.extend(slice_plan::plan(&service, family, of_family, wanted));
         }
         actions.extend(existing.into_iter().map(Action::Delete));
@@ -134,6 +161,41 @@ impl Reconciler for Controller {
     }
 }
 
+impl Controller {
+    /// Hints by topology where the service asks for them, and Events when that begins, ends or does not work.
+    fn hint(
+        &self,
+        key: &Key,
+        service: &Service,
+        family: &str,
+        wanted: &mut Wanted,
+        slices: &[EndpointSlice],
+    ) {
+        let event = |kind: EventType, reason: &str, message: &str| {
+            self.events.event(service, kind, reason, format!("{message}, addressType: {family}"));
+        };
+        if !topology::asked_for(service) {
+            if self.hinted.lock().remove(key) {
+                event(EventType::Warning, "TopologyAwareHintsDisabled", topology::DISABLED);
+            }
+            return;
+        }
+        let before: Vec<_> = slices.iter().flat_map(|s| s.endpoints.iter().flatten()).cloned().collect();
+        let ratios = self.capacities.lock().ratios();
+        match topology::hint(wanted, &before, ratios.as_ref()) {
+            Ok(()) => {
+                if self.hinted.lock().insert(key.clone()) {
+                    event(EventType::Normal, "TopologyAwareHintsEnabled", topology::ENABLED);
+                }
+            }
+            Err(why) => {
+                self.hinted.lock().remove(key);
+                event(EventType::Warning, "TopologyAwareHintsDisabled", &why);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -148,6 +210,45 @@ mod tests {
         let mut pod: Pod = from(template("a"));
         pod.metadata = from(json!({"namespace": "ns", "name": format!("p{n:03}"), "labels": {"app": "web"}}));
         pod
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hints_by_topology_come_and_go() {
+        let cluster = Cluster::new();
+        cluster.start(|c| Box::pin(super::run(c)));
+        for (name, zone) in [("n1", "a"), ("n2", "b")] {
+            let node = json!({"metadata": {"name": name, "labels": {ZONE: zone}}, "status": {
+                "allocatable": {"cpu": "2"}, "conditions": [{"type": "Ready", "status": "True"}]}});
+            cluster.fake.put(&from::<Node>(node)).unwrap();
+        }
+        for n in 0..4 {
+            let mut pod = pod(n);
+            pod.spec.get_or_insert_default().node_name = Some("n1".into());
+            pod.status = Some(from(json!({"phase": "Running", "podIP": format!("10.0.0.{}", n + 1),
+                "podIPs": [{"ip": format!("10.0.0.{}", n + 1)}], "conditions": [{"type": "Ready", "status": "True"}]})));
+            cluster.fake.put(&pod).unwrap();
+        }
+        let service: Service = from(json!({"metadata": {"namespace": "ns", "name": "web",
+            "annotations": {"service.kubernetes.io/topology-mode": "Auto"}},
+            "spec": {"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}}));
+        let client = &cluster.context.client;
+        client.create(&service).await.unwrap();
+        let hints = |f: &coracle_client::fake::Fake| -> Vec<String> {
+            let endpoints =
+                f.list::<EndpointSlice>("ns").into_iter().flat_map(|s| s.endpoints.unwrap_or_default());
+            let mut zones: Vec<_> =
+                endpoints.filter_map(|e| e.hints?.for_zones?.pop().map(|zone| zone.name)).collect();
+            zones.sort();
+            zones
+        };
+        cluster.until("half for each zone", |f| hints(f) == ["a", "a", "b", "b"]).await;
+        // A zone is lost: nobody is told whom to use.
+        client.delete::<Node>("", "n2", DeleteOptions::default()).await.unwrap();
+        cluster.until("no hints", |f| hints(f).is_empty()).await;
+        let reasons: BTreeSet<String> = cluster.events().into_iter().map(|(reason, _)| reason).collect();
+        assert!(
+            reasons.contains("TopologyAwareHintsEnabled") && reasons.contains("TopologyAwareHintsDisabled")
+        );
     }
 
     #[tokio::test(start_paused = true)]
