@@ -210,6 +210,23 @@ mod tests {
         assert_eq!(given(&cluster.fake).len(), 4);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn with_two_families_a_node_has_a_range_of_each() {
+        let cluster_cidr = vec!["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()];
+        let cluster = Cluster::with(Options { cluster_cidr, ..Options::default() });
+        cluster.start(|c| Box::pin(super::run(c)));
+        for name in ["a", "b"] {
+            cluster.context.client.create(&from::<Node>(json!({"metadata": {"name": name}}))).await.unwrap();
+        }
+        let ranges = |fake: &Fake, name: &str| fake.get::<Node>("", name).and_then(|n| n.spec?.pod_cidrs);
+        cluster.until("ranges", |f| ranges(f, "a").is_some() && ranges(f, "b").is_some()).await;
+        let all: BTreeSet<_> = ["a", "b"].iter().filter_map(|name| ranges(&cluster.fake, name)).collect();
+        let want = [["10.0.0.0/24", "fd00::/64"], ["10.0.1.0/24", "fd00:0:0:1::/64"]];
+        assert_eq!(all, want.map(|pair| pair.map(str::to_owned).to_vec()).into());
+        let first = cluster.fake.get::<Node>("", "a").and_then(|n| n.spec?.pod_cidr);
+        assert!(first.is_some_and(|cidr| cidr.starts_with("10.0.")), "the first of both is the one");
+    }
+
     #[test]
     fn options_are_checked() {
         for (ranges, fine) in [
