@@ -19,7 +19,7 @@ use super::images::Images;
 use super::state::Resize;
 use crate::logs::Logs;
 use crate::network::Network;
-use crate::runtime::{Container, Runtime};
+use crate::runtime::{Container, Counted, Runtime};
 use crate::volumes::Volumes;
 
 pub struct Context {
@@ -131,6 +131,8 @@ type Owner = (Box<str>, Box<str>);
 #[derive(Default)]
 pub struct RunningContainers {
     map: Mutex<BTreeMap<Owner, Arc<dyn Container>>>,
+    /// What ended containers counted, where there was something to count.
+    past: Mutex<BTreeMap<Owner, Counted>>,
 }
 
 impl RunningContainers {
@@ -139,7 +141,24 @@ impl RunningContainers {
     }
 
     pub fn remove(&self, uid: &str, name: &str) {
-        self.map.lock().remove(&(uid.into(), name.into()));
+        let owner = (Box::from(uid), Box::from(name));
+        let Some(container) = self.map.lock().remove(&owner) else { return };
+        let counted = Counted::of(&container.stats());
+        if counted != Counted::default() {
+            let mut past = self.past.lock();
+            let all = past.entry(owner).or_default();
+            *all = all.plus(counted);
+        }
+    }
+
+    /// What earlier runs of a container counted.
+    pub fn past(&self, uid: &str, name: &str) -> Counted {
+        self.past.lock().get(&(uid.into(), name.into())).copied().unwrap_or_default()
+    }
+
+    /// Forgets what pods counted that are not there any more.
+    pub fn forget(&self, uid: &str) {
+        self.past.lock().retain(|(owner, _), _| **owner != *uid);
     }
 
     pub fn of_pod(&self, uid: &str) -> Vec<(Box<str>, Arc<dyn Container>)> {

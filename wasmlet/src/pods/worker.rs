@@ -210,6 +210,7 @@ impl Worker {
             }
         }
         self.context.ledger.release(&self.object.head.uid);
+        self.context.running.forget(&self.object.head.uid);
     }
 
     /// The node stops: guests end, and the API keeps saying what the pods are; they run again when the node does.

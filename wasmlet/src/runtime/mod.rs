@@ -1,5 +1,6 @@
 //! What a pod worker may ask of something that runs containers, and nothing about how it is done.
 
+mod counts;
 pub mod fake;
 pub mod output;
 pub mod stdio;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+
+pub use counts::{Counted, LATENCY_BOUNDS, Requests};
 
 use crate::images::LocalImage;
 use crate::network::PodNetwork;
@@ -212,8 +215,17 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// The highest `memory_bytes` seen.
     pub memory_peak_bytes: u64,
-    /// How often the CPU limit made it wait.
+    /// The limits in force; None: no limit.
+    pub memory_limit_bytes: Option<u64>,
+    pub cpu_limit_millis: Option<u64>,
+    /// How often the CPU limit made it wait, and for how long in all.
     pub cpu_throttled: u64,
+    pub cpu_throttled_nanos: u64,
+    /// Instances that live now.
+    pub instances: u64,
+    /// Guests that ended in a trap.
+    pub traps: u64,
+    pub requests: Requests,
 }
 
 /// Why an image cannot be run by a runtime; the worker reports `CreateContainerError` with the text.

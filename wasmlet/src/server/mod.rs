@@ -4,7 +4,9 @@
 pub mod authorize;
 mod container_logs;
 mod query;
+pub mod exposition;
 pub mod resource_metrics;
+pub mod container_metrics;
 mod stats;
 pub mod streaming;
 mod tls;
@@ -214,7 +216,8 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs::serve))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(stats::metrics))
-        .route("/metrics/resource", get(stats::resource_metrics))
+        .route("/metrics/cadvisor", get(stats::cadvisor))
+        .route("/metrics/resource", get(stats::resource))
         .merge(streaming::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found") })
         .with_state(site)

@@ -1,9 +1,10 @@
 //! The text of `/metrics/resource`: the families that a kubelet has there, which metrics-server and others read.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+
+use super::exposition::{Exposition, Sort};
 
 /// What a running container has used since it started, and uses now.
 pub struct ContainerUse {
@@ -28,95 +29,61 @@ impl PodUse {
     }
 }
 
+// Both are exact in f64 as long as they stay below 104 days of CPU time and 8 PiB.
 #[allow(clippy::cast_precision_loss)]
-fn seconds(nanos: u64) -> f64 {
+pub fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-/// `node`: nanoseconds of CPU and bytes of memory. Names in Kubernetes need no escapes.
+#[allow(clippy::cast_precision_loss)]
+pub fn number(value: u64) -> f64 {
+    value as f64
+}
+
+/// Seconds since 1970.
+#[allow(clippy::cast_precision_loss)]
+pub fn instant(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1e3
+}
+
+/// `node`: nanoseconds of CPU and bytes of memory.
 pub fn exposition(pods: &[PodUse], node: (u64, u64), now: Timestamp) -> String {
-    let mut out = String::new();
-    let at = now.as_millisecond();
-    let mut family =
-        |name: &str, kind: &str, help: &str, samples: &mut dyn FnMut(&mut dyn FnMut(&str, f64))| {
-            let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
-            samples(&mut |labels, value| {
-                let _ = writeln!(out, "{name}{labels} {value} {at}");
-            });
-        };
-    let each_container = |value: fn(&ContainerUse) -> f64| {
-        move |put: &mut dyn FnMut(&str, f64)| {
-            for pod in pods {
-                for container in &pod.containers {
-                    let labels = format!(
-                        "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
-                        container.name, pod.namespace, pod.name
-                    );
-                    put(&labels, value(container));
-                }
+    let mut text = Exposition::at(now);
+    let containers = |text: &mut Exposition, value: fn(&ContainerUse) -> f64| {
+        for pod in pods {
+            for container in &pod.containers {
+                let labels =
+                    [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
+                text.sample(&labels, value(container));
             }
         }
     };
-    let each_pod = |value: fn((u64, u64)) -> f64| {
-        move |put: &mut dyn FnMut(&str, f64)| {
-            for pod in pods {
-                let labels = format!("{{namespace=\"{}\",pod=\"{}\"}}", pod.namespace, pod.name);
-                put(&labels, value(pod.total()));
-            }
+    let whole = |text: &mut Exposition, value: fn((u64, u64)) -> f64| {
+        for pod in pods {
+            text.sample(&[("namespace", &*pod.namespace), ("pod", &*pod.name)], value(pod.total()));
         }
     };
-    #[allow(clippy::cast_precision_loss)]
-    let bytes = |bytes: u64| bytes as f64;
-    let (counter, gauge) = ("counter", "gauge");
-    family(
-        "container_cpu_usage_seconds_total",
-        counter,
-        "Cumulative cpu time consumed by the container in core-seconds",
-        &mut each_container(|container| seconds(container.cpu_nanos)),
-    );
-    #[allow(clippy::cast_precision_loss)]
-    family(
-        "container_memory_working_set_bytes",
-        gauge,
-        "Current working set of the container in bytes",
-        &mut each_container(|container| container.memory_bytes as f64),
-    );
-    #[allow(clippy::cast_precision_loss)]
-    family(
-        "container_start_time_seconds",
-        gauge,
-        "Start time of the container since unix epoch in seconds",
-        &mut each_container(|container| container.started_at.as_millisecond() as f64 / 1e3),
-    );
-    family(
-        "node_cpu_usage_seconds_total",
-        counter,
-        "Cumulative cpu time consumed by the node in core-seconds",
-        &mut |put| put("", seconds(node.0)),
-    );
-    family("node_memory_working_set_bytes", gauge, "Current working set of the node in bytes", &mut |put| {
-        put("", bytes(node.1))
+    let help = "[STABLE] Cumulative cpu time consumed by the container in core-seconds";
+    containers(text.family("container_cpu_usage_seconds_total", Sort::Counter, help), |c| {
+        seconds(c.cpu_nanos)
     });
-    family(
-        "pod_cpu_usage_seconds_total",
-        counter,
-        "Cumulative cpu time consumed by the pod in core-seconds",
-        &mut each_pod(|(cpu, _)| seconds(cpu)),
-    );
-    #[allow(clippy::cast_precision_loss)]
-    family(
-        "pod_memory_working_set_bytes",
-        gauge,
-        "Current working set of the pod in bytes",
-        &mut each_pod(|(_, memory)| memory as f64),
-    );
-    family(
-        "resource_scrape_error",
-        gauge,
-        "1 if there was an error while getting container metrics, 0 otherwise",
-        &mut |put| put("", 0.0),
-    );
-    out
+    let help = "[STABLE] Current working set of the container in bytes";
+    containers(text.family("container_memory_working_set_bytes", Sort::Gauge, help), |c| {
+        number(c.memory_bytes)
+    });
+    let help = "[STABLE] Start time of the container since unix epoch in seconds";
+    containers(text.family("container_start_time_seconds", Sort::Gauge, help), |c| instant(c.started_at));
+    let help = "[STABLE] Cumulative cpu time consumed by the node in core-seconds";
+    text.family("node_cpu_usage_seconds_total", Sort::Counter, help).sample(&[], seconds(node.0));
+    let help = "[STABLE] Current working set of the node in bytes";
+    text.family("node_memory_working_set_bytes", Sort::Gauge, help).sample(&[], number(node.1));
+    let help = "[STABLE] Cumulative cpu time consumed by the pod in core-seconds";
+    whole(text.family("pod_cpu_usage_seconds_total", Sort::Counter, help), |(cpu, _)| seconds(cpu));
+    let help = "[STABLE] Current working set of the pod in bytes";
+    whole(text.family("pod_memory_working_set_bytes", Sort::Gauge, help), |(_, memory)| number(memory));
+    let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
+    text.family("resource_scrape_error", Sort::Gauge, help).sample(&[], 0.0);
+    text.text()
 }
 
 #[cfg(test)]

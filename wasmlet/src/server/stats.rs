@@ -1,7 +1,6 @@
 //! `/stats/summary`, `/metrics` and `/metrics/resource`: what the node and its containers use, measured.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,10 +9,13 @@ use coracle_client::Object;
 use http::header;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Site;
-use super::resource_metrics::{ContainerUse, PodUse, exposition};
+use super::container_metrics::{self, Machine, Running};
+use super::exposition::{self, Exposition, Sort};
+use super::resource_metrics::{self, ContainerUse, PodUse, number};
 use crate::node::machine::{self, Available, meminfo};
 use crate::pods::status::time;
 use crate::runtime::Stats;
@@ -60,8 +62,14 @@ fn cpu(site: &Site, key: (&str, &str), nanos: u64, now: Timestamp) -> Value {
     json!({"time": time(now), "usageNanoCores": rate, "usageCoreNanoSeconds": nanos})
 }
 
-fn memory(bytes: u64, now: Timestamp) -> Value {
-    json!({"time": time(now), "usageBytes": bytes, "workingSetBytes": bytes, "rssBytes": bytes})
+/// `limit`: what may be used; what is left of it is available.
+fn memory(bytes: u64, limit: Option<u64>, now: Timestamp) -> Value {
+    let mut memory =
+        json!({"time": time(now), "usageBytes": bytes, "workingSetBytes": bytes, "rssBytes": bytes});
+    if let Some(limit) = limit {
+        memory["availableBytes"] = limit.saturating_sub(bytes).into();
+    }
+    memory
 }
 
 pub async fn summary(State(site): State<Arc<Site>>) -> Response {
@@ -78,22 +86,27 @@ pub async fn summary(State(site): State<Arc<Site>>) -> Response {
         let used: Vec<(Box<str>, Stats)> =
             containers.into_iter().map(|(name, container)| (name, container.stats())).collect();
         let total_cpu = used.iter().map(|(_, s)| s.cpu_nanos).sum();
+        // Limited is a pod only if all its containers are.
+        let limit = used.iter().map(|(_, s)| s.memory_limit_bytes).sum::<Option<u64>>();
+        let started = used.iter().map(|(_, s)| s.started_at).min().unwrap_or(now);
         let total_memory = used.iter().map(|(_, s)| s.memory_bytes).sum();
         let containers: Vec<Value> = used
             .iter()
             .map(|(name, stats)| {
                 json!({
                     "name": name,
+                    "startTime": time(stats.started_at),
                     "cpu": cpu(&site, (&pod.head.uid, name), stats.cpu_nanos, now),
-                    "memory": memory(stats.memory_bytes, now),
+                    "memory": memory(stats.memory_bytes, stats.memory_limit_bytes, now),
                 })
             })
             .collect();
         pod_stats.push(json!({
             "podRef": {"name": &*pod.head.name, "namespace": &*pod.head.namespace, "uid": &*pod.head.uid},
+            "startTime": time(started),
             "containers": containers,
             "cpu": cpu(&site, (&pod.head.uid, ""), total_cpu, now),
-            "memory": memory(total_memory, now),
+            "memory": memory(total_memory, limit, now),
         }));
     }
     let available = Available::probe(context.logs.root());
@@ -123,12 +136,13 @@ pub async fn summary(State(site): State<Arc<Site>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
 }
 
-pub async fn resource_metrics(State(site): State<Arc<Site>>) -> Response {
+pub async fn resource(State(site): State<Arc<Site>>) -> Response {
     let now = Timestamp::now();
     let pods: Vec<PodUse> = site.pods.list().iter().filter_map(|pod| pod_use(&site, pod)).collect();
     let (total, free) = machine::memory().unwrap_or_default();
     let node = (machine_cpu_nanos(), total.saturating_sub(free));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&pods, node, now)).into_response()
+    let text = resource_metrics::exposition(&pods, node, now);
+    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
 }
 
 /// None for a pod of which nothing runs.
@@ -163,15 +177,15 @@ fn busy_ticks(stat: &str) -> u64 {
 }
 
 pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
-    let mut out = String::new();
-    let pods = site.pods.list();
-    let mut gauge = |name: &str, help: &str, value: u64| {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    let running = running(&site);
+    let mut pods: Vec<&str> = running.iter().map(|container| &*container.uid).collect();
+    pods.dedup();
+    let mut text = Exposition::now();
+    let mut gauge = |name: &'static str, help: &str, value: u64| {
+        text.family(name, Sort::Gauge, help).sample(&[], number(value));
     };
-    let running = pods.iter().filter(|pod| !site.context.running.of_pod(&pod.head.uid).is_empty()).count();
-    gauge("kubelet_desired_pods", "Pods bound to this node.", pods.len() as u64);
-    gauge("kubelet_running_pods", "Pods with a running container.", running as u64);
-    gauge("kubelet_running_containers", "Containers that run.", site.context.running.len() as u64);
+    gauge("kubelet_desired_pods", "Pods bound to this node.", site.pods.list().len() as u64);
+    gauge("kubelet_running_pods", "Pods with a running container.", pods.len() as u64);
     gauge(
         "coracle_node_open_streams",
         "Open exec, attach and port-forward streams.",
@@ -181,7 +195,64 @@ pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
     if let Some(bytes) = meminfo(&resident, "VmRSS") {
         gauge("process_resident_memory_bytes", "Resident memory of the process.", bytes);
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
+    text.family("kubelet_running_containers", Sort::Gauge, "Containers by their state.")
+        .sample(&[("container_state", "running")], number(running.len() as u64));
+    container_metrics::wasm(&running, &mut text);
+    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text.text()).into_response()
+}
+
+pub async fn cadvisor(State(site): State<Arc<Site>>) -> Response {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let machine = Machine { cores, memory_bytes: machine::memory().unwrap_or_default().0 };
+    let text = container_metrics::cadvisor(&running(&site), &machine, Timestamp::now());
+    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+}
+
+/// What of a pod says which image a container has.
+#[derive(Deserialize)]
+struct View {
+    spec: ViewSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ViewSpec {
+    containers: Vec<ViewContainer>,
+    init_containers: Vec<ViewContainer>,
+    ephemeral_containers: Vec<ViewContainer>,
+}
+
+#[derive(Clone, Deserialize)]
+struct ViewContainer {
+    name: String,
+    #[serde(default)]
+    image: String,
+}
+
+/// Every container that runs, those of a pod one after the other.
+fn running(site: &Site) -> Vec<Running> {
+    let mut all = Vec::new();
+    for pod in site.pods.list() {
+        let containers = site.context.running.of_pod(&pod.head.uid);
+        if containers.is_empty() {
+            continue;
+        }
+        let spec = pod.decode::<View>().map(|view| view.spec).unwrap_or_default();
+        let named = [spec.containers, spec.init_containers, spec.ephemeral_containers].concat();
+        for (name, container) in containers {
+            let image = named.iter().find(|c| *c.name == *name).map(|c| c.image.clone());
+            all.push(Running {
+                namespace: pod.head.namespace.clone(),
+                pod: pod.head.name.clone(),
+                uid: pod.head.uid.clone(),
+                image: image.unwrap_or_default(),
+                stats: container.stats(),
+                before: site.context.running.past(&pod.head.uid, &name),
+                container: name,
+            });
+        }
+    }
+    all
 }
 
 #[cfg(test)]

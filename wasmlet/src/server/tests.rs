@@ -109,6 +109,13 @@ async fn only_the_apiserver_and_masters_enter_and_certificates_rotate() {
         ("/healthz", 200, "ok"),
         ("/pods", 200, "\"kind\":\"PodList\""),
         ("/metrics", 200, "kubelet_running_pods 1"),
+        ("/metrics", 200, "coracle_container_instances{namespace=\"ns\",pod=\"p\",container=\"c\"}"),
+        (
+            "/metrics/resource",
+            200,
+            "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"p\"}",
+        ),
+        ("/metrics/cadvisor", 200, "namespace=\"ns\",pod=\"p\"}"),
         ("/stats/summary", 200, "\"podRef\":{\"name\":\"p\",\"namespace\":\"ns\""),
         ("/containerLogs/ns/p/c", 200, "hello\n"),
         ("/containerLogs/ns/p/c?tailLines=0", 200, ""),

@@ -68,5 +68,8 @@ pub(super) fn outcome_of(error: wasmtime::Error, memory: &MemoryAccount) -> Outc
         // The refusal surfaced as another error on its way through the guest or the instantiation.
         return Outcome::OutOfMemory(memory.oom());
     }
+    if error.is::<wasmtime::Trap>() {
+        memory.activity().trapped();
+    }
     Outcome::Failed(error)
 }

@@ -276,7 +276,13 @@ impl Container for WasmContainer {
             cpu_nanos: self.cpu.used_nanos(),
             memory_bytes: self.memory.used(),
             memory_peak_bytes: self.memory.peak(),
+            memory_limit_bytes: self.memory.limit(),
+            cpu_limit_millis: self.cpu.limit_millis(),
             cpu_throttled: self.cpu.throttled(),
+            cpu_throttled_nanos: self.cpu.throttled_nanos(),
+            instances: self.memory.activity().instances(),
+            traps: self.memory.activity().traps(),
+            requests: self.memory.activity().requests(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub(super) struct CpuAccount {
     limited: AtomicBool,
     used_nanos: AtomicU64,
     throttled: AtomicU64,
+    throttled_nanos: AtomicU64,
 }
 
 impl CpuAccount {
@@ -29,6 +30,7 @@ impl CpuAccount {
             limited: AtomicBool::new(limit_millis.is_some()),
             used_nanos: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
+            throttled_nanos: AtomicU64::new(0),
         }
     }
 
@@ -43,8 +45,24 @@ impl CpuAccount {
         self.used_nanos.load(Ordering::Relaxed)
     }
 
+    /// How often a guest had to wait.
     pub fn throttled(&self) -> u64 {
         self.throttled.load(Ordering::Relaxed)
+    }
+
+    /// How long guests had to wait, all together.
+    pub fn throttled_nanos(&self) -> u64 {
+        self.throttled_nanos.load(Ordering::Relaxed)
+    }
+
+    pub fn limit_millis(&self) -> Option<u64> {
+        self.bucket.lock().as_ref().map(|bucket| bucket.limit_millis)
+    }
+
+    fn waits(&self, wait: Duration) -> Pin<Box<tokio::time::Sleep>> {
+        self.throttled.fetch_add(1, Ordering::Relaxed);
+        self.throttled_nanos.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Box::pin(tokio::time::sleep(wait))
     }
 
     /// How long the container has to stay off the CPU from now on.
@@ -60,6 +78,7 @@ impl CpuAccount {
 /// A token bucket in nanoseconds of CPU; debt is kept, so the mean holds whatever the slices are.
 #[derive(Debug)]
 struct Bucket {
+    limit_millis: u64,
     /// CPU nanoseconds per wall nanosecond.
     rate: f64,
     burst: f64,
@@ -72,7 +91,7 @@ impl Bucket {
         // A limit of zero means none to upstream and never gets here; 1m is the least that can make progress.
         let rate = limit_millis.max(1) as f64 / 1000.0;
         let burst = PERIOD.as_nanos() as f64 * rate;
-        Bucket { rate, burst, tokens: burst, refilled_at: now }
+        Bucket { limit_millis, rate, burst, tokens: burst, refilled_at: now }
     }
 
     fn charge(&mut self, nanos: u64, now: Instant) -> Option<Duration> {
@@ -105,7 +124,7 @@ impl<F: Future> Future for Metered<F> {
         if self.gate.is_none()
             && let Some(wait) = self.account.charge(0)
         {
-            self.gate = Some(Box::pin(tokio::time::sleep(wait)));
+            self.gate = Some(self.account.waits(wait));
         }
         if let Some(gate) = &mut self.gate {
             std::task::ready!(gate.as_mut().poll(cx));
@@ -121,8 +140,7 @@ impl<F: Future> Future for Metered<F> {
         if let Some(wait) = this.account.charge(used)
             && polled.is_pending()
         {
-            this.account.throttled.fetch_add(1, Ordering::Relaxed);
-            let mut gate = Box::pin(tokio::time::sleep(wait));
+            let mut gate = this.account.waits(wait);
             // Polled here, or nobody would wake this task when the wait is over.
             if gate.as_mut().poll(cx).is_pending() {
                 this.gate = Some(gate);
@@ -158,10 +176,14 @@ mod tests {
         assert!(bucket.charge(1_000_000, later).is_some(), "idling for a minute saves up one quota only");
     }
 
-    #[test]
-    fn no_limit_never_waits() {
+    #[tokio::test]
+    async fn no_limit_never_waits() {
         let account = CpuAccount::new(None);
         assert_eq!(account.charge(u64::MAX / 2), None);
         assert_eq!(account.used_nanos(), u64::MAX / 2);
+        assert_eq!((account.limit_millis(), account.throttled_nanos()), (None, 0));
+        account.set_limit(Some(250));
+        drop(account.waits(Duration::from_millis(30)));
+        assert_eq!((account.limit_millis(), account.throttled_nanos()), (Some(250), 30_000_000));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -31,11 +32,13 @@ pub(super) struct Admission {
 /// Held while a request is in progress.
 pub(super) struct Admitted {
     admission: Arc<Admission>,
+    since: Instant,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.admission.memory.activity().answered(self.since.elapsed());
         *self.admission.admitted.lock() -= 1;
         self.admission.left.notify_one();
     }
@@ -55,11 +58,17 @@ impl Admission {
     }
 
     pub async fn admit(self: &Arc<Self>) -> Result<Admitted, Busy> {
+        let since = Instant::now();
+        let admitted = self.admit_since(since).await;
+        admitted.inspect_err(|_| self.memory.activity().refused())
+    }
+
+    async fn admit_since(self: &Arc<Self>, since: Instant) -> Result<Admitted, Busy> {
         if let (Ok(own), Ok(node)) =
             (self.own.clone().try_acquire_owned(), self.node.clone().try_acquire_owned())
             && self.take_memory()
         {
-            return Ok(self.admitted([own, node]));
+            return Ok(self.admitted(since, [own, node]));
         }
         // The place is given back by its drop: a client that gives up while it waits leaves the queue.
         let _place = QueuePlace::take(&self.waiting, self.limits.queue_max).ok_or(Busy::QueueFull)?;
@@ -71,7 +80,7 @@ impl Admission {
                 // Counted as waiting before the check, or a departure between the two would be missed.
                 left.as_mut().enable();
                 if self.take_memory() {
-                    return Some(self.admitted([own, node]));
+                    return Some(self.admitted(since, [own, node]));
                 }
                 left.await;
             }
@@ -82,8 +91,8 @@ impl Admission {
         }
     }
 
-    fn admitted(self: &Arc<Self>, permits: [OwnedSemaphorePermit; 2]) -> Admitted {
-        Admitted { admission: self.clone(), _permits: permits }
+    fn admitted(self: &Arc<Self>, since: Instant, permits: [OwnedSemaphorePermit; 2]) -> Admitted {
+        Admitted { admission: self.clone(), since, _permits: permits }
     }
 
     /// The memory limit is the container's, each request is an instance: as many fit as the limit holds of the
@@ -161,5 +170,7 @@ mod tests {
         let _held = admission.admit().await.ok().unwrap();
         assert_eq!(admission.admit().await.err(), Some(Busy::WaitedTooLong));
         assert_eq!(admission.waiting.load(Ordering::Relaxed), 0);
+        let requests = admission.memory.activity().requests();
+        assert_eq!((requests.count(), requests.refused), (2, 2), "one is still held");
     }
 }

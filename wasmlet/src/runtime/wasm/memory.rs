@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use wasmtime::ResourceLimiter;
 
+use super::activity::Activity;
+
 /// The memory account of one container, shared by all its guests.
 pub(super) struct MemoryAccount {
     /// `u64::MAX`: none.
@@ -17,6 +19,8 @@ pub(super) struct MemoryAccount {
     /// The most that one store held.
     store_peak: AtomicU64,
     exceeded: AtomicBool,
+    /// What the guests do that are accounted for here.
+    activity: Activity,
 }
 
 /// The trap of a guest that went past the limit: a container does not see malloc fail, it is killed, and so is this.
@@ -43,12 +47,17 @@ impl MemoryAccount {
             peak: AtomicU64::new(0),
             store_peak: AtomicU64::new(0),
             exceeded: AtomicBool::new(false),
+            activity: Activity::default(),
         }
     }
 
     /// An account within `parent`'s limit whose excesses are its own.
     pub fn within(parent: Arc<MemoryAccount>) -> Self {
         MemoryAccount { parent: Some(parent), ..Self::new(None) }
+    }
+
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     pub fn used(&self) -> u64 {
@@ -127,6 +136,7 @@ const TABLE_ELEMENTS_MAX: usize = 10_000_000;
 
 impl StoreMemory {
     pub fn new(account: Arc<MemoryAccount>) -> Self {
+        account.activity.begins();
         StoreMemory { account, held: 0, growing: 0 }
     }
 
@@ -190,6 +200,7 @@ impl ResourceLimiter for StoreMemory {
 impl Drop for StoreMemory {
     fn drop(&mut self) {
         self.account.refund(self.held);
+        self.account.activity.ends();
     }
 }
 
@@ -208,7 +219,9 @@ mod tests {
         let oom = error.downcast_ref::<OomKilled>().unwrap();
         assert_eq!((oom.limit, oom.wanted), (100, 101));
         assert!(account.exceeded());
+        assert_eq!(account.activity().instances(), 2);
         drop(one);
+        assert_eq!(account.activity().instances(), 1);
         assert_eq!(account.used(), 40);
         assert_eq!(account.peak(), 100);
         assert!(two.memory_growing(40, 100, None).unwrap());

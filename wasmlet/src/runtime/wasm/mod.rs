@@ -2,6 +2,7 @@
 
 mod command;
 mod container;
+mod activity;
 mod cpu;
 mod engine;
 mod exec;
