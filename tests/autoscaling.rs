@@ -15,10 +15,10 @@ const FAST: &[&str] = &[
     "--horizontal-pod-autoscaler-initial-readiness-delay=1s",
 ];
 
-/// Pods of one container that asks for 100m.
+/// Pods of one container that asks for 100m; how many, the autoscaler says.
 fn deployment(name: &str, image: &str, arguments: &[&str], annotations: &serde_json::Value) -> String {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
-        "replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": {
+        "selector": {"matchLabels": {"app": name}}, "template": {
             "metadata": {"labels": {"app": name}, "annotations": annotations},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": image, "args": arguments,
                 "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}}]},
