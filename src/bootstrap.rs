@@ -9,20 +9,14 @@ use coracle_apiserver::authz::policy::Policy;
 use coracle_apiserver::pki::{Pki, write_private};
 use coracle_client::{ApiError, Client, PatchType};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Secret, Service, ServicePort,
-    ServiceSpec,
-};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tracing::warn;
 
 use crate::join::Token;
 
-const KUBERNETES: &str = "kubernetes";
+pub const KUBERNETES: &str = "kubernetes";
 
 /// Creates what is missing and corrects what has moved (the API's own address).
 pub async fn ensure(
@@ -37,7 +31,7 @@ pub async fn ensure(
     Policy::default_policy().ensure(client).await.context("the default roles and their bindings")?;
     ensure_service(client, service_address, api_address.port()).await.context("the kubernetes Service")?;
     ensure_dns_service(client, dns_address).await;
-    ensure_endpoints(client, api_address).await.context("the endpoints of the kubernetes Service")
+    Ok(())
 }
 
 /// By which containers and tools find cluster DNS. It selects no pods: every node answers at the address itself.
@@ -78,7 +72,7 @@ async fn ensure_dns_service(client: &Client, address: IpAddr) {
     }
 }
 
-fn meta(labels: &[(&str, &str)]) -> ObjectMeta {
+pub fn meta(labels: &[(&str, &str)]) -> ObjectMeta {
     let labels: BTreeMap<String, String> =
         labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     ObjectMeta {
@@ -126,59 +120,8 @@ async fn ensure_service(client: &Client, address: IpAddr, api_port: u16) -> Resu
     }
 }
 
-async fn ensure_endpoints(client: &Client, api: SocketAddr) -> Result<(), ApiError> {
-    let subsets = Some(vec![EndpointSubset {
-        addresses: Some(vec![EndpointAddress { ip: api.ip().to_string(), ..EndpointAddress::default() }]),
-        not_ready_addresses: None,
-        ports: Some(vec![EndpointPort {
-            name: Some("https".into()),
-            port: api.port().into(),
-            protocol: Some("TCP".into()),
-            app_protocol: None,
-        }]),
-    }]);
-    let endpoints =
-        Endpoints { metadata: meta(&[("endpointslice.kubernetes.io/skip-mirror", "true")]), subsets };
-    match client.find::<Endpoints>("default", KUBERNETES).await? {
-        None => created(client.create(&endpoints).await.map(drop))?,
-        Some(mut current) if current.subsets != endpoints.subsets => {
-            current.subsets = endpoints.subsets;
-            client.update(&current).await.map(drop)?;
-        }
-        Some(_) => {}
-    }
-    let slice = EndpointSlice {
-        metadata: meta(&[("kubernetes.io/service-name", KUBERNETES)]),
-        address_type: if api.is_ipv4() { "IPv4".into() } else { "IPv6".into() },
-        endpoints: Some(vec![Endpoint {
-            addresses: vec![api.ip().to_string()],
-            conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
-            ..Endpoint::default()
-        }]),
-        ports: Some(vec![SlicePort {
-            name: Some("https".into()),
-            port: Some(api.port().into()),
-            protocol: Some("TCP".into()),
-            app_protocol: None,
-        }]),
-    };
-    match client.find::<EndpointSlice>("default", KUBERNETES).await? {
-        None => created(client.create(&slice).await.map(drop)),
-        Some(mut current) => {
-            let address =
-                |slice: &EndpointSlice| slice.endpoints.iter().flatten().next().map(|e| e.addresses.clone());
-            let port = |slice: &EndpointSlice| slice.ports.iter().flatten().next().and_then(|p| p.port);
-            if address(&current) == address(&slice) && port(&current) == port(&slice) {
-                return Ok(());
-            }
-            (current.endpoints, current.ports) = (slice.endpoints, slice.ports);
-            client.update(&current).await.map(drop)
-        }
-    }
-}
-
 /// Another server of the same cluster may have been quicker.
-fn created(result: Result<(), ApiError>) -> Result<(), ApiError> {
+pub fn created(result: Result<(), ApiError>) -> Result<(), ApiError> {
     match result {
         Err(error) if error.is_already_exists() => Ok(()),
         other => other,

@@ -1,5 +1,6 @@
 //! Starts the apiserver in this process: store, certificates, API, listener, and what every cluster begins with.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ use tracing::{info, warn};
 
 use crate::data_directory::DataDirectory;
 use crate::options::{Cidr, ControlPlaneOptions};
-use crate::{bootstrap, kubeconfig, process};
+use crate::server_leases::ServerLeases;
+use crate::{bootstrap, kubeconfig, kubernetes_endpoints, process};
 
 /// A running apiserver.
 pub struct ControlPlane {
@@ -42,6 +44,8 @@ pub struct ControlPlane {
     pub token_key: Arc<TokenKey>,
     store: Arc<dyn Store>,
     pub embedded: bool,
+    /// Among several servers of one store.
+    leases: Option<ServerLeases>,
     /// Where the API is reached from outside this process.
     pub address: SocketAddr,
     pub kubeconfig: PathBuf,
@@ -111,6 +115,24 @@ impl ControlPlane {
 
         upkeep::ensure(&api, &own, &service_cidr.to_string()).await.context("the server's own objects")?;
         bootstrap::ensure(&own, service_address, service_cidr.address(10), address).await?;
+        let leases = ServerLeases {
+            store: store.clone(),
+            client: own.clone(),
+            own: address,
+            leaving: listening.child_token(),
+        };
+        let leases = if embedded {
+            // Its store has one owner: nobody else is there to be told apart.
+            let only = BTreeSet::from([address]);
+            kubernetes_endpoints::ensure(&own, &only)
+                .await
+                .context("the endpoints of the kubernetes Service")?;
+            None
+        } else {
+            leases.renew().await?;
+            tokio::spawn(leases.clone().run());
+            Some(leases)
+        };
         tokio::spawn(upkeep::run(api.clone(), own.clone(), listening.clone()));
 
         let app = Chain::new(authenticators, authorizers).around(routes::router(api.clone()));
@@ -138,6 +160,7 @@ impl ControlPlane {
             token_key: key,
             store,
             embedded,
+            leases,
             address,
             kubeconfig,
             manifests: data.path().join("manifests"),
@@ -169,6 +192,11 @@ impl ControlPlane {
 
     /// Ends serving, then the store. Components must have ended before.
     pub async fn stop(self) {
+        if let Some(leases) = &self.leases
+            && let Err(error) = leases.leave().await
+        {
+            warn!("taking this server out of the endpoints: {error:#}");
+        }
         self.listening.cancel();
         self.serving.await.ok();
         self.background.await.ok();

@@ -66,6 +66,18 @@ impl Server {
         list["items"].as_array().unwrap().clone()
     }
 
+    /// The ports of the servers behind the `kubernetes` Service, as slices and as Endpoints.
+    fn endpoints(&self) -> BTreeSet<i64> {
+        let ports = |ports: &Value| ports[0]["port"].as_i64().unwrap();
+        let slices = self.list("endpointslices -l kubernetes.io/service-name=kubernetes");
+        let of_slices: BTreeSet<i64> = slices.iter().map(|slice| ports(&slice["ports"])).collect();
+        let all: Value = serde_json::from_str(&self.kubectl.run("get endpoints kubernetes -o json")).unwrap();
+        let of_subsets: BTreeSet<i64> =
+            all["subsets"].as_array().unwrap().iter().map(|s| ports(&s["ports"])).collect();
+        // Both follow one after the other.
+        of_slices.union(&of_subsets).copied().collect()
+    }
+
     /// Whether this process leads, by its own metrics.
     fn leads(&self, lease: &str) -> bool {
         let metrics = self.kubectl.run("get --raw /metrics");
@@ -129,6 +141,7 @@ fn a_killed_leader_is_followed_by_the_other_and_nothing_is_done_twice() {
     let mut first = serve(path, "first", &etcd);
     let before = LEASES.map(|lease| first.held(lease));
     let second = serve(path, "second", &etcd);
+    assert_eq!(second.endpoints().len(), 2, "both servers are behind the kubernetes Service");
     assert!(LEASES.iter().all(|lease| first.leads(lease) && !second.leads(lease)));
 
     let mut player = coracle();
@@ -160,6 +173,10 @@ fn a_killed_leader_is_followed_by_the_other_and_nothing_is_done_twice() {
     }
     assert!(killed.elapsed() < HANDOVER, "handed over after {:?}", killed.elapsed());
     complete(&second, &wanted);
+    eventually("the dead server is no endpoint any more", || match second.endpoints() {
+        ports if ports.len() == 1 => Ok(()),
+        ports => Err(format!("{ports:?}")),
+    });
     assert!(LEASES.iter().all(|lease| second.leads(lease)));
     nothing_was_done_twice(&second, &wanted);
 
@@ -177,6 +194,7 @@ fn a_killed_leader_is_followed_by_the_other_and_nothing_is_done_twice() {
     }
     eprintln!("handed over {:?} after a clean stop", stopped.elapsed());
     assert!(first.process.running());
+    assert_eq!(first.endpoints().len(), 1, "who stops takes itself out");
 }
 
 #[test]
