@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{Cluster, ClusterOptions, ControlPlane, KUBECTL_MINORS, eventually};
+use harness::{Cluster, ClusterOptions, ControlPlane, KUBECTL_MINORS, eventually, http_get};
 use serde_json::{Value, json};
 
 /// A pod that computes without end, at a fifth of a core.
@@ -100,6 +100,65 @@ fn kubectl_top_shows_what_a_wasm_guest_burns() {
     });
     let refused = cluster.try_kubectl("top pods --as=system:serviceaccount:default:default").stderr;
     assert!(refused.contains("cannot list resource \"pods\" in API group \"metrics.k8s.io\""), "{refused}");
+}
+
+/// The value of the sample with this name and these labels.
+fn sample(text: &str, name: &str, labels: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels))?;
+    line.rsplit_once("} ")?.1.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn a_node_says_what_its_guests_do() {
+    let cluster = Cluster::start();
+    cluster.import("hog/hog.wasm", "hog:v1");
+    cluster.import("hello-http/hello-http.wasm", "hello-http:v1");
+    cluster.apply(&spinning("burner"));
+    cluster.apply(
+        &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "trapper"}, "spec": {"restartPolicy": "Never",
+            "containers": [{"name": "c", "image": "coracle.dev/samples/hog:v1", "args": ["trap"]}]}})
+        .to_string(),
+    );
+    cluster.kubectl("wait --for=condition=Ready pod/burner --timeout=60s");
+    cluster.kubectl("wait --for=jsonpath={.status.phase}=Failed pod/trapper --timeout=60s");
+    let server = format!("{}:8080", cluster.field("pod/burner", ".status.podIP"));
+    for path in ["/", "/", "/nope"] {
+        eventually("an answer", || http_get(&server, path));
+    }
+    let node = cluster.kubectl("get nodes -o jsonpath={.items[0].metadata.name}");
+    let get = |path: &str| cluster.kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/{path}"));
+    let (spin, rest) = ("pod=\"burner\",container=\"spin\"", "pod=\"burner\",container=\"rest\"");
+    let text = eventually("three requests", || {
+        let text = get("metrics");
+        let answered = format!("{rest},outcome=\"answered\"");
+        let count = sample(&text, "coracle_container_requests_total", &answered);
+        // A client that gave up waiting may have been counted, too.
+        if count >= Some(3.0) { Ok(text) } else { Err(format!("{count:?}")) }
+    });
+    let of =
+        |name: &str, labels: &str| sample(&text, name, labels).unwrap_or_else(|| panic!("{name}: {text}"));
+    let within = of("coracle_container_request_duration_seconds_bucket", &format!("{rest},le=\"+Inf\""));
+    assert_eq!(within, of("coracle_container_request_duration_seconds_count", rest));
+    assert_eq!(of("coracle_container_instances", spin), 1.0);
+    assert!(of("coracle_container_cpu_throttled_seconds_total", spin) > 0.0);
+    assert_eq!(of("coracle_container_traps_total", "pod=\"trapper\""), 1.0);
+    assert_eq!(of("coracle_container_traps_total", spin), 0.0);
+    assert!(text.contains("kubelet_running_pods 1\n"), "{text}");
+
+    let text = get("metrics/cadvisor");
+    let of =
+        |name: &str, labels: &str| sample(&text, name, labels).unwrap_or_else(|| panic!("{name}: {text}"));
+    let spin = "container=\"spin\"";
+    assert_eq!(of("container_spec_cpu_quota", spin), 20_000.0);
+    assert_eq!(of("container_spec_memory_limit_bytes", spin), f64::from(64 << 20));
+    assert!(of("container_cpu_usage_seconds_total", spin) > 0.0);
+    assert!(of("container_cpu_cfs_throttled_seconds_total", spin) > 0.0);
+    assert!(!text.contains("trapper"), "{text}");
+    assert!(get("metrics/resource").contains("resource_scrape_error 0"));
+    let summary = parsed(&get("stats/summary"));
+    let containers = summary["pods"][0]["containers"].as_array().unwrap();
+    let spin = containers.iter().find(|c| c["name"] == "spin").unwrap();
+    assert!(spin["memory"]["availableBytes"].is_u64() && spin["startTime"].is_string(), "{spin}");
 }
 
 #[test]

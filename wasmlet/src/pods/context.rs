@@ -151,9 +151,12 @@ impl RunningContainers {
         }
     }
 
-    /// What earlier runs of a container counted.
-    pub fn past(&self, uid: &str, name: &str) -> Counted {
-        self.past.lock().get(&(uid.into(), name.into())).copied().unwrap_or_default()
+    /// What earlier runs of a pod's containers counted, by name.
+    pub fn past(&self, uid: &str) -> BTreeMap<Box<str>, Counted> {
+        let from = (Box::from(uid), Box::from(""));
+        let past = self.past.lock();
+        let of_pod = past.range(from..).take_while(|((owner, _), _)| **owner == *uid);
+        of_pod.map(|((_, name), counted)| (name.clone(), *counted)).collect()
     }
 
     /// Forgets what pods counted that are not there any more.

@@ -9,8 +9,9 @@ use super::exposition::{Exposition, Sort};
 use super::resource_metrics::{instant, number, seconds};
 use crate::runtime::{Counted, LATENCY_BOUNDS, Stats};
 
-/// A container that runs.
-pub struct Running {
+/// A container that runs, or ran and counted something.
+pub struct Known {
+    pub runs: bool,
     pub namespace: Arc<str>,
     pub pod: Arc<str>,
     pub uid: Box<str>,
@@ -21,7 +22,7 @@ pub struct Running {
     pub before: Counted,
 }
 
-impl Running {
+impl Known {
     fn counted(&self) -> Counted {
         self.before.plus(Counted::of(&self.stats))
     }
@@ -36,10 +37,10 @@ pub struct Machine {
 /// The period that `container_spec_cpu_quota` is a share of, as CFS has it.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
-pub fn cadvisor(containers: &[Running], machine: &Machine, now: Timestamp) -> String {
+pub fn cadvisor(containers: &[Known], machine: &Machine, now: Timestamp) -> String {
     use Sort::{Counter, Gauge};
     let mut text = Exposition::at(now);
-    let mut family = |name: &'static str, sort: Sort, help: &str, value: &dyn Fn(&Running) -> Option<f64>| {
+    let mut family = |name: &'static str, sort: Sort, help: &str, value: &dyn Fn(&Known) -> Option<f64>| {
         text.family(name, sort, help);
         for container in containers {
             let Some(value) = value(container) else { continue };
@@ -106,9 +107,9 @@ pub fn cadvisor(containers: &[Running], machine: &Machine, now: Timestamp) -> St
 }
 
 /// Appends what runtimes of Wasm count.
-pub fn wasm(containers: &[Running], text: &mut Exposition) {
+pub fn wasm(containers: &[Known], text: &mut Exposition) {
     let mut family =
-        |name: &'static str, sort: Sort, help: &str, put: &dyn Fn(&Running, &mut Exposition, &Labels<'_>)| {
+        |name: &'static str, sort: Sort, help: &str, put: &dyn Fn(&Known, &mut Exposition, &Labels<'_>)| {
             text.family(name, sort, help);
             for container in containers {
                 let labels = [
@@ -144,7 +145,7 @@ pub fn wasm(containers: &[Running], text: &mut Exposition) {
         },
     );
     // A family for each container that never had a request would be most of the text.
-    let asked = |c: &Running| Some(c.counted().requests).filter(|r| r.count() + r.refused > 0);
+    let asked = |c: &Known| Some(c.counted().requests).filter(|r| r.count() + r.refused > 0);
     family(
         "coracle_container_requests_total",
         Sort::Counter,
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
     use crate::runtime::Requests;
 
-    fn running() -> Running {
+    fn known() -> Known {
         let mut requests = Requests::default();
         (requests.answered[0], requests.answered_nanos, requests.refused) = (3, 1_500_000, 1);
         let stats = Stats {
@@ -190,7 +191,8 @@ mod tests {
             traps: 1,
             requests,
         };
-        Running {
+        Known {
+            runs: true,
             namespace: "ns".into(),
             pod: "p".into(),
             uid: "u".into(),
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn cadvisors_families() {
         let machine = Machine { cores: 2, memory_bytes: 1024 };
-        let text = cadvisor(&[running()], &machine, Timestamp::from_second(200).unwrap());
+        let text = cadvisor(&[known()], &machine, Timestamp::from_second(200).unwrap());
         let labels = "{container=\"c\",id=\"/kubepods/podu/c\",image=\"example.com/x:v1\",name=\"u_c\",namespace=\"ns\",pod=\"p\"}";
         for (name, value) in [
             ("container_cpu_usage_seconds_total", "2.5"),
@@ -221,12 +223,15 @@ mod tests {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
         assert!(text.contains("machine_cpu_cores 2 200000"), "{text}");
+        let over =
+            cadvisor(&[Known { runs: false, ..known() }], &machine, Timestamp::from_second(200).unwrap());
+        assert!(!over.contains("example.com"), "{over}");
     }
 
     #[test]
     fn what_guests_do() {
         let mut text = Exposition::now();
-        wasm(&[running()], &mut text);
+        wasm(&[known()], &mut text);
         let text = text.text();
         let labels = "namespace=\"ns\",pod=\"p\",container=\"c\"";
         for line in [

@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Site;
-use super::container_metrics::{self, Machine, Running};
+use super::container_metrics::{self, Known, Machine};
 use super::exposition::{self, Exposition, Sort};
 use super::resource_metrics::{self, ContainerUse, PodUse, number};
 use crate::node::machine::{self, Available, meminfo};
 use crate::pods::status::time;
-use crate::runtime::Stats;
+use crate::runtime::{Counted, Stats};
 
 /// The last reading of each container's CPU time, for rates between readings.
 #[derive(Default)]
@@ -177,7 +177,8 @@ fn busy_ticks(stat: &str) -> u64 {
 }
 
 pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
-    let running = running(&site);
+    let known = known(&site);
+    let running: Vec<&Known> = known.iter().filter(|container| container.runs).collect();
     let mut pods: Vec<&str> = running.iter().map(|container| &*container.uid).collect();
     pods.dedup();
     let mut text = Exposition::now();
@@ -197,14 +198,14 @@ pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
     }
     text.family("kubelet_running_containers", Sort::Gauge, "Containers by their state.")
         .sample(&[("container_state", "running")], number(running.len() as u64));
-    container_metrics::wasm(&running, &mut text);
+    container_metrics::wasm(&known, &mut text);
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text.text()).into_response()
 }
 
 pub async fn cadvisor(State(site): State<Arc<Site>>) -> Response {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let machine = Machine { cores, memory_bytes: machine::memory().unwrap_or_default().0 };
-    let text = container_metrics::cadvisor(&running(&site), &machine, Timestamp::now());
+    let text = container_metrics::cadvisor(&known(&site), &machine, Timestamp::now());
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
 }
 
@@ -229,26 +230,36 @@ struct ViewContainer {
     image: String,
 }
 
-/// Every container that runs, those of a pod one after the other.
-fn running(site: &Site) -> Vec<Running> {
+/// Every container that there is something to say of, those of a pod one after the other.
+fn known(site: &Site) -> Vec<Known> {
     let mut all = Vec::new();
     for pod in site.pods.list() {
-        let containers = site.context.running.of_pod(&pod.head.uid);
-        if containers.is_empty() {
+        let mut past = site.context.running.past(&pod.head.uid);
+        let running = site.context.running.of_pod(&pod.head.uid);
+        let mut seen: Vec<(Box<str>, Option<Stats>, Counted)> = running
+            .into_iter()
+            .map(|(name, container)| {
+                let before = past.remove(&name).unwrap_or_default();
+                (name, Some(container.stats()), before)
+            })
+            .collect();
+        seen.extend(past.into_iter().map(|(name, before)| (name, None, before)));
+        if seen.is_empty() {
             continue;
         }
         let spec = pod.decode::<View>().map(|view| view.spec).unwrap_or_default();
         let named = [spec.containers, spec.init_containers, spec.ephemeral_containers].concat();
-        for (name, container) in containers {
-            let image = named.iter().find(|c| *c.name == *name).map(|c| c.image.clone());
-            all.push(Running {
+        for (container, stats, before) in seen {
+            let image = named.iter().find(|c| *c.name == *container).map(|c| c.image.clone());
+            all.push(Known {
+                runs: stats.is_some(),
                 namespace: pod.head.namespace.clone(),
                 pod: pod.head.name.clone(),
                 uid: pod.head.uid.clone(),
+                container,
                 image: image.unwrap_or_default(),
-                stats: container.stats(),
-                before: site.context.running.past(&pod.head.uid, &name),
-                container: name,
+                stats: stats.unwrap_or_default(),
+                before,
             });
         }
     }
