@@ -1,6 +1,7 @@
 //! Device taint eviction: pods leave when a device they use has a NoExecute taint that their claim does not tolerate.
 
 mod plan;
+mod status;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use parking_lot::Mutex;
 
 use crate::context::Context;
 use crate::node_lifecycle::eviction::disrupt;
-use plan::{Fate, fate};
+use plan::{Fate, drives_away, fate};
+use status::{Evicted, Status};
 
 const BY_POOL: &str = "device.pool";
 
@@ -35,6 +37,7 @@ pub async fn run(context: Context) {
         },
         events: context.recorder("device-taint-eviction"),
         scheduled: Mutex::default(),
+        evicted: Evicted::default(),
     };
     controller.claims.add_index(BY_POOL, pools_of_claim);
     controller.slices.add_index(BY_POOL, |slice| pool_of_slice(slice).into_iter().collect());
@@ -48,12 +51,27 @@ pub async fn run(context: Context) {
         let users = pools.iter().flat_map(|pool| claims.by_index(BY_POOL, pool));
         users.for_each(|claim| added.add(claim.key()));
     });
+    let statuses = controller.rules.clone().map(|rules| Status {
+        client: context.client.clone(),
+        rules,
+        claims: controller.claims.clone(),
+        slices: controller.slices.clone(),
+        pods: controller.pods.clone(),
+        evicted: controller.evicted.clone(),
+    });
     if let Some(rules) = &controller.rules {
         // An administrator's rule is rare, and may be about any device.
         let (added, claims) = (queue.clone(), controller.claims.clone());
         rules.on_change(move |_: &Change| claims.list().iter().for_each(|claim| added.add(claim.key())));
     }
-    context.work(controller, queue).await;
+    let Some(statuses) = statuses else { return context.work(controller, queue).await };
+    let rule_queue = WorkQueue::new();
+    let added = rule_queue.clone();
+    statuses.rules.on_change(move |change: &Change| added.add(change.key()));
+    // Whoever comes to use a device, or leaves it, may be one that a rule drives away.
+    let (added, rules) = (rule_queue.clone(), statuses.rules.clone());
+    statuses.claims.on_change(move |_: &Change| rules.list().iter().for_each(|rule| added.add(rule.key())));
+    tokio::join!(context.work(controller, queue), context.work(statuses, rule_queue));
 }
 
 fn pool_of_slice(slice: &Object) -> Option<Box<str>> {
@@ -78,6 +96,7 @@ struct Controller {
     events: EventRecorder,
     /// Claims whose users wait for their time, to tell when that is called off. Bounded by the claims.
     scheduled: Mutex<HashSet<Key>>,
+    evicted: Evicted,
 }
 
 impl Reconciler for Controller {
@@ -120,9 +139,10 @@ impl Reconciler for Controller {
         }
         let mut rules = Vec::new();
         for rule in self.rules.iter().flat_map(Informer::list) {
-            rules.push(rule.decode::<DeviceTaintRule>()?.spec);
+            rules.push(rule.decode::<DeviceTaintRule>()?);
         }
-        match fate(&allocated, find, &rules, now) {
+        let specs: Vec<_> = rules.iter().map(|rule| rule.spec.clone()).collect();
+        match fate(&allocated, find, &specs, now) {
             Fate::Stay => {
                 if self.scheduled.lock().remove(key) {
                     for pod in &pods {
@@ -139,6 +159,10 @@ impl Reconciler for Controller {
                 for pod in pods {
                     self.say(&pod, "Marking for deletion");
                     self.evict(pod, now).await?;
+                    let causes = rules.iter().filter(|rule| drives_away(&rule.spec, &allocated, now));
+                    for uid in causes.filter_map(|rule| rule.metadata.uid.clone()) {
+                        *self.evicted.lock().entry(uid).or_default() += 1;
+                    }
                 }
                 self.scheduled.lock().remove(key);
                 Ok(Outcome::Done)
@@ -231,5 +255,43 @@ mod tests {
                     .contains(&("DeviceTaintManagerEviction".into(), "Marking for deletion".into()))
             })
             .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rule_says_what_came_of_it() {
+        let cluster = Cluster::new();
+        let pod: Pod =
+            from(json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"containers": []}}));
+        let uid = cluster.fake.put(&pod).unwrap().metadata.uid.unwrap();
+        let claim: ResourceClaim = from(json!({"metadata": {"namespace": "ns", "name": "c"}, "spec": {},
+            "status": {"reservedFor": [{"resource": "pods", "name": "p", "uid": uid}], "allocation": {"devices": {"results": [
+                {"request": "r", "driver": "x", "pool": "p", "device": "a"}]}}}}));
+        cluster.fake.put(&claim).unwrap();
+        cluster.start(|c| Box::pin(super::run(c)));
+        let rule = |name: &str, effect: &str| {
+            from::<DeviceTaintRule>(json!({"metadata": {"name": name, "generation": 1}, "spec": {
+                "deviceSelector": {"driver": "x"},
+                "taint": {"key": "k", "effect": effect, "timeAdded": "2026-01-01T00:00:00Z"}}}))
+        };
+        let says = |f: &coracle_client::fake::Fake, name: &str| {
+            let conditions =
+                f.get::<DeviceTaintRule>("", name).and_then(|r| r.status?.conditions).unwrap_or_default();
+            conditions
+                .first()
+                .map(|c| (c.status.clone(), c.reason.clone(), c.message.clone()))
+                .unwrap_or_default()
+        };
+        cluster.fake.put(&rule("dry", "None")).unwrap();
+        cluster.until("what would be", |f| says(f, "dry").1 == "NoEffect").await;
+        let message = says(&cluster.fake, "dry").2;
+        assert!(
+            message.contains("1 allocated device selected. 1 pod would be evicted in 1 namespace if"),
+            "{message}"
+        );
+        assert!(cluster.fake.get::<Pod>("ns", "p").is_some());
+        cluster.fake.put(&rule("real", "NoExecute")).unwrap();
+        cluster.until("its user goes", |f| f.list::<Pod>("ns").is_empty()).await;
+        // The status follows when its period is over, which real time decides: a condition is there at once.
+        cluster.until("a condition", |f| !says(f, "real").1.is_empty()).await;
     }
 }

@@ -30,12 +30,24 @@ fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
 }
 
 /// Whether an administrator's rule is about the device.
-fn selects(rule: &DeviceTaintRuleSpec, result: &DeviceRequestAllocationResult) -> bool {
+pub fn selects(rule: &DeviceTaintRuleSpec, result: &DeviceRequestAllocationResult) -> bool {
+    selects_device(rule, (&result.driver, &result.pool, &result.device))
+}
+
+/// By driver, pool and name.
+pub fn selects_device(rule: &DeviceTaintRuleSpec, (driver, pool, device): (&str, &str, &str)) -> bool {
     let Some(selector) = &rule.device_selector else { return false };
     let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
-    fits(&selector.driver, &result.driver)
-        && fits(&selector.pool, &result.pool)
-        && fits(&selector.device, &result.device)
+    fits(&selector.driver, driver) && fits(&selector.pool, pool) && fits(&selector.device, device)
+}
+
+/// Whether those who use the devices have to go because of the rule, sooner or later.
+pub fn drives_away(
+    rule: &DeviceTaintRuleSpec,
+    allocated: &[DeviceRequestAllocationResult],
+    now: Timestamp,
+) -> bool {
+    fate(allocated, |_, _, _| None, std::slice::from_ref(rule), now) != Fate::Stay
 }
 
 /// `find`: a device by driver, pool and name, where it is offered at present.
