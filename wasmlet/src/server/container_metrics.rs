@@ -42,7 +42,7 @@ pub fn cadvisor(containers: &[Known], machine: &Machine, now: Timestamp) -> Stri
     let mut text = Exposition::at(now);
     let mut family = |name: &'static str, sort: Sort, help: &str, value: &dyn Fn(&Known) -> Option<f64>| {
         text.family(name, sort, help);
-        for container in containers {
+        for container in containers.iter().filter(|container| container.runs) {
             let Some(value) = value(container) else { continue };
             let id = format!("/kubepods/pod{}/{}", container.uid, container.container);
             let name = format!("{}_{}", container.uid, container.container);
