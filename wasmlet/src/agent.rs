@@ -25,7 +25,7 @@ use crate::options::{Options, RuntimeKind};
 use crate::pods::Pods;
 use crate::pods::context::{Context, Ledger, NodeFacts};
 use crate::pods::images::{AnyImage, Images};
-use crate::pods::orphans;
+use crate::pods::{keyvalue, orphans};
 use crate::pods::sources::Sources;
 use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
@@ -185,6 +185,7 @@ pub async fn run(
             labels: facts.all_labels(),
             own,
             messages: directories.messages.clone(),
+            keyvalue: directories.keyvalue.clone(),
         },
         ledger: Ledger::new(facts.amounts()),
         running: Default::default(),
@@ -199,6 +200,7 @@ pub async fn run(
     }
     // Before any pod starts: what is left of pods that are gone must not be taken for theirs.
     orphans::remove(&informer, &directories.all()).await;
+    keyvalue::forget_gone(&client, &directories.keyvalue).await;
     pods.follow(&informer);
     let removing = local_path::run(
         client.clone(),
@@ -341,6 +343,7 @@ struct Directories {
     /// The data of volumes of the class `local-path`.
     local_path: PathBuf,
     messages: PathBuf,
+    keyvalue: PathBuf,
     memory: Option<PathBuf>,
 }
 
@@ -352,10 +355,11 @@ impl Directories {
             volumes: data.join("volumes"),
             local_path: data.join("local-path"),
             messages: data.join("messages"),
+            keyvalue: data.join("keyvalue"),
             memory: memory_directory(data),
         };
-        let Self { images, pods, volumes, local_path, messages, .. } = &directories;
-        for path in [images, pods, volumes, local_path, messages] {
+        let Self { images, pods, volumes, local_path, messages, keyvalue, .. } = &directories;
+        for path in [images, pods, volumes, local_path, messages, keyvalue] {
             std::fs::create_dir_all(path)
                 .and_then(|()| {
                     // Secrets and users' data: for this node only.

@@ -50,6 +50,8 @@ pub struct NodeFacts {
     pub own: Informer,
     /// Directories made for `terminationMessagePath`.
     pub messages: PathBuf,
+    /// Key-value stores, one directory per namespace.
+    pub keyvalue: PathBuf,
 }
 
 impl NodeFacts {

@@ -11,6 +11,7 @@ pub mod expansion;
 mod hooks;
 mod hostname;
 pub mod images;
+pub mod keyvalue;
 mod network;
 mod operations;
 pub mod orphans;

@@ -19,6 +19,7 @@ use super::events::PodEvents;
 use super::expansion::expand;
 use super::hooks;
 use super::hostname;
+use super::keyvalue;
 use super::images::{PullSecret, image_id, pull_secret};
 use super::service_env;
 use super::spec::Spec;
@@ -287,6 +288,10 @@ async fn container_spec(
         return Err(config(&"volumeDevices are not supported for Wasm containers"));
     }
     let mut mounts = mounts_of(&order.volumes, view, &env).map_err(|error| config(&error))?;
+    let objects = keyvalue::mounted_objects(pod, view, &mounts);
+    let keyvalue_directory = keyvalue::directory(&context.client, &context.node.keyvalue, pod)
+        .await
+        .map_err(|error| config(&error))?;
     mounts.extend(message_mount(context, head, view).map_err(|error| config(&error))?);
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
@@ -304,6 +309,8 @@ async fn container_spec(
         args,
         working_dir: view.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,
+        objects,
+        keyvalue_directory,
         ports: ports_of(view).collect(),
         limits: limits_of(view),
         stdin: match (view.stdin.unwrap_or(false), view.stdin_once.unwrap_or(false)) {

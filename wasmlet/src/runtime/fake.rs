@@ -252,6 +252,8 @@ mod tests {
             env: Vec::new(),
             working_dir: None,
             mounts: Vec::new(),
+            objects: Vec::new(),
+            keyvalue_directory: None,
             ports: Vec::new(),
             limits: Limits::default(),
             stdin: Stdin::None,

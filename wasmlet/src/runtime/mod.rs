@@ -87,6 +87,10 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     pub working_dir: Option<String>,
     pub mounts: Vec<Mount>,
+    /// What of the mounts is a ConfigMap or Secret as a whole.
+    pub objects: Vec<MountedObject>,
+    /// Where the namespace's key-value store of this node is; None: the container's buckets are in memory.
+    pub keyvalue_directory: Option<PathBuf>,
     pub ports: Vec<Port>,
     pub limits: Limits,
     pub stdin: Stdin,
@@ -114,6 +118,21 @@ pub struct Mount {
     pub host_path: PathBuf,
     pub container_path: String,
     pub read_only: bool,
+}
+
+/// A ConfigMap or Secret that is mounted in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedObject {
+    pub kind: ObjectKind,
+    pub name: String,
+    /// A file per key, kept current by the node.
+    pub host_path: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    ConfigMap,
+    Secret,
 }
 
 /// A containerPort.

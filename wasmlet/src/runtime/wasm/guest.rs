@@ -9,8 +9,11 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::keyvalue::KeyValue;
+use super::keyvalue_node::NodeStore;
 use super::logs::LogStream;
 use super::memory::{MemoryAccount, StoreMemory};
 use super::mounts::Mounts;
@@ -30,6 +33,15 @@ pub(super) struct GuestSetup {
     streams: Streams,
     pub memory: Arc<MemoryAccount>,
     pub net: Arc<ContainerNetwork>,
+    pub keyvalue: Arc<KeyValue>,
+}
+
+/// What a container's guests are given beside what its spec says.
+pub(super) struct Given {
+    pub memory: Arc<MemoryAccount>,
+    pub attachments: Arc<Attachments>,
+    pub stdin: Option<mpsc::Receiver<Bytes>>,
+    pub node_store: Option<Arc<NodeStore>>,
 }
 
 /// Where a guest's standard streams lead.
@@ -66,6 +78,9 @@ pub(super) struct ComponentState {
     pub net: Arc<ContainerNetwork>,
     pub sockets_open: u32,
     pub peers: Peers,
+    pub keyvalue: Arc<KeyValue>,
+    /// Filled when the guest first asks.
+    pub config: Option<WasiConfigVariables>,
 }
 
 /// Handles of the host (streams, files, sockets, pollables) that one instance may hold.
@@ -84,22 +99,20 @@ impl WasiHttpView for ComponentState {
 }
 
 impl GuestSetup {
-    pub fn new(
-        spec: &ContainerSpec,
-        memory: Arc<MemoryAccount>,
-        attached: Arc<Attachments>,
-        stdin: Option<mpsc::Receiver<Bytes>>,
-        scratch: &Path,
-    ) -> Result<Self, StartError> {
+    pub fn new(spec: &ContainerSpec, given: Given, scratch: &Path) -> Result<Self, StartError> {
+        let Given { memory, attachments: attached, stdin, node_store } = given;
         let stdin = PipeInput::new(stdin, attached.terminal);
+        let env: Arc<[(String, String)]> = environment(spec).into();
+        let keyvalue = KeyValue::new(spec.objects.clone(), env.clone(), node_store, memory.clone());
         let setup = GuestSetup {
             args: arguments(spec),
-            env: environment(spec).into(),
+            env,
             working_dir: spec.working_dir.clone().or_else(|| spec.image.config.working_dir.clone()),
             mounts: Arc::new(Mounts::prepare(spec, scratch)?),
             streams: Streams::Log { log: spec.log.clone(), attached, stdin },
             memory,
             net: Arc::new(ContainerNetwork::new(spec.network.clone())),
+            keyvalue: Arc::new(keyvalue),
         };
         setup.check()?;
         Ok(setup)
@@ -126,6 +139,7 @@ impl GuestSetup {
             },
             memory: Arc::new(MemoryAccount::within(self.memory.clone())),
             net: Arc::new(ContainerNetwork::new(self.net.pod.clone())),
+            keyvalue: self.keyvalue.clone(),
         };
         setup.check()?;
         Ok(setup)
@@ -245,6 +259,8 @@ impl GuestSetup {
             net: self.net.clone(),
             sockets_open: 0,
             peers: Peers::new(),
+            keyvalue: self.keyvalue.clone(),
+            config: None,
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);

@@ -96,6 +96,15 @@ impl MemoryAccount {
         OomKilled { limit, wanted: limit.saturating_add(1) }
     }
 
+    /// For what the host keeps on the guest's behalf: a refusal is the guest's to handle, and no reason to kill it.
+    pub fn reserve(&self, bytes: u64) -> Result<(), OomKilled> {
+        self.take(bytes)
+    }
+
+    pub fn release(&self, bytes: u64) {
+        self.refund(bytes);
+    }
+
     fn charge(&self, bytes: u64) -> Result<(), OomKilled> {
         self.take(bytes).inspect_err(|_| self.exceeded.store(true, Ordering::Relaxed))
     }

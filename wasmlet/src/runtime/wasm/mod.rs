@@ -1,6 +1,7 @@
 //! The Wasm runtime: one wasmtime engine for the node, every container a store (or a server of stores) in this process.
 
 mod command;
+mod config;
 mod container;
 mod activity;
 mod cpu;
@@ -11,9 +12,12 @@ mod http;
 mod http_admission;
 mod http_body;
 mod http_limits;
+mod keyvalue;
+mod keyvalue_node;
 mod logs;
 mod memory;
 mod modules;
+mod mounted_objects;
 mod mounts;
 mod outgoing;
 mod p1_functions;
@@ -52,10 +56,11 @@ use crate::images::compiled::CompiledCache;
 use crate::network::host_ports;
 use container::{Control, Sandbox, WasmContainer};
 use cpu::{CpuAccount, Metered};
-use guest::{FoundOpen, GuestSetup};
+use guest::{FoundOpen, Given, GuestSetup};
 use http::{HttpServer, ServerState};
 use http_admission::Admission;
 use http_limits::HttpLimits;
+use keyvalue_node::NodeStores;
 use memory::MemoryAccount;
 use modules::{Modules, Prepared};
 use p1_sockets::Listener;
@@ -93,6 +98,7 @@ struct Inner {
     scratch_dir: PathBuf,
     /// Nothing is ever in it.
     void_dir: PathBuf,
+    node_stores: NodeStores,
 }
 
 /// What is opened on a command's behalf before it starts.
@@ -142,6 +148,7 @@ impl WasmRuntime {
             guests: threads.handle().clone(),
             scratch_dir,
             void_dir,
+            node_stores: NodeStores::default(),
         };
         Ok(WasmRuntime { inner: Arc::new(inner), _threads: threads })
     }
@@ -184,12 +191,13 @@ impl Inner {
         attachments: Arc<Attachments>,
         stdin: Option<mpsc::Receiver<Bytes>>,
     ) -> Result<Arc<GuestSetup>, StartError> {
+        let node_store = spec.keyvalue_directory.as_deref().map(|directory| self.node_stores.open(directory));
+        let given = Given { memory, attachments, stdin, node_store };
         if spec.mounts.is_empty() {
-            return GuestSetup::new(spec, memory, attachments, stdin, &self.scratch_dir).map(Arc::new);
+            return GuestSetup::new(spec, given, &self.scratch_dir).map(Arc::new);
         }
         let (spec, scratch) = (spec.clone(), self.scratch_dir.clone());
-        let work =
-            self.guests.spawn_blocking(move || GuestSetup::new(&spec, memory, attachments, stdin, &scratch));
+        let work = self.guests.spawn_blocking(move || GuestSetup::new(&spec, given, &scratch));
         work.await.unwrap_or(Err(StartError::ShuttingDown)).map(Arc::new)
     }
 
@@ -204,6 +212,8 @@ impl Inner {
             StartError::NodeFull(format!("{} instances are running", self.capacity.instances_max))
         })?;
         let (control, net) = (container.control.clone(), container.net.clone());
+        // An exec'd program shares them with its container.
+        let keyvalue = container.sandbox.is_some().then(|| setup.keyvalue.clone());
         let (cpu, ticker, engine) = (container.cpu.clone(), self.ticker.clone(), self.engine.clone());
         let run = match prepared {
             Prepared::Module { pre, .. } => {
@@ -226,6 +236,9 @@ impl Inner {
             let cleanup = async {
                 drop(forwarding);
                 net.forget_sockets();
+                if let Some(keyvalue) = keyvalue {
+                    keyvalue.clear();
+                }
                 drop(permit);
             };
             control.supervise(run, cleanup).await;
@@ -315,6 +328,7 @@ impl Inner {
                     pod.note_unbound(Protocol::Tcp, address);
                 }
                 server.state.clear().await;
+                server.setup.keyvalue.clear();
             };
             control.supervise(serving, cleanup).await;
         });

@@ -15,8 +15,10 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+use super::config;
 use super::engine::{EngineError, compatibility};
 use super::guest::{ComponentState, ModuleState};
+use super::keyvalue;
 use super::p1_functions;
 use super::p1_sockets::PREVIEW1;
 use super::sockets;
@@ -111,6 +113,8 @@ impl Modules {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component_linker)
             .map_err(EngineError::Linker)?;
         sockets::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        config::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        keyvalue::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
         Ok(Modules {
             engine: engine.clone(),
             compatibility: compatibility(engine),

@@ -6,6 +6,7 @@ mod http;
 mod limits;
 mod p1_server;
 mod sockets;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -169,6 +170,8 @@ impl Node {
             env: Vec::new(),
             working_dir: None,
             mounts: Vec::new(),
+            objects: Vec::new(),
+            keyvalue_directory: None,
             ports: Vec::new(),
             limits: Limits::default(),
             stdin: Stdin::None,
