@@ -14,6 +14,8 @@ use super::p1_poll;
 use super::p1_sockets::{Connection, Errno, PREVIEW1, Socket};
 use super::p1_transfer::{Guest, Reading, code, piece, read, split, write, write_u32};
 
+/// Open files of one guest: they are the node's descriptors.
+const FILES_MAX: u32 = 4_096;
 const FLAG_NONBLOCK: i32 = 4;
 const FILETYPE_SOCKET_STREAM: u8 = 6;
 /// Of a preopen that is no directory; guests pass over what they do not know.
@@ -258,6 +260,29 @@ fn files(linker: &mut Linker<ModuleState>) -> Result<()> {
                 stat.copy_from_slice(&[PREOPEN_OTHER, 0, 0, 0, 0, 0, 0, 0]);
             });
             Ok(code(filled))
+        },
+    )?;
+    type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+    linker.func_wrap_async(
+        PREVIEW1,
+        "path_open",
+        |mut caller: Guest<'_>, (dir, look, path, length, how, base, inherited, flags, out): Open| {
+            Box::new(async move {
+                let (memory, state) = split(&mut caller)?;
+                let memory = &mut GuestMemory::Unshared(memory);
+                let wasi = &mut state.wasi;
+                let opened = upstream::path_open(
+                    wasi, memory, dir, look, path, length, how, base, inherited, flags, out,
+                );
+                let errno = opened.await?;
+                // Numbers are given lowest first: this one says how many are open.
+                let fd = memory.read(wiggle::GuestPtr::<u32>::new(out.cast_unsigned())).unwrap_or(0);
+                if errno == Errno::Success as i32 && fd >= FILES_MAX {
+                    upstream::fd_close(wasi, memory, fd.cast_signed()).await?;
+                    return Ok(Errno::Mfile as i32);
+                }
+                Ok(errno)
+            })
         },
     )?;
     linker.func_wrap_async(PREVIEW1, "fd_renumber", |mut caller: Guest<'_>, (from, to): (i32, i32)| {

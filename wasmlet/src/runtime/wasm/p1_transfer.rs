@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
-use wasmtime::{Caller, Result};
+use wasmtime::{AsContextMut, Caller, Result};
+use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
 
 use super::guest::ModuleState;
 use super::p1_sockets::{Connection, Errno};
@@ -20,7 +21,12 @@ pub(super) type Guest<'a> = Caller<'a, ModuleState>;
 pub(super) fn split<'a>(caller: &'a mut Guest<'_>) -> Result<(&'a mut [u8], &'a mut ModuleState)> {
     let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
     let memory = memory.ok_or_else(|| wasmtime::Error::msg("missing required memory export"))?;
-    Ok(memory.data_and_store_mut(caller))
+    let fuel = caller.as_context_mut().hostcall_fuel();
+    let (memory, state) = memory.data_and_store_mut(caller);
+    // What one call may copy, as wasmtime's own wrappers set it at every call: without it a guest's first write fails, and
+    // every one after a while.
+    state.wasi.set_hostcall_fuel(fuel);
+    Ok((memory, state))
 }
 
 /// A piece of the guest's memory.

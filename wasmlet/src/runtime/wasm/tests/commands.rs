@@ -45,6 +45,21 @@ async fn traps_are_named_with_a_backtrace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_has_no_end_but_the_logs() {
+    let node = Node::new().await;
+    // 4096 times 60 KB, and nothing but writes; ends with the first errno.
+    let body = "(local $left i32) (local $errno i32)
+        (local.set $left (i32.const 4096)) (i32.store (i32.const 4) (i32.const 60000))
+        (loop $l
+          (local.set $errno (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (if (local.get $errno) (then (call $exit (local.get $errno))))
+          (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+          (br_if $l (local.get $left)))";
+    let exit = node.start(node.quiet_spec(&node.wat(&p1(body)))).await.wait().await;
+    assert_eq!(exit.code, 0, "{exit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn samples_get_arguments_and_variables() {
     let node = Node::new().await;
     let (mut spec, written) = node.spec(node.sample("job-hello"));
