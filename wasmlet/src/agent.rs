@@ -25,8 +25,8 @@ use crate::options::{Options, RuntimeKind};
 use crate::pods::Pods;
 use crate::pods::context::{Context, Ledger, NodeFacts};
 use crate::pods::images::{AnyImage, Images};
-use crate::pods::{keyvalue, orphans};
 use crate::pods::sources::Sources;
+use crate::pods::{keyvalue, orphans};
 use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
 use crate::runtime::wasm::{self, Demand, EngineError, WasmRuntime};
@@ -185,6 +185,7 @@ pub async fn run(
             labels: facts.all_labels(),
             own,
             messages: directories.messages.clone(),
+            composed: directories.composed.clone(),
             keyvalue: directories.keyvalue.clone(),
         },
         ledger: Ledger::new(facts.amounts()),
@@ -343,6 +344,8 @@ struct Directories {
     /// The data of volumes of the class `local-path`.
     local_path: PathBuf,
     messages: PathBuf,
+    /// Emptied at every start.
+    composed: PathBuf,
     keyvalue: PathBuf,
     memory: Option<PathBuf>,
 }
@@ -355,11 +358,13 @@ impl Directories {
             volumes: data.join("volumes"),
             local_path: data.join("local-path"),
             messages: data.join("messages"),
+            composed: data.join("composed"),
             keyvalue: data.join("keyvalue"),
             memory: memory_directory(data),
         };
-        let Self { images, pods, volumes, local_path, messages, keyvalue, .. } = &directories;
-        for path in [images, pods, volumes, local_path, messages, keyvalue] {
+        let _ = std::fs::remove_dir_all(&directories.composed);
+        let Self { images, pods, volumes, local_path, messages, composed, keyvalue, .. } = &directories;
+        for path in [images, pods, volumes, local_path, messages, composed, keyvalue] {
             std::fs::create_dir_all(path)
                 .and_then(|()| {
                     // Secrets and users' data: for this node only.

@@ -11,6 +11,10 @@ pub enum Kind {
     Command,
     /// A component that exports `wasi:http/incoming-handler`: served, one instance per request.
     Http,
+    /// A component that exports `wasi:cli/run` of WASI 0.3.
+    CommandP3,
+    /// A component that exports `wasi:http/handler` (WASI 0.3): served, an instance answers several requests at once.
+    HttpP3,
     /// Wasm, but nothing this node knows how to run; the text says why.
     Unsupported(String),
 }
@@ -22,6 +26,8 @@ impl Kind {
             Kind::Module => "wasi preview 1 command",
             Kind::Command => "wasi:cli/command",
             Kind::Http => "wasi:http/proxy",
+            Kind::CommandP3 => "wasi:cli/command@0.3",
+            Kind::HttpP3 => "wasi:http/service@0.3",
             Kind::Unsupported(reason) => reason,
         }
     }
@@ -102,12 +108,16 @@ fn component_kind(exports: &[String]) -> Kind {
     let has = |interface: &str| exports.iter().any(|export| export.starts_with(interface));
     if has("wasi:http/incoming-handler@0.2.") {
         Kind::Http
+    } else if has("wasi:http/handler@0.3.") {
+        Kind::HttpP3
     } else if has("wasi:cli/run@0.2.") {
         Kind::Command
+    } else if has("wasi:cli/run@0.3.") {
+        Kind::CommandP3
     } else {
         let names: Vec<&str> = exports.iter().take(5).map(String::as_str).collect();
         Kind::Unsupported(format!(
-            "component exports neither wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2 (exports: {})",
+            "component exports neither wasi:cli/run (0.2, 0.3) nor wasi:http/incoming-handler@0.2 or handler@0.3 (exports: {})",
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ))
     }
@@ -137,16 +147,19 @@ mod tests {
         let empty = of("(component (core module (func (export \"_start\"))))");
         assert_eq!(
             empty.kind.world(),
-            "component exports neither wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2 (exports: none)"
+            "component exports neither wasi:cli/run (0.2, 0.3) nor wasi:http/incoming-handler@0.2 or handler@0.3 (exports: none)"
         );
-        for (export, kind) in
-            [("wasi:cli/run@0.2.3", Kind::Command), ("wasi:http/incoming-handler@0.2.0", Kind::Http)]
-        {
+        for (export, kind) in [
+            ("wasi:cli/run@0.2.3", Kind::Command),
+            ("wasi:http/incoming-handler@0.2.0", Kind::Http),
+            ("wasi:cli/run@0.3.0", Kind::CommandP3),
+            ("wasi:http/handler@0.3.2", Kind::HttpP3),
+        ] {
             let text = format!("(component (instance $i) (export \"{export}\" (instance $i)))");
             assert_eq!(of(&text).kind, kind);
         }
-        let p3 = of("(component (instance $i) (export \"wasi:cli/run@0.3.0\" (instance $i)))");
-        assert!(p3.kind.world().contains("wasi:cli/run@0.3.0"), "{:?}", p3.kind);
+        let later = of("(component (instance $i) (export \"wasi:cli/run@0.4.0\" (instance $i)))");
+        assert!(later.kind.world().contains("wasi:cli/run@0.4.0"), "{:?}", later.kind);
     }
 
     #[test]

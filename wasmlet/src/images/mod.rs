@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod blobs;
 pub mod compiled;
+pub mod compose;
 pub mod digest;
 pub mod error;
 mod import;

@@ -50,6 +50,8 @@ pub struct NodeFacts {
     pub own: Informer,
     /// Directories made for `terminationMessagePath`.
     pub messages: PathBuf,
+    /// Components linked from several images, made anew when they are missing.
+    pub composed: PathBuf,
     /// Key-value stores, one directory per namespace.
     pub keyvalue: PathBuf,
 }

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod adopt;
 pub mod backoff;
+mod components;
 pub mod context;
 pub mod downward;
 pub mod env;

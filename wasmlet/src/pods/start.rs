@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as ContainerView, Pod, Service};
 use tokio_util::sync::CancellationToken;
 
+use super::components;
 use super::context::Context;
 use super::downward::Fields;
 use super::env;
@@ -19,8 +20,8 @@ use super::events::PodEvents;
 use super::expansion::expand;
 use super::hooks;
 use super::hostname;
-use super::keyvalue;
 use super::images::{PullSecret, image_id, pull_secret};
+use super::keyvalue;
 use super::service_env;
 use super::spec::Spec;
 use super::state::ImageFacts;
@@ -96,6 +97,7 @@ pub async fn start(order: Order) -> Result<Started, Failed> {
         let field = spec.field_path(order.index);
         let view = &*view;
         let image = image(&order, &pod, view, &field).await?;
+        let image = with_components(&order, &pod, view, &field, image).await?;
         let spec = container_spec(&order, &pod, view, image.clone()).await?;
         order.runtime.prepare(&image).await.map_err(|e| Failed::new("CreateContainerError", e))?;
         let probes = probes::of(view, order.network.ip());
@@ -224,6 +226,37 @@ async fn image(
             Err(failed(error.reason, error.message))
         }
     }
+}
+
+/// The image with the components that the pod's annotation names linked into it; pulled as the image itself is.
+async fn with_components(
+    order: &Order,
+    pod: &Pod,
+    view: &ContainerView,
+    field: &str,
+    main: Arc<LocalImage>,
+) -> Result<Arc<LocalImage>, Failed> {
+    let failed = |error: &dyn std::fmt::Display| Failed::new("CreateContainerError", error);
+    let references = components::references(pod, &view.name).map_err(|error| failed(&error))?;
+    if references.is_empty() {
+        return Ok(main);
+    }
+    let mut dependencies = Vec::new();
+    for reference in references {
+        // Its own tag says when it is pulled.
+        let view = ContainerView {
+            name: view.name.clone(),
+            image: Some(reference),
+            image_pull_policy: view.image_pull_policy.clone().filter(|policy| policy != "Always"),
+            ..ContainerView::default()
+        };
+        dependencies.push(image(order, pod, &view, field).await?);
+    }
+    let (directory, name) = (order.context.node.composed.clone(), view.name.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        components::composed(&directory, &name, &main, &dependencies).map(Arc::new)
+    });
+    work.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
 fn round_millis(duration: Duration) -> Duration {

@@ -97,6 +97,7 @@ impl Node {
                 labels: [("zone".to_owned(), "a".to_owned())].into(),
                 own: informers.of::<k8s_openapi::api::core::v1::Node>(),
                 messages: dir.path().join("messages"),
+                composed: dir.path().join("composed"),
                 keyvalue: dir.path().join("keyvalue"),
             },
             ledger: Ledger::new(Amounts {

@@ -1,8 +1,12 @@
 //! Runs a command (preview 1 module or preview 2 component) from its first instruction to its exit.
 
+use std::future::poll_fn;
+
+use wasmtime::component::Accessor;
 use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as CommandP3Pre;
 
 use super::container::Outcome;
 use super::guest::{ComponentState, FoundOpen, GuestSetup, ModuleState};
@@ -43,6 +47,29 @@ pub(super) async fn run_component(
     let result = async {
         let command = pre.instantiate_async(&mut store).await?;
         command.wasi_cli_run().call_run(&mut store).await
+    }
+    .await;
+    match result {
+        Ok(Ok(())) => Outcome::Exited(0),
+        Ok(Err(())) => Outcome::Exited(1),
+        Err(error) => outcome_of(error, &setup.memory),
+    }
+}
+
+pub(super) async fn run_p3(engine: Engine, pre: CommandP3Pre<ComponentState>, setup: &GuestSetup) -> Outcome {
+    let mut store = match setup.component_store(&engine) {
+        Ok(store) => store,
+        Err(error) => return not_started(error),
+    };
+    let result = async {
+        let command = pre.instantiate_async(&mut store).await?;
+        let run = async |accessor: &Accessor<ComponentState>| {
+            let result = command.wasi_cli_run().call_run(accessor).await?;
+            // What it left running goes on: a guest that wants to end at once says so by wasi:cli/exit.
+            poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            Ok(result)
+        };
+        store.run_concurrent(run).await?
     }
     .await;
     match result {

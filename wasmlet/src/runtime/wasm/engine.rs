@@ -86,6 +86,11 @@ const GUARD_NARROW: u64 = 64 << 10;
 /// Core instances that make up a component built by wit-component: module, adapter, shim, fixups.
 const CORE_INSTANCES_PER_SLOT: u32 = 4;
 const TABLES_PER_SLOT: u32 = 2;
+/// What one component may take of the pool: one guest must not have what many need. (Python's is the largest that is
+/// usual, with some thirty instances around one memory.)
+const CORE_INSTANCES_PER_COMPONENT: u32 = 128;
+const MEMORIES_PER_COMPONENT: u32 = 16;
+const TABLES_PER_COMPONENT: u32 = 32;
 /// Kept resident in a slot between two requests; decides the http rate (13.8k against 33.7k a second at 64 KiB).
 const KEEP_RESIDENT: usize = 1 << 20;
 const WARM_SLOTS_MAX: u32 = 100;
@@ -179,6 +184,8 @@ pub(super) fn build(mut capacity: Capacity) -> Result<(Engine, Capacity), Engine
 fn config(capacity: &Capacity) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
+    // WASI 0.3.
+    config.wasm_component_model_async(true);
     config.memory_init_cow(true);
     // Backtraces name functions; reading DWARF line tables at every trap would cost more than it tells.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
@@ -192,6 +199,9 @@ fn config(capacity: &Capacity) -> Config {
                 .total_tables(slots.saturating_mul(TABLES_PER_SLOT))
                 .total_stacks(slots)
                 .total_gc_heaps(slots.min(1_000))
+                .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+                .max_memories_per_component(MEMORIES_PER_COMPONENT)
+                .max_tables_per_component(TABLES_PER_COMPONENT)
                 .linear_memory_keep_resident(KEEP_RESIDENT)
                 .table_keep_resident(KEEP_RESIDENT)
                 .max_unused_warm_slots(WARM_SLOTS_MAX)

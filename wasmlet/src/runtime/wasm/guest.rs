@@ -11,6 +11,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_tls::WasiTlsCtx;
 
 use super::keyvalue::KeyValue;
 use super::keyvalue_node::NodeStore;
@@ -21,6 +22,7 @@ use super::outgoing::PodHttp;
 use super::p1_sockets::{LISTEN_FDS, Listener, Sockets};
 use super::pipes::{PipeInput, PipeOutput};
 use super::sockets::{ContainerNetwork, Peers};
+use super::sockets_p3::Held;
 use crate::runtime::stdio::{Attachments, Stdio};
 use crate::runtime::{ContainerSpec, LogSink, StartError, Stream};
 
@@ -77,14 +79,17 @@ pub(super) struct ComponentState {
     memory: StoreMemory,
     pub net: Arc<ContainerNetwork>,
     pub sockets_open: u32,
+    /// Sockets of WASI 0.3, once there is one.
+    pub held: Option<Held>,
     pub peers: Peers,
     pub keyvalue: Arc<KeyValue>,
-    /// Filled when the guest first asks.
+    /// Filled when the guest first asks, as what follows.
     pub config: Option<WasiConfigVariables>,
+    pub tls: Option<WasiTlsCtx>,
 }
 
 /// Handles of the host (streams, files, sockets, pollables) that one instance may hold.
-const RESOURCES_MAX: usize = 20_000;
+const RESOURCES_MAX: usize = 8_192;
 
 impl WasiView for ComponentState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
@@ -258,9 +263,11 @@ impl GuestSetup {
             memory: StoreMemory::new(self.memory.clone()),
             net: self.net.clone(),
             sockets_open: 0,
+            held: None,
             peers: Peers::new(),
             keyvalue: self.keyvalue.clone(),
             config: None,
+            tls: None,
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.memory);

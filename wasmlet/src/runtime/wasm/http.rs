@@ -1,13 +1,15 @@
 //! Serves a wasi:http component at the pod's address: a fresh instance for every request, within bounds.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,20 +19,24 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::{Engine, PoolConcurrencyLimitError};
-use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCodeP3;
+use wasmtime_wasi_http::{Error as HttpError, WasiHttpView};
 
 use super::command::outcome_of;
 use super::container::{Control, Outcome, describe};
 use super::cpu::{CpuAccount, Metered};
 use super::guest::{ComponentState, GuestSetup};
 use super::http_admission::{Admission, Admitted, Busy};
-use super::http_body::{AbortOnDrop, ResponseBody};
-use super::http_limits::HttpLimits;
+use super::http_body::{AbortOnDrop, Keeper, ResponseBody};
+use super::http_limits::{self, HttpLimits};
+use super::http_workers::{NoInstance, Reuse, Workers};
 use super::memory::OomKilled;
+use super::modules::HttpPre;
 use super::ticker::Ticker;
+use crate::runtime::StartError;
 
 /// While an endpoint is being withdrawn its clients still come: after being asked to end, the listeners stay open
 /// until nobody came for this long,
@@ -49,7 +55,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What a server is made of.
 pub(super) struct HttpServer {
     pub engine: Engine,
-    pub pre: ProxyPre<ComponentState>,
+    pub instances: Instances,
     pub setup: Arc<GuestSetup>,
     pub control: Arc<Control>,
     pub cpu: Arc<CpuAccount>,
@@ -59,17 +65,40 @@ pub(super) struct HttpServer {
     pub state: ServerState,
 }
 
+/// Whose a request is.
+pub(super) enum Instances {
+    /// Its own.
+    EachItsOwn(ProxyPre<ComponentState>),
+    Shared(Arc<Workers>),
+}
+
+impl Instances {
+    pub fn of(
+        pre: &HttpPre,
+        limits: &HttpLimits,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Self, StartError> {
+        let reuse = http_limits::reuse(annotations, matches!(pre, HttpPre::P3(_)))?;
+        let shared = |pre, reuse| Instances::Shared(Workers::new(pre, reuse, limits.concurrency_max));
+        Ok(match (pre, reuse) {
+            (HttpPre::P2(pre), None) => Instances::EachItsOwn(pre.clone()),
+            (HttpPre::P2(pre), Some(reuse)) => shared(HttpPre::P2(pre.clone()), reuse),
+            (HttpPre::P3(pre), reuse) => shared(HttpPre::P3(pre.clone()), reuse.unwrap_or(Reuse::ONCE)),
+        })
+    }
+}
+
 pub(super) struct ServerState {
     accepted: AtomicU64,
     /// Nothing is accepted any more.
     deaf: CancellationToken,
     acceptors: TaskTracker,
     connections: TaskTracker,
-    guests: TaskTracker,
+    pub guests: TaskTracker,
     /// Connections end after the request they are at.
-    closing: CancellationToken,
+    pub closing: CancellationToken,
     /// Guests are dropped where they are.
-    abort: CancellationToken,
+    pub abort: CancellationToken,
     out_of_memory: watch::Sender<Option<OomKilled>>,
 }
 
@@ -227,16 +256,25 @@ impl HttpServer {
         if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
             return plain(StatusCode::BAD_REQUEST, "missing Host header\n");
         }
+        if let Some(refused) = refuse_upgrade(&request) {
+            return refused;
+        }
+        let pre = match &self.instances {
+            Instances::EachItsOwn(pre) => pre.clone(),
+            Instances::Shared(workers) => return self.answer_shared(workers, request, admitted).await,
+        };
         let (sender, receiver) = oneshot::channel();
         let server = self.clone();
         let guest = self.state.guests.spawn(async move {
-            let status = server.guest(request, sender).await;
+            let status = server.guest(pre, request, sender).await;
             drop(admitted);
             status
         });
         let guest = AbortOnDrop::new(guest);
         match receiver.await {
-            Ok(Ok(response)) => response.map(|body| ResponseBody::guest(body, guest)).into_response(),
+            Ok(Ok(response)) => {
+                response.map(|body| ResponseBody::guest(body, Keeper::Own(guest), None)).into_response()
+            }
             Ok(Err(code)) => {
                 tracing::debug!(?code, "guest answered with an error");
                 plain(StatusCode::BAD_GATEWAY, "the guest reported an error\n")
@@ -251,10 +289,67 @@ impl HttpServer {
         }
     }
 
-    /// One request in an instance of its own. The status is what to answer when the guest did not.
-    async fn guest(&self, request: Request<Incoming>, sender: ResponseSender) -> StatusCode {
+    /// A request in an instance that others may share. Its time is bounded here, as the guest is not its own.
+    async fn answer_shared(
+        self: &Arc<Self>,
+        workers: &Arc<Workers>,
+        request: Request<Incoming>,
+        admitted: Admitted,
+    ) -> Response<ResponseBody> {
         let what = (request.method().clone(), request.uri().clone());
-        let run = Metered::new(self.run(request, sender), self.cpu.clone(), self.ticker.clone());
+        let deadline = self.limits.request_timeout.map(|limit| tokio::time::Instant::now() + limit);
+        let request = request.map(|body| body.map_err(HttpError::from).boxed_unsync());
+        let (answer, lease) = workers.send(self, request, admitted);
+        let answer = match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, answer).await,
+            None => Ok(answer.await),
+        };
+        match answer {
+            Ok(Ok(Ok(response))) => response
+                .map(|body| ResponseBody::guest(body, Keeper::Shared(lease), deadline))
+                .into_response(),
+            Ok(Ok(Err(error))) if error.is::<PoolConcurrencyLimitError>() || error.is::<NoInstance>() => {
+                refuse(&Busy::QueueFull)
+            }
+            Ok(Ok(Err(error))) if error.is::<ErrorCode>() || error.is::<ErrorCodeP3>() => {
+                tracing::debug!(%error, "guest answered with an error");
+                plain(StatusCode::BAD_GATEWAY, "the guest reported an error\n")
+            }
+            Ok(Ok(Err(error))) => {
+                self.log(&what, &describe(&error));
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+            }
+            // The instance is gone; why, its end says.
+            Ok(Err(_)) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n"),
+            Err(_) => {
+                self.log(&what, "timed out");
+                plain(StatusCode::GATEWAY_TIMEOUT, "request timed out\n")
+            }
+        }
+    }
+
+    /// A shared instance ended before its time.
+    pub fn guest_failed(&self, error: wasmtime::Error) {
+        match outcome_of(error, &self.setup.memory) {
+            Outcome::OutOfMemory(oom) => {
+                self.setup.complain(&format!("{oom}\n"));
+                self.state.out_of_memory.send_replace(Some(oom));
+            }
+            Outcome::Failed(error) => self.setup.complain(&format!("{}\n", describe(&error))),
+            Outcome::Exited(code) => self.setup.complain(&format!("exited with code {code}\n")),
+            Outcome::Terminated | Outcome::Killed | Outcome::Panicked => {}
+        }
+    }
+
+    /// One request in an instance of its own. The status is what to answer when the guest did not.
+    async fn guest(
+        &self,
+        pre: ProxyPre<ComponentState>,
+        request: Request<Incoming>,
+        sender: ResponseSender,
+    ) -> StatusCode {
+        let what = (request.method().clone(), request.uri().clone());
+        let run = Metered::new(self.run(pre, request, sender), self.cpu.clone(), self.ticker.clone());
         let result = tokio::select! {
             biased;
             () = self.state.abort.cancelled() => return StatusCode::INTERNAL_SERVER_ERROR,
@@ -280,11 +375,16 @@ impl HttpServer {
         StatusCode::INTERNAL_SERVER_ERROR
     }
 
-    async fn run(&self, request: Request<Incoming>, sender: ResponseSender) -> wasmtime::Result<()> {
+    async fn run(
+        &self,
+        pre: ProxyPre<ComponentState>,
+        request: Request<Incoming>,
+        sender: ResponseSender,
+    ) -> wasmtime::Result<()> {
         let mut store = self.setup.component_store(&self.engine)?;
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
         let response = store.data_mut().http().new_response_outparam(sender)?;
-        let proxy = self.pre.instantiate_async(&mut store).await?;
+        let proxy = pre.instantiate_async(&mut store).await?;
         proxy.wasi_http_incoming_handler().call_handle(&mut store, request, response).await
     }
 
@@ -316,6 +416,19 @@ async fn with_timeout<T>(limit: Option<Duration>, work: impl Future<Output = T>)
         Some(limit) => tokio::time::timeout(limit, work).await.ok(),
         None => Some(work.await),
     }
+}
+
+/// No wasi:http handler can take a connection over. `h2c` is no such wish: who offers it goes on in HTTP/1.1.
+fn refuse_upgrade(request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
+    let upgrade =
+        request.headers().get(UPGRADE).filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    if upgrade.is_none() && request.method() != Method::CONNECT {
+        return None;
+    }
+    Some(plain(
+        StatusCode::NOT_IMPLEMENTED,
+        "a wasi:http component cannot take a connection over: no Upgrade, no CONNECT\n",
+    ))
 }
 
 fn refuse(busy: &Busy) -> Response<ResponseBody> {

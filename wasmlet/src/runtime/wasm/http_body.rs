@@ -7,8 +7,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::http_workers::Lease;
 
 /// A guest's task; dropping this drops the guest.
 pub(super) struct AbortOnDrop(Option<JoinHandle<StatusCode>>);
@@ -39,13 +42,31 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// What the answer holds on to.
+pub(super) enum Keeper {
+    Own(AbortOnDrop),
+    Shared(Lease),
+}
+
+impl Keeper {
+    /// The answer is whole: what the guest does from here on is its own time.
+    fn finish(&mut self) {
+        match self {
+            Keeper::Own(guest) => guest.detach(),
+            Keeper::Shared(lease) => lease.finish(),
+        }
+    }
+}
+
 /// A guest's body, or a text of ours.
 pub(super) struct ResponseBody(Inner);
 
 enum Inner {
     Guest {
         body: HyperOutgoingBody,
-        guest: AbortOnDrop,
+        keeper: Keeper,
+        /// When the request has taken too long, where the guest's own task does not see to it.
+        deadline: Option<Pin<Box<Sleep>>>,
         /// Of the declared content-length. hyper drops a body once it has that many bytes, without asking for its end.
         left: Option<u64>,
     },
@@ -53,8 +74,9 @@ enum Inner {
 }
 
 impl ResponseBody {
-    pub fn guest(body: HyperOutgoingBody, guest: AbortOnDrop) -> Self {
-        ResponseBody(Inner::Guest { body, guest, left: None })
+    pub fn guest(body: HyperOutgoingBody, keeper: Keeper, deadline: Option<Instant>) -> Self {
+        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        ResponseBody(Inner::Guest { body, keeper, deadline, left: None })
     }
 
     pub fn text(text: &'static str) -> Self {
@@ -80,7 +102,12 @@ impl Body for ResponseBody {
             Inner::Text(text) => {
                 Poll::Ready(text.take().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
             }
-            Inner::Guest { body, left, guest } => {
+            Inner::Guest { body, left, keeper, deadline } => {
+                if let Some(deadline) = deadline
+                    && deadline.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
+                }
                 let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
@@ -88,8 +115,7 @@ impl Body for ResponseBody {
                             *left = left.saturating_sub(data.len() as u64);
                         }
                     }
-                    // Written to the end: what the guest does from here on is its own time.
-                    None => guest.detach(),
+                    None => keeper.finish(),
                     Some(Err(_)) => {}
                 }
                 Poll::Ready(frame)
@@ -114,10 +140,10 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Inner::Guest { body, guest, left } = &mut self.0
+        if let Inner::Guest { body, keeper, left, .. } = &mut self.0
             && (*left == Some(0) || body.is_end_stream())
         {
-            guest.detach();
+            keeper.finish();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::http_workers::Reuse;
 use crate::runtime::{ContainerSpec, Protocol, StartError};
 
 /// The port served when the container declares none.
@@ -15,6 +16,11 @@ pub const ANNOTATION_HTTP_QUEUE: &str = "coracle.dev/http-queue";
 /// How long a request may take in all, in seconds; without it, as long as its client stays.
 pub const ANNOTATION_HTTP_TIMEOUT: &str = "coracle.dev/http-timeout-seconds";
 
+/// Requests that one instance answers in its life. Without it: one of a WASI 0.2 handler, 128 of a 0.3 one.
+pub const ANNOTATION_HTTP_REUSE: &str = "coracle.dev/http-instance-reuse";
+/// Requests that one instance of a WASI 0.3 handler answers at once.
+pub const ANNOTATION_HTTP_INSTANCE_CONCURRENCY: &str = "coracle.dev/http-instance-concurrency";
+
 /// Served when neither a containerPort nor the annotation says otherwise.
 pub const HTTP_PORT_DEFAULT: u16 = 8080;
 const CONCURRENCY_DEFAULT: usize = 128;
@@ -22,6 +28,10 @@ const CONCURRENCY_MAX: usize = 10_000;
 const QUEUE_DEFAULT: usize = 1_024;
 const QUEUE_MAX: usize = 100_000;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+const REUSE_MAX: usize = 1_000_000;
+const REUSE_P3_DEFAULT: usize = 128;
+const INSTANCE_CONCURRENCY_MAX: usize = 1_000;
+const INSTANCE_CONCURRENCY_DEFAULT: usize = 16;
 /// Connections to one listener; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 4_096;
 
@@ -68,6 +78,25 @@ fn number(
     }
 }
 
+/// How instances are used; None: one for every request.
+pub(super) fn reuse(annotations: &BTreeMap<String, String>, p3: bool) -> Result<Option<Reuse>, StartError> {
+    let requests = number(annotations, ANNOTATION_HTTP_REUSE, 1, REUSE_MAX)?;
+    let concurrency = number(annotations, ANNOTATION_HTTP_INSTANCE_CONCURRENCY, 1, INSTANCE_CONCURRENCY_MAX)?;
+    if p3 {
+        return Ok(Some(Reuse {
+            requests_max: requests.unwrap_or(REUSE_P3_DEFAULT),
+            concurrency_max: concurrency.unwrap_or(INSTANCE_CONCURRENCY_DEFAULT),
+        }));
+    }
+    if concurrency.is_some_and(|concurrency| concurrency > 1) {
+        return Err(StartError::Config(format!(
+            "annotation {ANNOTATION_HTTP_INSTANCE_CONCURRENCY}: an instance of a wasi:http 0.2 handler answers one request at a time"
+        )));
+    }
+    let reused = requests.filter(|requests| *requests > 1);
+    Ok(reused.map(|requests_max| Reuse { requests_max, concurrency_max: 1 }))
+}
+
 /// Where the container's server listens: its TCP containerPorts at the pod's address, and their hostPorts at the
 /// node's.
 pub(super) fn addresses(spec: &ContainerSpec) -> Result<Vec<SocketAddr>, StartError> {
@@ -98,6 +127,26 @@ pub(super) fn addresses(spec: &ContainerSpec) -> Result<Vec<SocketAddr>, StartEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reuse_is_opt_in_for_p2() {
+        let of = |p3, pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            reuse(&pairs, p3).map(|reuse| reuse.map(|r| (r.requests_max, r.concurrency_max)))
+        };
+        let (many, at_once) = (ANNOTATION_HTTP_REUSE, ANNOTATION_HTTP_INSTANCE_CONCURRENCY);
+        assert_eq!(of(false, &[]).unwrap(), None);
+        assert_eq!(of(false, &[(many, "1")]).unwrap(), None);
+        assert_eq!(of(false, &[(many, "100")]).unwrap(), Some((100, 1)));
+        assert_eq!(of(true, &[]).unwrap(), Some((128, 16)));
+        assert_eq!(of(true, &[(many, "1"), (at_once, "4")]).unwrap(), Some((1, 4)));
+        for (p3, key, value) in
+            [(false, many, "0"), (true, many, "x"), (false, at_once, "2"), (true, at_once, "0")]
+        {
+            let error = of(p3, &[(key, value)]).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    }
 
     #[test]
     fn annotations_are_checked() {

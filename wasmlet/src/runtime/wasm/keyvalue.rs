@@ -301,7 +301,7 @@ impl Bucket {
         match &self.0 {
             Kept::Memory(kept, bucket) => Ok(kept.read(bucket, |keys| page(keys.keys().cloned(), cursor))),
             Kept::Node(node, bucket) => {
-                node.read(bucket, move |keys| page(keys.iter().map(|(key, _)| key.clone()), cursor)).await
+                node.read(bucket, move |keys| page(keys.keys().cloned(), cursor)).await
             }
             Kept::Mounted(kept, at) => {
                 let keys = mounted(kept, *at, mounted_objects::keys).await?;
@@ -414,7 +414,11 @@ impl batch::Host for KeyValueView<'_> {
         Ok(found)
     }
 
-    async fn set_many(&mut self, this: Resource<Bucket>, values: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
+    async fn set_many(
+        &mut self,
+        this: Resource<Bucket>,
+        values: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), Error> {
         let bucket = self.table.get(&this)?;
         for (key, value) in values {
             bucket.set(&key, value).await?;

@@ -293,11 +293,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = NodeStores::default().open(dir.path());
         store.set("b", "k", vec![0; 1 << 20]).await.unwrap();
-        store.with("", "", |index, _, _| { index.bytes = BYTES_MAX; Ok(()) }).await.unwrap();
+        store
+            .with("", "", |index, _, _| {
+                index.bytes = BYTES_MAX;
+                Ok(())
+            })
+            .await
+            .unwrap();
         let full = store.set("b", "l", vec![1]).await.unwrap_err();
         assert!(matches!(full, Error::Other(text) if text.contains("67108864 bytes on a node")));
         store.set("b", "k", vec![1]).await.unwrap();
-        store.with("", "", |index, _, _| { index.keys = KEYS_MAX; Ok(()) }).await.unwrap();
+        store
+            .with("", "", |index, _, _| {
+                index.keys = KEYS_MAX;
+                Ok(())
+            })
+            .await
+            .unwrap();
         assert!(store.set("b", "l", vec![1]).await.is_err());
     }
 }

@@ -12,6 +12,7 @@ mod http;
 mod http_admission;
 mod http_body;
 mod http_limits;
+mod http_workers;
 mod keyvalue;
 mod keyvalue_node;
 mod logs;
@@ -27,7 +28,10 @@ mod p1_transfer;
 mod pipes;
 mod programs;
 mod sockets;
+mod sockets_p3;
+mod sockets_p3_streams;
 mod ticker;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +42,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::Either;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -45,8 +50,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use engine::{Allocation, Capacity, Demand, EngineError, Machine};
 pub use http_limits::{
-    ANNOTATION_HTTP_CONCURRENCY, ANNOTATION_HTTP_PORT, ANNOTATION_HTTP_QUEUE, ANNOTATION_HTTP_TIMEOUT,
-    HTTP_PORT_DEFAULT,
+    ANNOTATION_HTTP_CONCURRENCY, ANNOTATION_HTTP_INSTANCE_CONCURRENCY, ANNOTATION_HTTP_PORT,
+    ANNOTATION_HTTP_QUEUE, ANNOTATION_HTTP_REUSE, ANNOTATION_HTTP_TIMEOUT, HTTP_PORT_DEFAULT,
 };
 
 use super::stdio::Attachments;
@@ -57,7 +62,7 @@ use crate::network::host_ports;
 use container::{Control, Sandbox, WasmContainer};
 use cpu::{CpuAccount, Metered};
 use guest::{FoundOpen, Given, GuestSetup};
-use http::{HttpServer, ServerState};
+use http::{HttpServer, Instances, ServerState};
 use http_admission::Admission;
 use http_limits::HttpLimits;
 use keyvalue_node::NodeStores;
@@ -219,15 +224,15 @@ impl Inner {
             Prepared::Module { pre, .. } => {
                 let (pre, void_dir) = (pre.clone(), self.void_dir.clone());
                 let found_open = FoundOpen { listeners, void_dir };
-                futures::future::Either::Left(async move {
-                    command::run_module(engine, pre, &setup, found_open).await
-                })
+                Either::Left(async move { command::run_module(engine, pre, &setup, found_open).await })
             }
             Prepared::Command(pre) => {
                 let pre = pre.clone();
-                futures::future::Either::Right(
-                    async move { command::run_component(engine, pre, &setup).await },
-                )
+                Either::Right(Either::Left(async move { command::run_component(engine, pre, &setup).await }))
+            }
+            Prepared::CommandP3(pre) => {
+                let pre = pre.clone();
+                Either::Right(Either::Right(async move { command::run_p3(engine, pre, &setup).await }))
             }
             Prepared::Http(_) => return Err(StartError::Config("an http component is not a command".into())),
         };
@@ -297,6 +302,7 @@ impl Inner {
         container: &WasmContainer,
     ) -> Result<(), StartError> {
         let limits = HttpLimits::from_annotations(&spec.annotations)?;
+        let instances = Instances::of(pre, &limits, &spec.annotations)?;
         let mut bound = Vec::new();
         for address in http_limits::addresses(spec)? {
             let failed = |source| StartError::Listen { address, source };
@@ -312,7 +318,7 @@ impl Inner {
         let control = container.control.clone();
         let server = Arc::new(HttpServer {
             engine: self.engine.clone(),
-            pre: pre.clone(),
+            instances,
             setup,
             control: control.clone(),
             cpu: container.cpu.clone(),

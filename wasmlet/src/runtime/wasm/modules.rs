@@ -13,7 +13,10 @@ use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Engine, InstancePre, Linker, Module};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as CommandP3Pre;
+use wasmtime_wasi_http::handler::ProxyPre as SharedPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::config;
 use super::engine::{EngineError, compatibility};
@@ -21,13 +24,14 @@ use super::guest::{ComponentState, ModuleState};
 use super::keyvalue;
 use super::p1_functions;
 use super::p1_sockets::PREVIEW1;
-use super::sockets;
+use super::{sockets, sockets_p3, tls};
 use crate::images::compiled::{CompiledCache, CompiledKey};
 use crate::images::inspect::{Kind, inspect};
 use crate::images::{LocalImage, digest};
 use crate::runtime::PrepareError;
 
-pub(super) type HttpPre = ProxyPre<ComponentState>;
+/// By the version of wasi:http.
+pub(super) type HttpPre = SharedPre<ComponentState>;
 
 /// A module with its imports resolved: an instance is 2 us away.
 pub(super) enum Prepared {
@@ -37,6 +41,7 @@ pub(super) enum Prepared {
         accepts: bool,
     },
     Command(CommandPre<ComponentState>),
+    CommandP3(CommandP3Pre<ComponentState>),
     Http(HttpPre),
 }
 
@@ -113,8 +118,12 @@ impl Modules {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component_linker)
             .map_err(EngineError::Linker)?;
         sockets::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        wasmtime_wasi::p3::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        sockets_p3::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
         config::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
         keyvalue::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
+        tls::add_to_linker(&mut component_linker).map_err(EngineError::Linker)?;
         Ok(Modules {
             engine: engine.clone(),
             compatibility: compatibility(engine),
@@ -274,18 +283,20 @@ impl Modules {
                     .any(|import| import.module() == PREVIEW1 && import.name() == "sock_accept");
                 Ok(Prepared::Module { pre, accepts })
             }
-            Kind::Command | Kind::Http => {
+            Kind::Command | Kind::Http | Kind::CommandP3 | Kind::HttpP3 => {
                 let component = self.load_component(code).map_err(load)?;
                 let pre = self.component_linker.instantiate_pre(&component).map_err(unmet)?;
                 let world = |error: wasmtime::Error| PrepareError::UnsupportedWorld {
                     reference: reference(),
                     reason: format!("{error:#}"),
                 };
-                if matches!(kind, Kind::Http) {
-                    ProxyPre::new(pre).map(Prepared::Http).map_err(world)
-                } else {
-                    CommandPre::new(pre).map(Prepared::Command).map_err(world)
+                match kind {
+                    Kind::Http => ProxyPre::new(pre).map(HttpPre::P2).map(Prepared::Http),
+                    Kind::HttpP3 => ServicePre::new(pre).map(HttpPre::P3).map(Prepared::Http),
+                    Kind::CommandP3 => CommandP3Pre::new(pre).map(Prepared::CommandP3),
+                    _ => CommandPre::new(pre).map(Prepared::Command),
                 }
+                .map_err(world)
             }
             Kind::Unsupported(reason) => {
                 Err(PrepareError::UnsupportedWorld { reference: reference(), reason: reason.clone() })

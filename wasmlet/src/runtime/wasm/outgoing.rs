@@ -144,7 +144,7 @@ fn tls_error(error: io::Error) -> Error {
 }
 
 /// One TLS configuration for the process: the machine's CA bundle, or Mozilla's where it has none.
-fn tls_connector() -> Result<TlsConnector, Error> {
+pub(super) fn tls_connector() -> Result<TlsConnector, Error> {
     static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
         let mut roots = rustls::RootCertStore::empty();

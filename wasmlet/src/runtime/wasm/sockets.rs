@@ -50,6 +50,20 @@ impl ContainerNetwork {
         self.pod.note_bound(Protocol::Tcp, address, true);
     }
 
+    /// A socket that the guest bound itself listens now.
+    pub fn note_listening(&self, local: SocketAddr) {
+        self.listeners.lock().insert(local);
+    }
+
+    /// A socket that was bound is closed. An accepted connection has its listener's local address, and does not end it.
+    pub fn note_closed(&self, local: SocketAddr, listening: bool) {
+        let mut listeners = self.listeners.lock();
+        if listening || !listeners.contains(&local) {
+            listeners.remove(&local);
+            self.pod.note_unbound(Protocol::Tcp, local);
+        }
+    }
+
     pub fn forget_listener(&self, address: SocketAddr) {
         self.listeners.lock().remove(&address);
         self.pod.note_unbound(Protocol::Tcp, address);
@@ -119,7 +133,7 @@ pub(super) struct PodView<'a> {
 pub(super) type Peers = HashMap<u32, SocketAddr>;
 
 /// Sockets that one instance may hold: they are the node's file descriptors.
-const SOCKETS_MAX: u32 = 1_024;
+pub(super) const SOCKETS_MAX: u32 = 1_024;
 
 impl PodView<'_> {
     fn take_socket(&mut self) -> Result<(), ErrorCode> {
@@ -209,7 +223,7 @@ impl HostTcpSocket for PodView<'_> {
         HostTcpSocket::start_listen(&mut self.wasi, this).await?;
         let local: SocketAddr =
             HostTcpSocket::local_address(&mut self.wasi, Resource::new_borrow(rep))?.into();
-        self.net.listeners.lock().insert(local);
+        self.net.note_listening(local);
         Ok(())
     }
 
@@ -238,14 +252,8 @@ impl HostTcpSocket for PodView<'_> {
     fn drop(&mut self, this: Tcp) -> Result<()> {
         let local = HostTcpSocket::local_address(&mut self.wasi, Resource::new_borrow(this.rep()));
         if let Ok(local) = local {
-            let local: SocketAddr = local.into();
             let listening = HostTcpSocket::is_listening(&mut self.wasi, Resource::new_borrow(this.rep()))?;
-            let mut listeners = self.net.listeners.lock();
-            // An accepted connection has its listener's local address, and does not end it.
-            if listening || !listeners.contains(&local) {
-                listeners.remove(&local);
-                self.net.pod.note_unbound(Protocol::Tcp, local);
-            }
+            self.net.note_closed(local.into(), listening);
         }
         self.peers.remove(&this.rep());
         self.give_socket_back();

@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use super::{Node, eventually, get, http_guest, split_answer};
 use crate::runtime::wasm::{
-    ANNOTATION_HTTP_CONCURRENCY, ANNOTATION_HTTP_PORT, ANNOTATION_HTTP_QUEUE, ANNOTATION_HTTP_TIMEOUT,
+    ANNOTATION_HTTP_CONCURRENCY, ANNOTATION_HTTP_PORT, ANNOTATION_HTTP_QUEUE, ANNOTATION_HTTP_REUSE,
+    ANNOTATION_HTTP_TIMEOUT,
 };
 use crate::runtime::{ContainerSpec, ExitReason, Port, Protocol, Runtime, StartError};
 
@@ -287,4 +288,55 @@ async fn many_who_want_one_module_compile_it_once() {
     }
     // One file of code, one of its checksum.
     assert_eq!(std::fs::read_dir(node.dir.path().join("compiled")).unwrap().count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reused_instance_of_a_p2_handler_answers_one_after_the_other() {
+    let node = Node::new().await;
+    let (mut spec, written) = node.spec(node.sample("hello-http"));
+    annotate(&mut spec, ANNOTATION_HTTP_REUSE, "50");
+    let address = at(&spec, 8080);
+    let container = node.start(spec).await;
+    let peak = || container.stats().memory_peak_bytes;
+    assert_eq!(get(address, "/healthz").await, (200, "ok\n".into()));
+    let one = peak();
+    for _ in 0..120 {
+        assert_eq!(get(address, "/healthz").await, (200, "ok\n".into()));
+    }
+    assert!(peak() <= one * 2, "one instance, or one and its successor: {one} {}", peak());
+    let burst = (0..40).map(|_| tokio::spawn(get(address, "/")));
+    for answer in futures::future::join_all(burst).await {
+        assert_eq!(answer.unwrap().0, 200);
+    }
+    eventually(|| container.stats().memory_bytes == 0).await;
+    container.stop(Duration::from_secs(5)).await;
+    assert_eq!(container.wait().await.code, 0, "{}", written.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_are_refused_and_say_why() {
+    let node = Node::new().await;
+    let (spec, _) = node.spec(node.sample("hello-http"));
+    let address = at(&spec, 8080);
+    let container = node.start(spec).await;
+    for (request, want) in [
+        ("GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n", 501),
+        ("CONNECT x:80 HTTP/1.1\r\nhost: x\r\n", 501),
+        // What curl --http2 says: it goes on in HTTP/1.1.
+        (
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+            200,
+        ),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let n =
+            tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await.unwrap().unwrap();
+        let (status, body) = split_answer(&String::from_utf8_lossy(&answer[..n]));
+        assert_eq!(status, want, "{request}");
+        assert!(status == 200 || body.contains("cannot take a connection over"), "{body}");
+    }
+    container.kill();
+    container.wait().await;
 }

@@ -4,7 +4,9 @@ mod commands;
 mod density;
 mod http;
 mod limits;
+mod malicious;
 mod p1_server;
+mod p3;
 mod sockets;
 mod stores;
 
@@ -202,7 +204,21 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 pub(super) fn split_answer(answer: &str) -> (u16, String) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return (status, unchunked(body));
+    }
     (status, body.to_owned())
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((length, after)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap_or(0);
+        let Some(piece) = after.get(..length).filter(|piece| !piece.is_empty()) else { break };
+        body.push_str(piece);
+        rest = after[length..].trim_start_matches("\r\n");
+    }
+    body
 }
 
 /// A preview 1 module around a body of `_start`.

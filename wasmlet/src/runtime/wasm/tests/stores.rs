@@ -49,7 +49,8 @@ async fn config_is_the_environment_over_the_mounted_config_maps() {
     let node = Node::new().await;
     let spec = with_objects(&node, &node.guest("storeprobe"));
     let answers =
-        ask(&node, &spec, &["config", "config LEVEL", "config color", "config shared", "config password"]).await;
+        ask(&node, &spec, &["config", "config LEVEL", "config color", "config shared", "config password"])
+            .await;
     assert_eq!(
         answers,
         ["LEVEL=debug color=blue shared=env", "debug", "blue", "env", "none"],

@@ -93,10 +93,10 @@ async fn connect(ip: &str, port: u16) -> Result<String, ErrorCode> {
     writer.write_all(b"hello".to_vec()).await;
     let (mut incoming, _) = socket.receive();
     let (_, answer) = incoming.read(Vec::with_capacity(100)).await;
+    let (local, remote) = (show(socket.get_local_address()), show(socket.get_remote_address()));
     drop(writer);
     let _ = sent.await;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    Ok(format!("{} -> {} {answer}", show(socket.get_local_address()), show(socket.get_remote_address())))
+    Ok(format!("{local} -> {remote} {}", String::from_utf8_lossy(&answer)))
 }
 
 /// Echoes to every connection until there are no more.

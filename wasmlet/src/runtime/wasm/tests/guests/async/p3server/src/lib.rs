@@ -27,9 +27,19 @@ impl wasip3::exports::http::handler::Guest for Server {
                 let millis: u64 = query.parse().unwrap_or(100);
                 wasip3::clocks::monotonic_clock::wait_for(millis * 1_000_000).await;
                 let together = WAITING.get();
+                WAITING.set(together - 1);
                 Ok(text(format!("{together} waited together")))
             }
             "/echo" => Ok(echo(request)),
+            "/linger" => {
+                wit_bindgen::spawn_local(async {
+                    wasip3::clocks::monotonic_clock::wait_for(50_000_000).await;
+                    loop {
+                        std::hint::black_box(());
+                    }
+                });
+                Ok(text("answered".into()))
+            }
             "/trap" => panic!("on demand"),
             "/spin" => loop {
                 std::hint::black_box(());
