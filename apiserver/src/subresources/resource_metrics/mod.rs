@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use coracle_client::quantity::Quantity;
 use coracle_client::{ApiError, Object, Resource};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{BodyStream, node};
@@ -57,11 +59,13 @@ pub struct Meter {
     resolution: Duration,
     /// By name. The lock of each is held while it is read: others that ask wait for the same answer.
     nodes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<History>>>>,
+    /// A turn for each reading under way: many nodes may wait for their second one at once.
+    turns: Semaphore,
 }
 
 impl Meter {
     pub fn new(resolution: Duration) -> Self {
-        Self { resolution, nodes: Mutex::default() }
+        Self { resolution, nodes: Mutex::default(), turns: Semaphore::new(READINGS_AT_ONCE) }
     }
 
     fn youngest(&self) -> Duration {
@@ -109,23 +113,26 @@ impl Meter {
         let base = match base {
             Some(base) => base,
             None => {
-                let first = source.read().await?;
+                let first = source.read(&self.turns).await?;
                 tokio::time::sleep(PAIR.min(self.resolution)).await;
                 first
             }
         };
-        let last = source.read().await?;
+        let last = source.read(&self.turns).await?;
         let usage = usage::of_node(Some(&base), &last, self.youngest(), WINDOW_MAX);
         Ok((last, usage))
     }
 
     /// By name; nodes that cannot be measured are not there.
     async fn nodes(&self, api: &Api, objects: Vec<Arc<Object>>) -> HashMap<String, Arc<NodeUsage>> {
-        let each = stream::iter(objects).map(|object| async move {
-            let usage = self.node(api, &object).await?;
-            Some((object.head.name.to_string(), usage))
-        });
-        each.buffer_unordered(READINGS_AT_ONCE).filter_map(std::future::ready).collect().await
+        let each: FuturesUnordered<_> = objects
+            .into_iter()
+            .map(|object| async move {
+                let usage = self.node(api, &object).await?;
+                Some((object.head.name.to_string(), usage))
+            })
+            .collect();
+        each.filter_map(std::future::ready).collect().await
     }
 }
 
@@ -153,7 +160,8 @@ impl<'a> Source<'a> {
         Ok(Self { proxy, endpoint: node::endpoint_of(&object.head.name, node)?, path })
     }
 
-    async fn read(&self) -> Result<Sample, ApiError> {
+    async fn read(&self, turns: &Semaphore) -> Result<Sample, ApiError> {
+        let _turn = turns.acquire().await.map_err(ApiError::internal)?;
         let reading = async {
             let (parts, body) =
                 self.proxy.open(&self.endpoint.address, self.endpoint.port, &self.path).await?;
