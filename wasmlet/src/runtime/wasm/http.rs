@@ -299,7 +299,7 @@ impl HttpServer {
         let what = (request.method().clone(), request.uri().clone());
         let deadline = self.limits.request_timeout.map(|limit| tokio::time::Instant::now() + limit);
         let request = request.map(|body| body.map_err(HttpError::from).boxed_unsync());
-        let (answer, lease) = workers.send(self, request, admitted);
+        let (answer, lease) = workers.send(self, request, admitted).await;
         let answer = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, answer).await,
             None => Ok(answer.await),

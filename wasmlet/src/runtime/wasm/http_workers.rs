@@ -27,6 +27,9 @@ use super::http_admission::Admitted;
 /// An instance without work is dropped after this long: idle pods hold no memory.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
+/// An instance that offered room and then began to compute does not see what it is handed: after this long another one
+/// gets it.
+const TAKEN_WITHIN: Duration = Duration::from_millis(20);
 /// Instances beyond the requests that may be in progress: one that has given its last answer takes a moment to go.
 const INSTANCES_SPARE: usize = 16;
 
@@ -67,7 +70,7 @@ struct Offer {
 /// One instance, as seen from outside its task.
 struct Worker {
     id: u64,
-    jobs: mpsc::UnboundedSender<Job>,
+    jobs: mpsc::UnboundedSender<Handed>,
     /// Requests whose clients are there.
     live: AtomicUsize,
     /// A client left before its answer was whole. Nobody can tell what the guest still does for it: the instance takes no
@@ -84,17 +87,35 @@ struct Job {
     sender: oneshot::Sender<Answer>,
 }
 
+/// A job on its way to an instance that lives; until it is taken it can be taken back.
+struct Handed {
+    job: Arc<Mutex<Option<Job>>>,
+    taken: oneshot::Sender<()>,
+}
+
 /// A client's hold on the instance that answers it.
 pub(super) struct Lease {
     worker: Arc<Worker>,
-    _admitted: Admitted,
+    /// Until the answer is whole, or another instance has the request.
+    admitted: Option<Admitted>,
     finished: bool,
 }
 
 impl Lease {
+    fn new(worker: Arc<Worker>, admitted: Option<Admitted>) -> Self {
+        worker.live.fetch_add(1, Ordering::Relaxed);
+        Lease { worker, admitted, finished: false }
+    }
+
     /// The answer is whole.
     pub fn finish(&mut self) {
         self.finished = true;
+    }
+
+    /// The instance never had the request.
+    fn give_up(mut self) -> Option<Admitted> {
+        self.finished = true;
+        self.admitted.take()
     }
 }
 
@@ -123,31 +144,52 @@ impl Workers {
     }
 
     /// Hands a request to an instance that has room, or to a new one.
-    pub fn send(
+    pub async fn send(
         self: &Arc<Self>,
         server: &Arc<HttpServer>,
         request: Request<WasiBody>,
         admitted: Admitted,
     ) -> (oneshot::Receiver<Answer>, Lease) {
         let (sender, receiver) = oneshot::channel();
-        let mut job = Job { request, sender };
-        let lease = |worker: Arc<Worker>| {
-            worker.live.fetch_add(1, Ordering::Relaxed);
-            Lease { worker, _admitted: admitted, finished: false }
-        };
-        {
-            // Sent under the lock: an instance that finds its offer taken knows that a job is there.
-            let mut free = self.free.lock();
-            while let Some(Offer { worker, .. }) = free.pop() {
-                if worker.abandoned.load(Ordering::Relaxed) || worker.end.is_cancelled() {
-                    continue;
-                }
-                match worker.jobs.send(job) {
-                    Ok(()) => return (receiver, lease(worker)),
-                    Err(mpsc::error::SendError(refused)) => job = refused,
-                }
+        let job = Arc::new(Mutex::new(Some(Job { request, sender })));
+        let (mut admitted, mut lease) = (Some(admitted), None);
+        if let Some((worker, taken)) = self.hand_over(&job) {
+            let held = Lease::new(worker, admitted.take());
+            // An error: the instance ended with the job in its queue.
+            if matches!(tokio::time::timeout(TAKEN_WITHIN, taken).await, Ok(Ok(()))) {
+                return (receiver, held);
+            }
+            lease = Some(held);
+        }
+        let left = job.lock().take();
+        match (left, lease) {
+            (Some(job), lease) => {
+                let admitted = lease.and_then(Lease::give_up).or(admitted);
+                (receiver, self.start(server, job, admitted))
+            }
+            (None, Some(lease)) => (receiver, lease),
+            (None, None) => unreachable!("nobody else was given it"),
+        }
+    }
+
+    /// None: no instance has room.
+    fn hand_over(&self, job: &Arc<Mutex<Option<Job>>>) -> Option<(Arc<Worker>, oneshot::Receiver<()>)> {
+        // Sent under the lock: an instance that finds its offer taken knows that a job is there.
+        let mut free = self.free.lock();
+        while let Some(Offer { worker, .. }) = free.pop() {
+            if worker.abandoned.load(Ordering::Relaxed) || worker.end.is_cancelled() {
+                continue;
+            }
+            let (taken, receiver) = oneshot::channel();
+            if worker.jobs.send(Handed { job: job.clone(), taken }).is_ok() {
+                return Some((worker, receiver));
             }
         }
+        None
+    }
+
+    /// A new instance, where there may be one more.
+    fn start(self: &Arc<Self>, server: &Arc<HttpServer>, job: Job, admitted: Option<Admitted>) -> Lease {
         let (jobs, queue) = mpsc::unbounded_channel();
         let worker = Arc::new(Worker {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
@@ -156,10 +198,10 @@ impl Workers {
             abandoned: AtomicBool::new(false),
             end: CancellationToken::new(),
         });
-        let lease = lease(worker.clone());
+        let lease = Lease::new(worker.clone(), admitted);
         let Ok(permit) = self.instances.clone().try_acquire_owned() else {
             let _ = job.sender.send(Err(wasmtime::Error::new(NoInstance)));
-            return (receiver, lease);
+            return lease;
         };
         let (workers, server) = (self.clone(), server.clone());
         let tracker = server.state.guests.clone();
@@ -167,7 +209,7 @@ impl Workers {
             workers.run(server, worker, queue, job).await;
             drop(permit);
         });
-        (receiver, lease)
+        lease
     }
 
     /// An instance from its start to its end.
@@ -175,7 +217,7 @@ impl Workers {
         self: Arc<Self>,
         server: Arc<HttpServer>,
         worker: Arc<Worker>,
-        mut queue: mpsc::UnboundedReceiver<Job>,
+        mut queue: mpsc::UnboundedReceiver<Handed>,
         first: Job,
     ) {
         let work = self.answer(&server, &worker, &mut queue, first);
@@ -220,7 +262,7 @@ impl Workers {
         &self,
         server: &HttpServer,
         worker: &Arc<Worker>,
-        queue: &mut mpsc::UnboundedReceiver<Job>,
+        queue: &mut mpsc::UnboundedReceiver<Handed>,
         first: Job,
     ) -> wasmtime::Result<()> {
         let mut store = server.setup.component_store(&server.engine)?;
@@ -268,8 +310,17 @@ impl Workers {
                     let job = match first.take() {
                         Some(job) => Some(job),
                         None => match queue.poll_recv(cx) {
-                            Poll::Ready(job) => job,
-                            Poll::Pending => None,
+                            Poll::Ready(Some(Handed { job, taken })) => {
+                                offered = false;
+                                let job = job.lock().take();
+                                let _ = taken.send(());
+                                if job.is_none() {
+                                    // Another instance has it.
+                                    continue;
+                                }
+                                job
+                            }
+                            _ => None,
                         },
                     };
                     if let Some(Job { request, sender }) = job {

@@ -228,6 +228,22 @@ async fn failures_of_a_shared_instance_cost_its_requests_only() {
     assert_eq!(container.wait().await.code, 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_computes_holds_up_nobody_but_itself() {
+    let node = Node::new().await;
+    let (mut spec, address) = annotated(&node, "p3server", &[]);
+    spec.limits.cpu_millis = Some(500);
+    let container = node.start(spec).await;
+    // It offers room after its answer, and spins a moment later.
+    assert_eq!(get(address, "/linger").await, (200, "answered".into()));
+    let before = container.stats().cpu_nanos;
+    eventually(|| container.stats().cpu_nanos > before + 50_000_000).await;
+    let answer = tokio::time::timeout(Duration::from_secs(20), get(address, "/count")).await;
+    assert_eq!(answer.expect("held up"), (200, "1".into()), "in another instance");
+    container.kill();
+    assert_eq!(container.wait().await.code, 137);
+}
+
 /// Two frames and trailers, over HTTP/2; the answer's body and trailers.
 async fn echo(address: SocketAddr) -> (Bytes, http::HeaderMap) {
     let stream = TcpStream::connect(address).await.unwrap();
