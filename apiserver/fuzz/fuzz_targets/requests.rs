@@ -1,7 +1,7 @@
 //! Request lines and Accept headers, split at line ends: whatever comes, an answer and no panic.
 #![no_main]
 
-use coracle_apiserver::negotiation;
+use coracle_apiserver::negotiation::{self, Offer};
 use coracle_apiserver::request_info::RequestInfo;
 use coracle_apiserver::verbs::options::Query;
 use http::Method;
@@ -16,5 +16,10 @@ fuzz_target!(|text: &str| {
     }
     let query = Query::parse(query.unwrap_or_default());
     let _ = (query.list_options(), query.write_options("v1, Kind=DeleteOptions"));
-    let _ = negotiation::negotiate(accept, false);
+    for offer in [
+        Offer { protobuf: false, list: true, watch: false },
+        Offer { protobuf: true, list: false, watch: true },
+    ] {
+        let _ = negotiation::negotiate(accept, offer);
+    }
 });

@@ -30,4 +30,5 @@ mod webhook;
 pub use conditions::FINALIZER;
 pub use kind::{ScalePaths, pointer};
 pub use manager::Manager;
+pub use service::kinds;
 pub use version::Version;

@@ -90,6 +90,16 @@ impl Plan {
     }
 }
 
+/// What a definition would serve if it got the names it asks for.
+pub fn kinds(definition: &CustomResourceDefinition) -> Vec<KindDef> {
+    let accepted_names = Some(definition.spec.names.clone());
+    let status = CustomResourceDefinitionStatus { accepted_names, ..Default::default() };
+    let served = definition.spec.versions.iter().filter(|version| version.served);
+    served
+        .map(|version| def(definition, &status, version, &Arc::new(kind(definition, &status, version))))
+        .collect()
+}
+
 fn selectable(version: &CustomResourceDefinitionVersion) -> Vec<String> {
     let paths = version.selectable_fields.iter().flatten();
     paths.map(|field| field.json_path.strip_prefix('.').unwrap_or(&field.json_path).to_owned()).collect()

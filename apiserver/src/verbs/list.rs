@@ -285,7 +285,7 @@ fn forbid_with_continue(options: &ListOptions) -> Result<(), ApiError> {
 /// What a continue token says. Opaque to clients, and in upstream's form.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Token {
+pub struct Token {
     v: String,
     /// -1: the rest of the newest state, whatever that is.
     rv: i64,
@@ -302,12 +302,13 @@ impl Token {
         Self { v: TOKEN_VERSION.into(), rv: i64::try_from(revision).unwrap_or(-1), start: last_key.into() }
     }
 
-    fn encode(&self) -> String {
+    pub fn encode(&self) -> String {
         // A struct of strings and numbers always encodes.
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    fn parse(text: &str) -> Result<Self, ApiError> {
+    /// A token of a query; 400 where it is none.
+    pub fn parse(text: &str) -> Result<Self, ApiError> {
         let invalid = |why: String| {
             ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
         };
