@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::data_directory::DataDirectory;
-use crate::options::{Cidr, ControlPlaneOptions};
+use crate::options::{Cidr, ControlPlaneOptions, ServiceCidr};
 use crate::server_leases::ServerLeases;
 use crate::{bootstrap, kubeconfig, kubernetes_endpoints, process};
 
@@ -52,6 +52,8 @@ pub struct ControlPlane {
     manifests: PathBuf,
     pub pod_cidr: Cidr,
     pub service_cidr: Cidr,
+    /// The range of Services' second addresses.
+    pub service_cidr_v6: Option<(std::net::Ipv6Addr, u8)>,
     /// Where the components of this process say that they run.
     pub component_health: Arc<ComponentHealth>,
     serving: JoinHandle<()>,
@@ -67,7 +69,8 @@ impl ControlPlane {
         data: &DataDirectory,
         rootless: bool,
     ) -> anyhow::Result<Self> {
-        let (pod_cidr, service_cidr) = networks(options, rootless);
+        let (pod_cidr, service_ranges) = networks(options, rootless);
+        let service_cidr = service_ranges.first;
         let listener = TcpListener::bind(options.listen)
             .await
             .with_context(|| format!("cannot listen on {}", options.listen))?;
@@ -102,7 +105,7 @@ impl ControlPlane {
                 token_issuer: Some(key.clone()),
                 authorizer: Some(authorizers.clone()),
                 lookup: Some(lookup.clone()),
-                service_cidr: Some(service_cidr.to_string()),
+                service_cidr: Some(service_ranges.to_string()),
                 component_health: component_health.clone(),
                 metric_resolution: Some(options.metric_resolution),
                 ..api::Options::default()
@@ -113,7 +116,7 @@ impl ControlPlane {
         .with_context(|| format!("starting the API on the store in {}", data.path().display()))?;
         deferred.provide(Direct::new(api.clone(), Identity::new("system:apiserver", &[MASTERS_GROUP])));
 
-        upkeep::ensure(&api, &own, &service_cidr.to_string()).await.context("the server's own objects")?;
+        upkeep::ensure(&api, &own, &service_ranges.to_string()).await.context("the server's own objects")?;
         bootstrap::ensure(&own, service_address, service_cidr.address(10), address).await?;
         let leases = ServerLeases {
             store: store.clone(),
@@ -166,6 +169,7 @@ impl ControlPlane {
             manifests: data.path().join("manifests"),
             pod_cidr,
             service_cidr,
+            service_cidr_v6: service_ranges.second,
             component_health,
             serving,
             background,
@@ -224,14 +228,27 @@ fn authenticators(
     Ok(Authenticators::new(list, options.anonymous_auth))
 }
 
-fn networks(options: &ControlPlaneOptions, rootless: bool) -> (Cidr, Cidr) {
+impl ControlPlane {
+    /// All that Services get addresses from.
+    pub fn service_ranges(&self) -> Vec<coracle_controllers::Cidr> {
+        let first = (self.service_cidr.network.into(), self.service_cidr.prefix);
+        let second = self.service_cidr_v6.map(|(network, prefix)| (network.into(), prefix));
+        let ranges = std::iter::once(first).chain(second);
+        ranges.map(|(address, prefix)| coracle_controllers::Cidr { address, prefix }).collect()
+    }
+}
+
+fn networks(options: &ControlPlaneOptions, rootless: bool) -> (Cidr, ServiceCidr) {
     let first = |rooted: Ipv4Addr, loopback: Ipv4Addr| Cidr {
         network: if rootless { loopback } else { rooted },
         prefix: 16,
     };
     (
         options.pod_cidr.unwrap_or(first([10, 244, 0, 0].into(), [127, 64, 0, 0].into())),
-        options.service_cidr.unwrap_or(first([10, 96, 0, 0].into(), [127, 96, 0, 0].into())),
+        options.service_cidr.unwrap_or(ServiceCidr {
+            first: first([10, 96, 0, 0].into(), [127, 96, 0, 0].into()),
+            second: None,
+        }),
     )
 }
 

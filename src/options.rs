@@ -43,9 +43,10 @@ pub struct ControlPlaneOptions {
     /// Its key (PEM)
     #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_certfile"])]
     pub etcd_keyfile: Option<PathBuf>,
-    /// The network that Services get their addresses from [default: 10.96.0.0/16; rootless 127.96.0.0/16]
-    #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
-    pub service_cidr: Option<Cidr>,
+    /// The network that Services get their addresses from, and after a comma an IPv6 one for the second address of those
+    /// that ask for two [default: 10.96.0.0/16; rootless 127.96.0.0/16]
+    #[arg(long, value_name = "CIDR[,CIDR]", value_parser = parse_service_cidr)]
+    pub service_cidr: Option<ServiceCidr>,
     /// The network that nodes get their pods' addresses from [default: 10.244.0.0/16; rootless 127.64.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
     pub pod_cidr: Option<Cidr>,
@@ -186,6 +187,42 @@ pub fn parse_cidr(text: &str) -> Result<Cidr, String> {
     Ok(Cidr { network, prefix })
 }
 
+/// The ranges of Services: IPv4's, which nodes forward, and maybe one of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    pub first: Cidr,
+    /// The network and its prefix.
+    pub second: Option<(std::net::Ipv6Addr, u8)>,
+}
+
+impl std::fmt::Display for ServiceCidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.first.fmt(f)?;
+        self.second.map_or(Ok(()), |(network, prefix)| write!(f, ",{network}/{prefix}"))
+    }
+}
+
+fn parse_service_cidr(text: &str) -> Result<ServiceCidr, String> {
+    let Some((first, second)) = text.split_once(',') else {
+        return Ok(ServiceCidr { first: parse_cidr(text)?, second: None });
+    };
+    let first = parse_cidr(first).map_err(|why| format!("the first range: {why}"))?;
+    let wrong = || "the second range: give an IPv6 network such as fd00:96::/112".to_owned();
+    let (address, prefix) = second.split_once('/').ok_or_else(wrong)?;
+    let address: std::net::Ipv6Addr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+    if !(64..=124).contains(&prefix) {
+        return Err("the second range: the prefix must be from /64 to /124".into());
+    }
+    let network = std::net::Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - u32::from(prefix))));
+    if network != address {
+        return Err(format!(
+            "the second range: the address has bits beyond the prefix; did you mean {network}/{prefix}?"
+        ));
+    }
+    Ok(ServiceCidr { first, second: Some((network, prefix)) })
+}
+
 /// `ADDR:PORT`; an address alone gets the default port.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -250,6 +287,24 @@ mod tests {
         assert_eq!(parse_cidr("10.244.0.0/16").unwrap().address(1).to_string(), "10.244.0.1");
         for bad in ["", "10.244.0.0", "10.244.0.1/16", "10.0.0.0/33", "10.0.0.0/30", "x/8", "fd00::/64"] {
             assert!(parse_cidr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn service_networks_are_one_or_two() {
+        for text in ["10.96.0.0/16", "10.96.0.0/16,fd00:96::/112"] {
+            assert_eq!(parse_service_cidr(text).unwrap().to_string(), text);
+        }
+        for (bad, why) in [
+            ("fd00:96::/112", "give an IPv4 network"),
+            ("fd00:96::/112,10.96.0.0/16", "the first range: give an IPv4 network"),
+            ("10.96.0.0/16,10.97.0.0/16", "the second range: give an IPv6 network"),
+            ("10.96.0.0/16,fd00:96::/48", "the second range: the prefix must be from /64 to /124"),
+            ("10.96.0.0/16,fd00:96::1/112", "did you mean fd00:96::/112?"),
+            ("10.96.0.0/16,fd00::/112,fd01::/112", "the second range: give an IPv6 network"),
+        ] {
+            let error = parse_service_cidr(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
         }
     }
 

@@ -114,10 +114,7 @@ impl Components {
                 address: control_plane.pod_cidr.network.into(),
                 prefix: control_plane.pod_cidr.prefix,
             }],
-            service_cluster_ip_range: vec![coracle_controllers::Cidr {
-                address: control_plane.service_cidr.network.into(),
-                prefix: control_plane.service_cidr.prefix,
-            }],
+            service_cluster_ip_range: control_plane.service_ranges(),
             signer: Some(signer),
             addons: Some(control_plane.addons()),
             account_token_key: Some(control_plane.token_key.clone()),

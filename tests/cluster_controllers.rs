@@ -6,7 +6,8 @@ mod harness;
 
 use std::process::Command;
 
-use harness::{Cluster, Output, eventually, python};
+use harness::{Cluster, ControlPlane, Output, eventually, python};
+use serde_json::json;
 
 fn says(text: &str, part: &str) {
     assert!(text.contains(part), "{part:?} is not in:\n{text}");
@@ -360,5 +361,74 @@ fn taints_drive_pods_away_when_their_time_is_over() {
         let events =
             k("get events --field-selector reason=TaintManagerEviction -o jsonpath={.items[*].message}");
         if events.contains("Cancelling deletion of Pod default/later") { Ok(()) } else { Err(events) }
+    });
+}
+
+#[test]
+fn services_of_two_families_have_addresses_and_slices_of_each() {
+    let cluster = ControlPlane::start_with(&["--service-cidr", "10.96.0.0/16,fd00:96::/112"]);
+    let ranges = cluster.kubectl("get servicecidr kubernetes -o jsonpath={.spec.cidrs}");
+    assert_eq!(ranges, r#"["10.96.0.0/16","fd00:96::/112"]"#);
+    cluster.apply(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {name: both}
+spec: {ipFamilyPolicy: RequireDualStack, selector: {app: x}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: one}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-a}
+"#,
+    );
+    let families =
+        |name: &str| cluster.kubectl(&format!("get service {name} -o jsonpath={{.spec.ipFamilies}}"));
+    assert_eq!(families("both"), r#"["IPv4","IPv6"]"#);
+    assert_eq!(families("one"), r#"["IPv4"]"#);
+    let addresses = cluster.kubectl("get service both -o jsonpath={.spec.clusterIPs[*]}");
+    for address in addresses.split_whitespace() {
+        let parent =
+            cluster.kubectl(&format!("get ipaddress {address} -o jsonpath={{.spec.parentRef.name}}"));
+        assert_eq!(parent, "both", "{address}");
+    }
+    assert_eq!(addresses.split_whitespace().count(), 2, "{addresses}");
+
+    // A pod as a node of two families would show it: each slice has the address of its family.
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p", "labels": {"app": "x"}},
+        "spec": {"nodeName": "node-a", "containers": [{"name": "c", "image": "i"}]}});
+    let api = cluster.https();
+    eventually("the pod", || {
+        let made = api.post(pods, pod.to_string());
+        if made.status == 201 { Ok(()) } else { Err(made.text()) }
+    });
+    let mut pod = api.get(&format!("{pods}/p")).json();
+    pod["status"] = json!({"phase": "Running", "podIP": "10.244.0.9", "podIPs": [{"ip": "10.244.0.9"}, {"ip": "fd00:244::9"}],
+        "conditions": [{"type": "Ready", "status": "True"}]});
+    let shown = api.put(&format!("{pods}/p/status"), &pod);
+    assert_eq!(shown.status, 200, "{}", shown.text());
+    let slices = || {
+        let list = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dboth";
+        let list = api.get(list).json();
+        let shown = list["items"].as_array().unwrap().iter().map(|slice| {
+            format!("{} {}", slice["addressType"], slice["endpoints"][0]["addresses"]).replace('"', "")
+        });
+        let mut shown: Vec<String> = shown.collect();
+        shown.sort_unstable();
+        shown
+    };
+    eventually("a slice of each family", || {
+        let found = slices();
+        if found == ["IPv4 [10.244.0.9]", "IPv6 [fd00:244::9]"] { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    cluster.kubectl("patch service both --type merge -p {\"spec\":{\"ipFamilyPolicy\":\"SingleStack\"}}");
+    eventually("one slice", || {
+        let found = slices();
+        if found == ["IPv4 [10.244.0.9]"] { Ok(()) } else { Err(format!("{found:?}")) }
     });
 }

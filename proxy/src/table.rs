@@ -124,10 +124,9 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
     if spec.type_.as_deref() == Some("ExternalName") {
         return ServiceRules::default();
     }
-    let cluster_ip = match spec.cluster_ip.as_deref() {
-        Some("None") | None => None,
-        Some(ip) => ip.parse::<Ipv4Addr>().ok(),
-    };
+    // The first or the second address: "None" is no address.
+    let addresses = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+    let cluster_ip = addresses.filter_map(|ip| ip.parse::<Ipv4Addr>().ok()).next();
     let Some(cluster_ip) = cluster_ip else { return ServiceRules::default() };
     let external: Vec<Ipv4Addr> =
         spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();

@@ -67,14 +67,19 @@ impl ServiceAddresses {
         Self { books: Arc::new(Mutex::new(Books { allocator, complete: false })) }
     }
 
-    fn allocate(&self, api: &Api, service: &mut Service) -> Result<Reservation, Errors> {
+    fn allocate(
+        &self,
+        api: &Api,
+        service: &mut Service,
+        old: Option<&Service>,
+    ) -> Result<Reservation, Errors> {
         let ranges = further_ranges(api);
         let holder = |ip: IpAddr| holder(api, ip);
         let mut books = self.books.lock();
         books.complete(api);
         let has_port = |owner: &str, port: u16| port_claims::holds(api, owner, port);
         let around = Surroundings { holder: &holder, ranges: &ranges, has_port: &has_port };
-        books.allocator.allocate(service, &around)
+        books.allocator.allocate(service, old, &around)
     }
 }
 
@@ -246,7 +251,7 @@ impl Plugin for ServiceAddresses {
         let mut ports_lost = false;
         for _ in 0..TRIES_MAX {
             service.spec.clone_from(&asked);
-            let reservation = self.allocate(&call.api, service)?;
+            let reservation = self.allocate(&call.api, service, old.as_ref())?;
             let claimed: Vec<IpAddr> = reservation.addresses().to_vec();
             let ports: Vec<u16> = reservation.ports().to_vec();
             let mut taken = Box::new(Taken {

@@ -38,22 +38,31 @@ pub(super) async fn ensure(api: &Api, client: &Client, service_cidr: &str) -> Re
 }
 
 async fn ensure_range(client: &Client, service_cidr: &str) -> Result<(), ApiError> {
-    let parsed = AddressRange::parse(service_cidr).map_err(ApiError::internal)?;
-    let service_cidr = parsed.cidr();
+    let parsed = AddressRange::parse_own(service_cidr).map_err(ApiError::internal)?;
+    let cidrs: Vec<String> = parsed.iter().map(|range| range.cidr().to_owned()).collect();
     let mut range = match client.find::<ServiceCIDR>("", DEFAULT_NAME).await? {
         Some(range) => range,
         None => {
             let range = ServiceCIDR {
                 metadata: ObjectMeta { name: Some(DEFAULT_NAME.into()), ..ObjectMeta::default() },
-                spec: Some(ServiceCIDRSpec { cidrs: Some(vec![service_cidr.to_owned()]) }),
+                spec: Some(ServiceCIDRSpec { cidrs: Some(cidrs.clone()) }),
                 status: None,
             };
             made(client.create(&range).await.map(drop))?;
             client.get::<ServiceCIDR>("", DEFAULT_NAME).await?
         }
     };
-    if kinds::service_cidrs(&range) != [service_cidr.to_owned()] {
-        warn!(configured = service_cidr, stored = ?kinds::service_cidrs(&range), "the service range is another than the stored one");
+    match kinds::service_cidrs(&range) {
+        stored if stored == cidrs => {}
+        // The cluster has got its second family.
+        [first] if cidrs.len() == 2 && cidrs.first() == Some(first) => {
+            range.spec = Some(ServiceCIDRSpec { cidrs: Some(cidrs) });
+            client.update(&range).await?;
+            range = client.get::<ServiceCIDR>("", DEFAULT_NAME).await?;
+        }
+        stored => {
+            warn!(configured = service_cidr, ?stored, "the service range is another than the stored one");
+        }
     }
     let conditions = range.status.get_or_insert_with(ServiceCIDRStatus::default);
     let conditions = conditions.conditions.get_or_insert_default();

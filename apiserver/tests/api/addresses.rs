@@ -80,6 +80,56 @@ async fn what_users_take_is_taken_and_their_ranges_are_used() {
 }
 
 #[tokio::test]
+async fn services_of_two_families_have_an_address_of_each() {
+    let options = Options { service_cidr: Some("10.96.0.0/24,fd00:96::/112".into()), ..Options::default() };
+    let server = Server::with(options).await;
+    let spec = |policy: &str| json!({"ipFamilyPolicy": policy, "ports": [{"port": 80}]});
+    let made = server.post(SERVICES, named("a", spec("PreferDualStack"))).await.expect(201).json;
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(made["spec"]["clusterIPs"], json!(["10.96.0.16", "fd00:96::100"]));
+    let second = format!("{ADDRESSES}/fd00:96::100");
+    let object = server.get(&second).await.expect(200).json;
+    assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], "IPv6");
+    assert_eq!(object["spec"]["parentRef"]["name"], "a");
+
+    let less = json!({"spec": {"clusterIPs": ["10.96.0.16"], "ipFamilies": ["IPv4"]}});
+    let service = format!("{SERVICES}/a");
+    let refused = server.merge(&service, less).await.expect(422);
+    assert!(refused.message().contains("must be 'SingleStack' to release the secondary cluster IP"));
+    let turned = json!({"spec": {"ipFamilies": ["IPv6", "IPv4"]}});
+    let refused = server.merge(&service, turned).await.expect(422);
+    assert!(refused.message().contains("may not change once set"), "{}", refused.message());
+
+    let policy = |policy: &str| json!({"spec": {"ipFamilyPolicy": policy}});
+    let single = server.merge(&service, policy("SingleStack")).await.expect(200).json;
+    assert_eq!(single["spec"]["clusterIPs"], json!(["10.96.0.16"]));
+    assert_eq!(single["spec"]["ipFamilies"], json!(["IPv4"]));
+    for _ in 0..200 {
+        if server.get(&second).await.code == 404 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    server.get(&second).await.expect(404);
+    let both = server.merge(&service, policy("RequireDualStack")).await.expect(200).json;
+    assert_eq!(both["spec"]["clusterIPs"][0], "10.96.0.16");
+    assert_eq!(both["spec"]["clusterIPs"].as_array().map(Vec::len), Some(2));
+    server.delete(&service).await.expect(200);
+    assert!(server.get(ADDRESSES).await.expect(200).names().is_empty());
+}
+
+#[tokio::test]
+async fn a_cluster_gets_its_second_family_later() {
+    let server = Server::start().await;
+    let own = client(&server.api);
+    upkeep::ensure(&server.api, &own, "10.96.0.0/12").await.unwrap();
+    upkeep::ensure(&server.api, &own, "10.96.0.0/12,fd00:96::/112").await.unwrap();
+    let range = server.get(&format!("{RANGES}/kubernetes")).await.expect(200).json;
+    assert_eq!(range["spec"]["cidrs"], json!(["10.96.0.0/12", "fd00:96::/112"]));
+    assert_eq!(range["status"]["conditions"][0]["type"], "Ready");
+}
+
+#[tokio::test]
 async fn two_servers_over_one_store_never_hand_out_one_address() {
     let server =
         Server::with(Options { service_cidr: Some("10.96.0.0/24".into()), ..Options::default() }).await;

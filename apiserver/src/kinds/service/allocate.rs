@@ -8,12 +8,14 @@
 //! [`ServiceAllocator::rebuild`] starts over from the stored services.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
-use super::{HEADLESS, is_external, is_headless, needs_health_port, type_of};
+use super::families::{Family, settle};
+use super::range::{AddressRange, RangeError};
+use super::{HEADLESS, is_external, is_headless, listed, needs_health_port, type_of};
 use crate::field_error::{Errors, Path};
 use crate::validation::given;
 
@@ -24,7 +26,8 @@ const NODE_PORTS_KEPT: u16 = 86;
 
 /// Who has what, by namespace and name of the service.
 pub struct ServiceAllocator {
-    range: AddressRange,
+    /// The server's own, one for each family that it is configured for; the first is the default.
+    own: Vec<AddressRange>,
     /// Handed out to services whose writes are under way.
     addresses: HashMap<IpAddr, String>,
     ports: HashMap<u16, String>,
@@ -64,71 +67,11 @@ impl Reservation {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the service range {0:?} is not a CIDR with room for at least one address")]
-pub struct RangeError(String);
-
-#[derive(Clone, Debug)]
-pub struct AddressRange {
-    text: String,
-    first: IpAddr,
-    size: u128,
-}
-
-impl AddressRange {
-    pub fn parse(cidr: &str) -> Result<Self, RangeError> {
-        let error = || RangeError(cidr.to_owned());
-        let (address, bits) = cidr.split_once('/').ok_or_else(error)?;
-        let address: IpAddr = address.parse().map_err(|_| error())?;
-        let bits: u32 = bits.parse().map_err(|_| error())?;
-        let width: u32 = if address.is_ipv4() { 32 } else { 128 };
-        let host_bits = width.checked_sub(bits).ok_or_else(error)?;
-        if host_bits < 2 {
-            return Err(error());
-        }
-        // More than 2^20 addresses are more than anyone hands out; upstream has the same bound.
-        let size = 1u128 << host_bits.min(20);
-        let mask = if host_bits == 128 { 0 } else { u128::MAX << host_bits };
-        let first = number_to_ip(number(address) & mask, address.is_ipv4());
-        Ok(Self { text: format!("{first}/{bits}"), first, size })
-    }
-
-    /// With the first address of the network.
-    pub fn cidr(&self) -> &str {
-        &self.text
-    }
-
-    /// Without the network's own address and the last one, which is IPv4's broadcast address.
-    fn contains(&self, ip: IpAddr) -> bool {
-        let offset = number(ip).checked_sub(number(self.first));
-        ip.is_ipv4() == self.first.is_ipv4() && offset.is_some_and(|o| (1..self.size - 1).contains(&o))
-    }
-
-    fn at(&self, offset: u128) -> IpAddr {
-        number_to_ip(number(self.first) + offset, self.first.is_ipv4())
-    }
-
-    /// The first addresses are handed out only when the others are used up, so that people can pick from them.
-    fn kept(&self) -> u128 {
-        (self.size / 16).clamp(16, 256).min(self.size / 2)
-    }
-}
-
-fn number(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => u32::from(ip).into(),
-        IpAddr::V6(ip) => ip.into(),
-    }
-}
-
-fn number_to_ip(number: u128, v4: bool) -> IpAddr {
-    if v4 { IpAddr::V4(Ipv4Addr::from(number as u32)) } else { IpAddr::V6(Ipv6Addr::from(number)) }
-}
-
 impl ServiceAllocator {
+    /// `service_cidr`: one range, or two of different families with a comma between.
     pub fn new(service_cidr: &str) -> Result<Self, RangeError> {
         Ok(Self {
-            range: AddressRange::parse(service_cidr)?,
+            own: AddressRange::parse_own(service_cidr)?,
             addresses: HashMap::new(),
             ports: HashMap::new(),
             ports_under_way: HashSet::new(),
@@ -148,11 +91,12 @@ impl ServiceAllocator {
         }
     }
 
-    /// Gives a service that is about to be written the address and ports it asks for or lacks. What it has already is
-    /// left as it is. On an error nothing is taken.
+    /// Gives a service that is about to be written the addresses and ports it asks for or lacks. What it has already is
+    /// left as it is. On an error nothing is taken. `old`: the service as it is, on updates.
     pub fn allocate(
         &mut self,
         service: &mut Service,
+        old: Option<&Service>,
         around: &Surroundings<'_>,
     ) -> Result<Reservation, Errors> {
         let owner = owner(service);
@@ -160,9 +104,13 @@ impl ServiceAllocator {
         let mut taken = Reservation::default();
         let spec = service.spec.get_or_insert_default();
         if type_of(spec) != "ExternalName" {
-            self.families(spec, &mut errors);
+            if listed(&spec.cluster_ips).is_empty() {
+                spec.cluster_ips = given(&spec.cluster_ip).map(|one| vec![one.to_owned()]);
+            }
+            let configured: Vec<Family> = self.own.iter().map(AddressRange::family).collect();
+            settle(spec, old.and_then(|old| old.spec.as_ref()), &configured)?;
             if !is_headless(spec) {
-                self.allocate_address(spec, &owner, around, &mut taken, &mut errors);
+                self.allocate_addresses(spec, &owner, around, &mut taken, &mut errors);
             }
         }
         if is_external(spec) && spec.allocate_load_balancer_node_ports != Some(false) || has_node_ports(spec)
@@ -226,30 +174,8 @@ impl ServiceAllocator {
         }
     }
 
-    /// One family, that of the range; headless services without a selector may have endpoints of both.
-    fn families(&self, spec: &mut ServiceSpec, errors: &mut Errors) {
-        let (own, other) = if self.range.first.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-        let selectorless = is_headless(spec) && spec.selector.as_ref().is_none_or(|s| s.is_empty());
-        let policy = spec.ip_family_policy.get_or_insert_with(|| {
-            if selectorless { "RequireDualStack".into() } else { "SingleStack".into() }
-        });
-        if policy == "RequireDualStack" && !selectorless {
-            let detail = "this cluster is not configured for dual-stack services";
-            errors.invalid("spec.ipFamilyPolicy", &*policy, detail);
-        }
-        let both = policy == "RequireDualStack" && selectorless;
-        let families = spec.ip_families.get_or_insert_with(Vec::new);
-        if families.is_empty() {
-            families.push(own.into());
-            if both {
-                families.push(other.into());
-            }
-        } else if !selectorless && families[0] != own {
-            errors.invalid("spec.ipFamilies[0]", &families[0], "not configured on this cluster");
-        }
-    }
-
-    fn allocate_address(
+    /// One address for each family.
+    fn allocate_addresses(
         &mut self,
         spec: &mut ServiceSpec,
         owner: &str,
@@ -257,43 +183,52 @@ impl ServiceAllocator {
         taken: &mut Reservation,
         errors: &mut Errors,
     ) {
-        let wanted = given(&spec.cluster_ip).or(spec
-            .cluster_ips
-            .as_ref()
-            .and_then(|ips| ips.first())
-            .map(String::as_str));
-        let ip = match wanted.map(|w| (w.to_owned(), w.parse::<IpAddr>())) {
-            // No address at all: validation has its say.
-            Some((_, Err(_))) => return,
-            Some((text, Ok(ip))) => match self.addresses.get(&ip).cloned().or_else(|| (around.holder)(ip)) {
-                Some(other) if other != owner => {
-                    let detail = format!("failed to allocate IP {ip}: provided IP is already allocated");
-                    return errors.invalid("spec.clusterIPs", [text], detail);
-                }
-                Some(_) => ip,
-                None if !std::iter::once(&self.range).chain(around.ranges).any(|r| r.contains(ip)) => {
-                    let detail = format!(
-                        "failed to allocate IP {ip}: the provided network does not match the current range"
-                    );
-                    return errors.invalid("spec.clusterIPs", [text], detail);
-                }
-                None => self.take_address(ip, owner, taken),
-            },
-            None => match self.free_address(around) {
-                Some(ip) => self.take_address(ip, owner, taken),
-                None => {
+        let asked = spec.cluster_ips.clone().unwrap_or_default();
+        let mut all = Vec::new();
+        for (i, family) in spec.ip_families.iter().flatten().enumerate() {
+            let Some(family) = Family::named(family) else { continue };
+            let address = match asked.get(i).filter(|text| !text.is_empty()) {
+                Some(text) => self.wanted_address(text, &asked, owner, around, taken, errors),
+                None => self.free_address(family, around).map(|ip| self.take_address(ip, owner, taken)),
+            };
+            match address {
+                Some(address) => all.push(address.to_string()),
+                None if errors.is_empty() => {
                     let none: [&str; 0] = [];
-                    return errors.invalid(
-                        "spec.clusterIPs",
-                        none,
-                        "failed to allocate a serviceIP: range is full",
-                    );
+                    let detail = "failed to allocate a serviceIP: range is full";
+                    return errors.invalid("spec.clusterIPs", none, detail);
                 }
-            },
+                None => return,
+            }
+        }
+        if !all.is_empty() {
+            spec.cluster_ip = all.first().cloned();
+            spec.cluster_ips = Some(all);
+        }
+    }
+
+    /// None, with an error: it cannot be had.
+    fn wanted_address(
+        &mut self,
+        text: &str,
+        asked: &[String],
+        owner: &str,
+        around: &Surroundings<'_>,
+        taken: &mut Reservation,
+        errors: &mut Errors,
+    ) -> Option<IpAddr> {
+        let mut refuse = |why: &str| {
+            errors.invalid("spec.clusterIPs", asked, format!("failed to allocate IP {text}: {why}"));
+            None
         };
-        spec.cluster_ip = Some(ip.to_string());
-        if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
-            spec.cluster_ips = Some(vec![ip.to_string()]);
+        let Ok(ip) = text.parse::<IpAddr>() else { return refuse("not a valid IP address") };
+        match self.addresses.get(&ip).cloned().or_else(|| (around.holder)(ip)) {
+            Some(other) if other != owner => refuse("provided IP is already allocated"),
+            Some(_) => Some(ip),
+            None if !self.own.iter().chain(around.ranges).any(|range| range.contains(ip)) => {
+                refuse("the provided network does not match the current range")
+            }
+            None => Some(self.take_address(ip, owner, taken)),
         }
     }
 
@@ -303,21 +238,14 @@ impl ServiceAllocator {
         ip
     }
 
-    /// Of the server's own range, and when that is full of the others of its family.
-    fn free_address(&mut self, around: &Surroundings<'_>) -> Option<IpAddr> {
-        let own = self.range.first.is_ipv4();
-        let ranges = around.ranges.iter().filter(|range| range.first.is_ipv4() == own);
-        for range in std::iter::once(&self.range).chain(ranges) {
-            let (kept, end) = (range.kept(), range.size - 1);
-            let next = self.next_address.get(&range.text).copied().unwrap_or(kept);
-            let free = |offset: &u128| {
-                let ip = range.at(*offset);
-                !self.addresses.contains_key(&ip) && (around.holder)(ip).is_none()
-            };
-            if let Some(offset) = (next..end).chain(kept..next).chain(1..kept).find(free) {
-                let next = if offset >= kept && offset + 1 < end { offset + 1 } else { kept };
-                self.next_address.insert(range.text.clone(), next);
-                return Some(range.at(offset));
+    /// Of the server's own range of the family, and when that is full of the others.
+    fn free_address(&mut self, family: Family, around: &Surroundings<'_>) -> Option<IpAddr> {
+        for range in self.own.iter().chain(around.ranges).filter(|range| range.family() == family) {
+            let next = self.next_address.get(range.cidr()).copied();
+            let free = |ip: IpAddr| !self.addresses.contains_key(&ip) && (around.holder)(ip).is_none();
+            if let Some((ip, next)) = range.first_free(next, free) {
+                self.next_address.insert(range.cidr().to_owned(), next);
+                return Some(ip);
             }
         }
         None

@@ -19,12 +19,12 @@ fn service(name: &str, spec: Value) -> Service {
 
 fn allocated(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> Value {
     let mut service = service(name, spec);
-    allocator.allocate(&mut service, &ALONE).unwrap();
+    allocator.allocate(&mut service, None, &ALONE).unwrap();
     serde_json::to_value(service.spec).unwrap()
 }
 
 fn refused(allocator: &mut ServiceAllocator, name: &str, spec: Value) -> (String, String) {
-    let causes = allocator.allocate(&mut service(name, spec), &ALONE).unwrap_err().into_causes();
+    let causes = allocator.allocate(&mut service(name, spec), None, &ALONE).unwrap_err().into_causes();
     assert_eq!(causes.len(), 1);
     (causes[0].field.clone(), causes[0].message.clone())
 }
@@ -45,9 +45,9 @@ fn a_port_that_another_server_freed_is_free() {
     let (_, message) = refused(&mut allocator, "s", wish.clone());
     assert!(message.ends_with("provided port is already allocated"), "{message}");
     let gone = Surroundings { has_port: &|_, _| false, ..ALONE };
-    let taken = allocator.allocate(&mut service("s", wish.clone()), &gone).unwrap();
+    let taken = allocator.allocate(&mut service("s", wish.clone()), None, &gone).unwrap();
     assert_eq!(taken.ports(), [30080]);
-    let (_, message) = (allocator.allocate(&mut service("t", wish), &gone)).map_or_else(
+    let (_, message) = (allocator.allocate(&mut service("t", wish), None, &gone)).map_or_else(
         |errors| ((), errors.into_causes()[0].message.clone()),
         |_| panic!("under way is not free"),
     );
@@ -72,7 +72,10 @@ fn wishes_are_granted_once() {
     let spec = allocated(&mut allocator, "s", wish.clone());
     assert_eq!((&spec["clusterIP"], &spec["ports"][0]["nodePort"]), (&json!("10.96.0.1"), &json!(30080)));
     // The same service again: an update.
-    assert_eq!(allocator.allocate(&mut service("s", wish.clone()), &ALONE).unwrap(), Reservation::default());
+    assert_eq!(
+        allocator.allocate(&mut service("s", wish.clone()), None, &ALONE).unwrap(),
+        Reservation::default()
+    );
     assert_eq!(
         refused(&mut allocator, "t", json!({"clusterIP": "10.96.0.1"})),
         (
@@ -107,7 +110,7 @@ fn failures_take_nothing() {
     refused(&mut allocator, "t", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}));
     assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
     let mut other = service("s", json!({"type": "NodePort", "ports": [{"port": 1}]}));
-    let taken = allocator.allocate(&mut other, &ALONE).unwrap();
+    let taken = allocator.allocate(&mut other, None, &ALONE).unwrap();
     allocator.undo(&taken);
     assert!(allocator.addresses.is_empty() && allocator.ports.is_empty());
 }
@@ -116,10 +119,10 @@ fn failures_take_nothing() {
 fn an_update_gives_back_what_it_drops() {
     let mut allocator = allocator();
     let mut old = service("s", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]}));
-    allocator.allocate(&mut old, &ALONE).unwrap();
+    allocator.allocate(&mut old, None, &ALONE).unwrap();
     let mut new = old.clone();
     new.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(30002);
-    allocator.allocate(&mut new, &ALONE).unwrap();
+    allocator.allocate(&mut new, None, &ALONE).unwrap();
     allocator.settle(&old, &new);
     assert_eq!(allocator.ports.keys().copied().collect::<Vec<_>>(), [30002]);
     allocator.rebuild([&old]);
@@ -156,15 +159,58 @@ fn what_the_store_says_is_respected() {
     let around = Surroundings { holder: &taken, ranges: &more, ..ALONE };
     let mut allocator = allocator();
     let mut free = service("s", json!({}));
-    allocator.allocate(&mut free, &around).unwrap();
+    allocator.allocate(&mut free, None, &around).unwrap();
     assert_eq!(free.spec.unwrap().cluster_ip.as_deref(), Some("10.96.0.17"));
     let mut wish = service("s", json!({"clusterIP": "10.96.0.16"}));
-    assert!(allocator.allocate(&mut wish, &around).is_err());
+    assert!(allocator.allocate(&mut wish, None, &around).is_err());
     let mut wish = service("s", json!({"clusterIP": "10.97.0.3"}));
-    assert_eq!(allocator.allocate(&mut wish, &around).unwrap().addresses().len(), 1);
+    assert_eq!(allocator.allocate(&mut wish, None, &around).unwrap().addresses().len(), 1);
     // Where the own range is full, the next has room.
     let full = |ip: IpAddr| ip.to_string().starts_with("10.96.").then(|| "b/other".to_owned());
     let mut free = service("t", json!({}));
-    allocator.allocate(&mut free, &Surroundings { holder: &full, ranges: &more, ..ALONE }).unwrap();
+    allocator.allocate(&mut free, None, &Surroundings { holder: &full, ranges: &more, ..ALONE }).unwrap();
     assert_eq!(free.spec.unwrap().cluster_ip.as_deref(), Some("10.97.0.8"));
+}
+
+#[test]
+fn services_of_two_families_have_two_addresses() {
+    let mut allocator = ServiceAllocator::new("10.96.0.0/24,fd00:96::/112").unwrap();
+    let spec = allocated(&mut allocator, "s", json!({"ipFamilyPolicy": "PreferDualStack"}));
+    assert_eq!(spec["clusterIPs"], json!(["10.96.0.16", "fd00:96::100"]));
+    assert_eq!(spec["clusterIP"], "10.96.0.16");
+    let turned = allocated(
+        &mut allocator,
+        "t",
+        json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"], "clusterIP": "fd00:96::7"}),
+    );
+    assert_eq!(turned["clusterIPs"], json!(["fd00:96::7", "10.96.0.17"]));
+    let wish = json!({"ipFamilyPolicy": "RequireDualStack", "clusterIP": "fd00:96::8", "clusterIPs": ["fd00:96::8", "10.96.0.3"]});
+    assert_eq!(
+        allocated(&mut allocator, "u", wish.clone())["clusterIPs"],
+        json!(["fd00:96::8", "10.96.0.3"])
+    );
+    let (field, message) = refused(&mut allocator, "v", wish);
+    assert_eq!(
+        (field.as_str(), message.as_str()),
+        (
+            "spec.clusterIPs",
+            "Invalid value: [\"fd00:96::8\",\"10.96.0.3\"]: failed to allocate IP fd00:96::8: provided IP is already allocated"
+        )
+    );
+}
+
+#[test]
+fn a_second_address_comes_and_goes_with_the_policy() {
+    let mut allocator = ServiceAllocator::new("10.96.0.0/24,fd00:96::/112").unwrap();
+    let mut old = service("s", json!({}));
+    allocator.allocate(&mut old, None, &ALONE).unwrap();
+    let mut new = old.clone();
+    new.spec.as_mut().unwrap().ip_family_policy = Some("RequireDualStack".into());
+    let taken = allocator.allocate(&mut new, Some(&old), &ALONE).unwrap();
+    assert_eq!(taken.addresses(), ["fd00:96::100".parse::<IpAddr>().unwrap()]);
+    assert_eq!(addresses(&new).len(), 2);
+    let mut single = new.clone();
+    single.spec.as_mut().unwrap().ip_family_policy = Some("SingleStack".into());
+    assert_eq!(allocator.allocate(&mut single, Some(&new), &ALONE).unwrap(), Reservation::default());
+    assert_eq!(addresses(&single), addresses(&old));
 }

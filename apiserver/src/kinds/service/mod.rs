@@ -1,11 +1,12 @@
 //! Service: one address for many pods. Addresses and node ports are handed out by [`ServiceAllocator`].
 
+mod range;
+mod families;
 mod allocate;
 mod validate;
 
-pub use allocate::{
-    AddressRange, RangeError, Reservation, ServiceAllocator, Surroundings, addresses, node_ports, owner,
-};
+pub use allocate::{Reservation, ServiceAllocator, Surroundings, addresses, node_ports, owner};
+pub use range::{AddressRange, RangeError};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -74,14 +75,18 @@ impl BuiltIn for Service {
     fn prepare_create(&mut self) {
         self.status =
             Some(ServiceStatus { load_balancer: Some(LoadBalancerStatus::default()), conditions: None });
-        self.spec.as_mut().map(one_and_many);
+        if let Some(spec) = &mut self.spec
+            && let (Some(one), true) = (given(&spec.cluster_ip), listed(&spec.cluster_ips).is_empty())
+        {
+            spec.cluster_ips = Some(vec![one.to_owned()]);
+        }
     }
 
     fn prepare_update(&mut self, old: &Self) {
         let (Some(new), Some(old)) = (&mut self.spec, &old.spec) else { return };
         keep_allocated(new, old);
         drop_unused(new, old);
-        one_and_many(new);
+        follow_single(new, old);
     }
 
     fn validate_name(name: &str) -> Result<(), String> {
@@ -94,6 +99,10 @@ impl BuiltIn for Service {
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
         validate::validate_update(self, old, errors);
+    }
+
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        self.spec.as_ref().map(ignored).unwrap_or_default()
     }
 
     fn columns() -> Vec<Column> {
@@ -127,6 +136,40 @@ impl BuiltIn for Service {
     }
 }
 
+/// What a service says in vain, or by an old name.
+fn ignored(spec: &ServiceSpec) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let external = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+    if type_of(spec) == "ClusterIP" && spec.cluster_ip.as_deref() == Some(HEADLESS) {
+        if given(&spec.load_balancer_ip).is_some() {
+            warnings.push("spec.loadBalancerIP is ignored for headless services".to_owned());
+        }
+        if external {
+            warnings.push("spec.externalIPs is ignored for headless services".to_owned());
+        }
+        if spec.session_affinity.as_deref() != Some("None") {
+            warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+    }
+    if external {
+        warnings.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned(),
+        );
+    }
+    if type_of(spec) == "ExternalName" && external {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if type_of(spec) != "ExternalName" && given(&spec.external_name).is_some() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if spec.traffic_distribution.as_deref() == Some("PreferClose") {
+        warnings.push(
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned(),
+        );
+    }
+    warnings
+}
+
 pub(super) fn type_of(spec: &ServiceSpec) -> &str {
     spec.type_.as_deref().unwrap_or("ClusterIP")
 }
@@ -141,13 +184,15 @@ fn is_headless(spec: &ServiceSpec) -> bool {
         || spec.cluster_ips.as_ref().and_then(|ips| ips.first()).is_some_and(|ip| ip == HEADLESS)
 }
 
-/// `clusterIP` mirrors the first of `clusterIPs`.
-fn one_and_many(spec: &mut ServiceSpec) {
-    match (given(&spec.cluster_ip).map(str::to_owned), spec.cluster_ips.as_ref().and_then(|ips| ips.first()))
-    {
-        (Some(one), None) => spec.cluster_ips = Some(vec![one]),
-        (None, Some(first)) => spec.cluster_ip = Some(first.clone()),
-        _ => {}
+fn listed(list: &Option<Vec<String>>) -> &[String] {
+    list.as_deref().unwrap_or_default()
+}
+
+/// A client that knows of `clusterIP` alone changes `clusterIPs` with it.
+fn follow_single(new: &mut ServiceSpec, old: &ServiceSpec) {
+    let (one, before) = (given(&new.cluster_ip).map(str::to_owned), given(&old.cluster_ip));
+    if one.as_deref() != before && listed(&new.cluster_ips) == listed(&old.cluster_ips) {
+        new.cluster_ips = one.map(|one| vec![one]);
     }
 }
 
@@ -155,28 +200,24 @@ fn one_and_many(spec: &mut ServiceSpec) {
 fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
     let has_ip = |spec: &ServiceSpec| type_of(spec) != "ExternalName";
     if has_ip(new) && has_ip(old) {
-        if given(&new.cluster_ip).is_none() && new.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
+        if given(&new.cluster_ip).is_none() {
             new.cluster_ip = old.cluster_ip.clone();
-            new.cluster_ips = old.cluster_ips.clone();
-        } else if given(&new.cluster_ip).is_none() {
-            new.cluster_ip = None;
-        } else if new.cluster_ips.is_none() && new.cluster_ip == old.cluster_ip {
-            new.cluster_ips = old.cluster_ips.clone();
         }
-        if new.ip_families.is_none() {
-            new.ip_families = old.ip_families.clone();
-        }
-        if new.ip_family_policy.is_none() {
-            new.ip_family_policy = old.ip_family_policy.clone();
+        if listed(&new.cluster_ips).is_empty() {
+            new.cluster_ips = old.cluster_ips.clone();
         }
     }
     if is_external(new) && is_external(old) {
-        let old_ports = old.ports.as_deref().unwrap_or_default();
-        let taken: Vec<i32> = new.ports.iter().flatten().filter_map(|p| p.node_port).collect();
+        let used = |spec: &ServiceSpec| -> Vec<i32> {
+            spec.ports.iter().flatten().filter_map(|port| port.node_port).collect()
+        };
+        let (used, used_before) = (used(new), used(old));
+        let name = |port: &ServicePort| port.name.clone().unwrap_or_default();
         for port in new.ports.iter_mut().flatten().filter(|p| p.node_port.unwrap_or_default() == 0) {
-            let before = old_ports.iter().find(|p| p.port == port.port && p.protocol == port.protocol);
+            let before = old.ports.iter().flatten().filter(|p| name(p) == name(port)).next_back();
+            let kept = before.and_then(|p| p.node_port);
             port.node_port =
-                before.and_then(|p| p.node_port).filter(|p| !taken.contains(p)).or(port.node_port);
+                kept.filter(|p| !(used.contains(p) && used_before.contains(p))).or(port.node_port);
         }
     }
     if needs_health_port(new) && needs_health_port(old) && new.health_check_node_port.unwrap_or_default() == 0
@@ -289,6 +330,30 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_said_in_vain() {
+        for (spec, want) in [
+            (json!({"clusterIP": "None"}), vec![]),
+            (
+                json!({"clusterIP": "None", "sessionAffinity": "ClientIP"}),
+                vec!["spec.SessionAffinity is ignored for headless services"],
+            ),
+            (
+                json!({"externalName": "a.b"}),
+                vec!["spec.externalName is ignored when spec.type is not \"ExternalName\""],
+            ),
+            (
+                json!({"externalIPs": ["1.2.3.4"], "trafficDistribution": "PreferClose"}),
+                vec![
+                    "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+                    "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+                ],
+            ),
+        ] {
+            assert_eq!(defaulted::<Service>(json!({"spec": spec})).warnings(None), want);
+        }
+    }
+
     fn updated(old: Value, new: Value) -> Value {
         let mut new: Service = defaulted(json!({"spec": new}));
         new.prepare_update(&defaulted(json!({"spec": old})));
@@ -301,7 +366,7 @@ mod tests {
             "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "nodePort": 30080}]});
         let kept = updated(old.clone(), json!({"type": "NodePort", "ports": [{"port": 80}]}));
         assert_eq!((&kept["clusterIP"], &kept["ports"][0]["nodePort"]), (&json!("10.96.0.9"), &json!(30080)));
-        assert_eq!(kept["ipFamilies"], json!(["IPv4"]));
+        assert_eq!(kept["clusterIPs"], json!(["10.96.0.9"]));
         let mut inner = old.clone();
         inner["type"] = json!("ClusterIP");
         inner["externalTrafficPolicy"] = json!("Cluster");

@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{is_external, is_headless, type_of};
+use super::families::Family;
+use super::{is_external, is_headless, listed, type_of};
 use crate::field_error::{Errors, Path};
 use crate::kinds::PROTOCOLS;
 use crate::validation::{self, given};
@@ -14,6 +15,7 @@ const TRAFFIC: &[&str] = &["Cluster", "Local"];
 const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
 const FAMILY_POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
+const NOT_OF_NAMES: &str = "may not be set for ExternalName services";
 const SESSION_SECONDS_MAX: i32 = 86_400;
 /// The kubelet's port, which load balancers must not take from it.
 const KUBELET_PORT: i32 = 10_250;
@@ -29,7 +31,13 @@ pub(super) fn validate(service: &Service, errors: &mut Errors) {
     }
     if type_ == "ExternalName" {
         if spec.cluster_ips.as_ref().is_some_and(|ips| !ips.is_empty()) || given(&spec.cluster_ip).is_some() {
-            errors.forbidden(path.child("clusterIPs"), "may not be set when `type` is 'ExternalName'");
+            errors.forbidden(path.child("clusterIPs"), NOT_OF_NAMES);
+        }
+        if !listed(&spec.ip_families).is_empty() {
+            errors.forbidden(path.child("ipFamilies"), NOT_OF_NAMES);
+        }
+        if spec.ip_family_policy.is_some() {
+            errors.forbidden(path.child("ipFamilyPolicy"), NOT_OF_NAMES);
         }
         match given(&spec.external_name).map(|n| n.trim_end_matches('.')) {
             None => errors.required(path.child("externalName"), ""),
@@ -122,41 +130,11 @@ fn session(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn addresses(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    let at = path.child("clusterIPs");
-    if let (Some(one), Some(first)) = (given(&spec.cluster_ip), ips.first())
-        && one != first
-    {
-        errors.invalid(at, ips, "first value must match `clusterIP`");
-    }
-    for (i, ip) in ips.iter().enumerate() {
-        if ip == super::HEADLESS {
-            if ips.len() > 1 {
-                errors.invalid(at, ips, "'None' must be the first and only value");
-            }
-            continue;
-        }
-        errors.check(at.index(i), ip, validation::ip);
-    }
-    if ips.len() > 2 {
-        errors.invalid(at, ips, "may only hold up to 2 values");
-    }
     for (i, ip) in spec.external_ips.iter().flatten().enumerate() {
         crate::kinds::endpoints::endpoint_ip(ip, &path.child("externalIPs").index(i), errors);
     }
-    let families = spec.ip_families.as_deref().unwrap_or_default();
-    for (i, family) in families.iter().enumerate() {
-        let at = path.child("ipFamilies");
-        if !FAMILIES.contains(&family.as_str()) {
-            errors.not_supported(at.index(i), family, FAMILIES);
-        } else if families[..i].contains(family) {
-            errors.duplicate(at.index(i), family);
-        }
-    }
-    if let Some(policy) = &spec.ip_family_policy
-        && !FAMILY_POLICIES.contains(&policy.as_str())
-    {
-        errors.not_supported(path.child("ipFamilyPolicy"), policy, FAMILY_POLICIES);
+    if type_of(spec) != "ExternalName" {
+        cluster_ips(spec, path, errors);
     }
     let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     if !ranges.is_empty() && type_of(spec) != "LoadBalancer" {
@@ -167,6 +145,67 @@ fn addresses(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     }
     for (i, range) in ranges.iter().enumerate() {
         errors.check(path.child("LoadBalancerSourceRanges").index(i), range.trim(), validation::cidr);
+    }
+}
+
+/// The addresses, the families and the policy, each by itself and as far as they belong together.
+fn cluster_ips(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
+    let ips = listed(&spec.cluster_ips);
+    let at = path.child("clusterIPs");
+    match (given(&spec.cluster_ip), ips.first()) {
+        (Some(_), None) => errors.required(at, ""),
+        (Some(one), Some(first)) if one != first => {
+            errors.invalid(at, ips, "first value must match `clusterIP`");
+        }
+        (None, Some(_)) => errors.invalid(at, ips, "must be empty when `clusterIP` is not specified"),
+        _ => {}
+    }
+    let families = listed(&spec.ip_families);
+    for (i, family) in families.iter().enumerate() {
+        let at = path.child("ipFamilies");
+        if !FAMILIES.contains(&family.as_str()) {
+            errors.not_supported(at.index(i), family, FAMILIES);
+        }
+        if families[..i].contains(family) {
+            errors.duplicate(at.index(i), family);
+        }
+    }
+    if let Some(policy) = &spec.ip_family_policy
+        && !FAMILY_POLICIES.contains(&policy.as_str())
+    {
+        errors.not_supported(path.child("ipFamilyPolicy"), policy, FAMILY_POLICIES);
+    }
+    let mut readable = true;
+    for (i, ip) in ips.iter().enumerate() {
+        if i == 0 && ip == super::HEADLESS {
+            if ips.len() > 1 {
+                readable = false;
+                errors.invalid(at, ips, "'None' must be the first and only value");
+            }
+            continue;
+        }
+        if let Err(detail) = validation::ip(ip) {
+            readable = false;
+            errors.invalid(at.index(i), ip, detail);
+        }
+    }
+    if ips.len() > 2 {
+        errors.invalid(at, ips, "may only hold up to 2 values");
+    }
+    if !readable {
+        return;
+    }
+    let family_of = |ip: &String| ip.parse().ok().map(Family::of);
+    if ips.len() > 1 && (ips.len() > 2 || family_of(&ips[0]) == family_of(&ips[1])) {
+        errors.invalid(at, ips, "may specify no more than one IP for each IP family");
+    }
+    for (i, (ip, family)) in ips.iter().zip(families).enumerate() {
+        if let (Some(has), Some(wanted)) = (family_of(ip), Family::named(family))
+            && has != wanted
+        {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
+            errors.invalid(at.index(i), ip, detail);
+        }
     }
 }
 
@@ -217,21 +256,53 @@ pub(super) fn validate_update(new: &Service, old: &Service, errors: &mut Errors)
     if type_of(new) == "ExternalName" || type_of(old) == "ExternalName" {
         return;
     }
-    let ips = |spec: &ServiceSpec| spec.cluster_ips.clone().unwrap_or_default();
-    let (new_ips, old_ips) = (ips(new), ips(old));
-    let path = Path::new("spec");
-    let path = path.child("clusterIPs");
-    match (new_ips.first(), old_ips.first()) {
-        (None, Some(_)) => errors.invalid(path.index(0), new_ips, "primary clusterIP can not be unset"),
-        (Some(new), Some(old)) if new != old => {
-            errors.invalid(path.index(0), &new_ips, "may not change once set");
-        }
-        _ => {}
+    // What is wrong by itself is not compared.
+    let mut wrong = Errors::default();
+    cluster_ips(new, &Path::new("spec"), &mut wrong);
+    if wrong.is_empty() {
+        ips_stay(new, old, errors);
+        families_stay(new, old, errors);
     }
     if let (Some(new), Some(old)) = (&new.load_balancer_class, &old.load_balancer_class)
         && new != old
     {
         errors.invalid("spec.loadBalancerClass", new, "may not change once set");
+    }
+}
+
+/// The primary address is for ever; a secondary one may come and go, which the policy has to say
+/// ([`super::families::settle`]).
+fn ips_stay(new: &ServiceSpec, old: &ServiceSpec, errors: &mut Errors) {
+    if is_headless(new) && is_headless(old) {
+        return;
+    }
+    let (ips, before) = (listed(&new.cluster_ips), listed(&old.cluster_ips));
+    let path = Path::new("spec");
+    let path = path.child("clusterIPs");
+    if ips.is_empty() && !before.is_empty() {
+        return errors.invalid(path.index(0), ips, "primary clusterIP can not be unset");
+    }
+    let compared = if ips.len() == before.len() { ips.len() } else { 1 };
+    for (i, (ip, before)) in ips.iter().zip(before).enumerate().take(compared) {
+        if ip != before {
+            errors.invalid(path.index(i), ips, "may not change once set");
+        }
+    }
+}
+
+fn families_stay(new: &ServiceSpec, old: &ServiceSpec, errors: &mut Errors) {
+    let (families, before) = (listed(&new.ip_families), listed(&old.ip_families));
+    // What is not said is taken from the addresses, which stay.
+    if is_headless(new) || is_headless(old) || families.is_empty() {
+        return;
+    }
+    let same_count = families.len() == before.len();
+    let compared = if same_count { families.len() } else { 1 };
+    for (family, before) in families.iter().zip(before).take(compared) {
+        if family != before {
+            let shown = if same_count { families } else { listed(&new.cluster_ips) };
+            errors.invalid("spec.ipFamilies[0]", shown, "may not change once set");
+        }
     }
 }
 
@@ -253,7 +324,7 @@ mod tests {
     fn one_bad_service_per_rule() {
         testing::valid::<Service>(&[
             with("selector", json!({"app": "x"})),
-            json!({"spec": {"clusterIP": "None"}}),
+            json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}),
             json!({"spec": {"type": "ExternalName", "externalName": "example.com."}}),
             json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}}),
         ]);
@@ -266,7 +337,12 @@ mod tests {
             ),
             (json!({"spec": {"type": "ExternalName"}}), "spec.externalName", "Required value"),
             (
-                json!({"spec": {"type": "NodePort", "clusterIP": "None", "ports": [{"port": 80}]}}),
+                json!({"spec": {"type": "ExternalName", "externalName": "a.b", "ipFamilyPolicy": "SingleStack"}}),
+                "spec.ipFamilyPolicy",
+                "Forbidden: may not be set for ExternalName services",
+            ),
+            (
+                json!({"spec": {"type": "NodePort", "clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}}),
                 "spec.clusterIPs[0]",
                 "Invalid value: \"None\": may not be set to 'None' for NodePort services",
             ),
@@ -313,10 +389,26 @@ mod tests {
                 "Invalid value: 0: must be greater than 0 and less than 86400",
             ),
             (
-                with("clusterIPs", json!(["x"])),
+                json!({"spec": {"ports": [{"port": 80}], "clusterIP": "x", "clusterIPs": ["x"]}}),
                 "spec.clusterIPs[0]",
                 "Invalid value: \"x\": must be a valid IP",
             ),
+            (
+                with("clusterIPs", json!(["10.0.0.1"])),
+                "spec.clusterIPs",
+                "Invalid value: [\"10.0.0.1\"]: must be empty when `clusterIP` is not specified",
+            ),
+            (
+                json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2"]}}),
+                "spec.clusterIPs",
+                "Invalid value: [\"10.0.0.1\",\"10.0.0.2\"]: may specify no more than one IP for each IP family",
+            ),
+            (
+                json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv6"]}}),
+                "spec.clusterIPs[0]",
+                "Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+            ),
+            (with("ipFamilies", json!(["IPv4", "IPv4"])), "spec.ipFamilies[1]", "Duplicate value: \"IPv4\""),
             (with("selector", json!({"a": "b c"})), "spec.selector", "Invalid value: \"b c\""),
             (
                 with("internalTrafficPolicy", json!("X")),
@@ -334,14 +426,29 @@ mod tests {
 
     #[test]
     fn the_address_stays() {
+        let of = |ips: Value, families: Value| {
+            let mut service = with("clusterIPs", ips.clone());
+            service["spec"]["clusterIP"] = ips[0].clone();
+            service["spec"]["ipFamilies"] = families;
+            service
+        };
+        let (four, both) = (json!(["10.96.0.1"]), json!(["10.96.0.1", "fd00::1"]));
         testing::updates::<Service>(&[
             (
-                with("clusterIPs", json!(["10.96.0.1"])),
-                with("clusterIPs", json!(["10.96.0.2"])),
+                of(four.clone(), json!(["IPv4"])),
+                of(json!(["10.96.0.2"]), json!(["IPv4"])),
                 "spec.clusterIPs[0]",
                 "Invalid value: [\"10.96.0.2\"]: may not change once set",
             ),
-            (with("clusterIPs", json!(["10.96.0.1"])), with("clusterIPs", json!(["10.96.0.1"])), "", ""),
+            (
+                of(both.clone(), json!(["IPv4", "IPv6"])),
+                of(json!(["10.96.0.1", "fd00::2"]), json!(["IPv4", "IPv6"])),
+                "spec.clusterIPs[1]",
+                "Invalid value: [\"10.96.0.1\",\"fd00::2\"]: may not change once set",
+            ),
+            (of(four.clone(), json!(["IPv4"])), of(both.clone(), json!(["IPv4", "IPv6"])), "", ""),
+            (of(both, json!(["IPv4", "IPv6"])), of(four.clone(), json!(["IPv4"])), "", ""),
+            (of(four.clone(), json!(["IPv4"])), of(four, json!(["IPv4"])), "", ""),
         ]);
     }
 }
