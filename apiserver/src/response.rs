@@ -161,17 +161,13 @@ pub async fn document(code: u16, json: Bytes, form: Form) -> Result<Response, Ap
 
 pub async fn answer(answer: Answer, kind: &Served, view: &View) -> Result<Response, ApiError> {
     let body = if answer.of_kind { view.object(kind, answer.json)? } else { answer.json };
-    let mut response = document(answer.code, body, view.form).await?;
-    for warning in answer.warnings {
-        warn(&mut response, &warning);
-    }
-    Ok(response)
+    document(answer.code, body, view.form).await
 }
 
 /// Tells the client what is odd.
 pub fn warn(response: &mut Response, warning: &str) {
     let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+    if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
         response.headers_mut().append(header::WARNING, value);
     }
 }

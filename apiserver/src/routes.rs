@@ -119,10 +119,11 @@ async fn serve(
         watch: info.verb == "watch",
     };
     let view = View::new(negotiate(accept, offer)?, form, &query, Timestamp::now())?;
-    let mut response = resource(call, info, &query, &view).await?;
-    if let Some(warning) = &kind.def.deprecation {
-        response::warn(&mut response, warning);
-    }
+    call.warn(kind.def.deprecation.iter().cloned().collect());
+    let warnings = call.warnings.clone();
+    let result = resource(call, info, &query, &view).await;
+    let mut response = result.unwrap_or_else(|error| response::error(&error, form));
+    warnings.shown().iter().for_each(|warning| response::warn(&mut response, warning));
     Ok(response)
 }
 

@@ -69,6 +69,10 @@ pub trait Operations: Send + Sync + 'static {
     fn orphans_by_default(&self) -> bool {
         false
     }
+    /// For clients that delete it without saying what is to become of what it owns.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
     /// What is odd about a valid object, for the client to be told. `old`: none on create.
     fn warnings(&self, _object: &dyn ApiObject, _old: Option<&dyn ApiObject>) -> Vec<String> {
         Vec::new()
@@ -181,6 +185,10 @@ impl<K: BuiltIn + schemars::JsonSchema> Operations for Typed<K> {
 
     fn orphans_by_default(&self) -> bool {
         K::ORPHANS_BY_DEFAULT
+    }
+
+    fn deletion_warning(&self) -> Option<&'static str> {
+        K::DELETION_WARNING
     }
 
     fn warnings(&self, object: &dyn ApiObject, old: Option<&dyn ApiObject>) -> Vec<String> {

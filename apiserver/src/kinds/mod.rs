@@ -62,6 +62,7 @@ mod role;
 mod role_binding;
 mod runtime_class;
 mod secret;
+mod tls_pair;
 mod service;
 mod service_account;
 mod service_cidr;
@@ -262,6 +263,8 @@ pub trait BuiltIn: Kind + Clone {
     fn validate_status_update(&self, _old: &Self, _errors: &mut Errors) {}
     /// What it owns stays when it is deleted, unless the client says otherwise.
     const ORPHANS_BY_DEFAULT: bool = false;
+    /// What a client is told that deletes it without saying what is to become of what it owns.
+    const DELETION_WARNING: Option<&'static str> = None;
     /// What is odd about a valid object, for the client to be told with the answer. `old`: none on create.
     fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
         Vec::new()

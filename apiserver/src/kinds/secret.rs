@@ -7,7 +7,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
-use super::{BuiltIn, Column};
+use super::{BuiltIn, Column, tls_pair};
 use crate::field_error::{Errors, Path};
 use crate::{table, validation};
 
@@ -88,6 +88,16 @@ impl BuiltIn for Secret {
                 errors.forbidden("data", "field is immutable when `immutable` is set");
             }
         }
+    }
+
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        if self.type_.as_deref() != Some("kubernetes.io/tls") {
+            return Vec::new();
+        }
+        let part =
+            |key: &str| self.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
+        let (certificate, key) = (part("tls.crt"), part("tls.key"));
+        tls_pair::fault(certificate.unwrap_or_default(), key.unwrap_or_default()).into_iter().collect()
     }
 
     fn columns() -> Vec<Column> {

@@ -17,24 +17,21 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
     admission::certificates::approval(call).await?;
     let def = &call.kind.def;
     let decoded = decode::body(def, call.content_type.as_deref(), &call.body, call.validation())?;
-    let answer =
-        modify(call, Part::Whole, |current| decided(call, current, decoded.object.clone_box())).await?;
-    Ok(answer.warning(decoded.warnings))
+    call.warn(decoded.warnings);
+    modify(call, Part::Whole, |current| decided(call, current, decoded.object.clone_box())).await
 }
 
 pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
     admission::certificates::approval(call).await?;
     let def = &call.kind.def;
-    let mut warnings = Vec::new();
-    let answer = modify(call, Part::Whole, |current| {
+    modify(call, Part::Whole, |current| {
         let document: Value = serde_json::from_slice(&current.object.json)?;
         let patched = patches::apply(def, patch_type, &document, &call.body)?;
         let decoded = decode::patched(def, &patched, call.validation())?;
-        warnings = decoded.warnings;
+        call.warn(decoded.warnings);
         decided(call, current, decoded.object)
     })
-    .await?;
-    Ok(answer.warning(warnings))
+    .await
 }
 
 fn decided(

@@ -37,14 +37,14 @@ pub async fn create_by_name(review: &Review<'_>) -> Result<Answer, ApiError> {
 }
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
-    let (binding, warnings) = document::<Binding>(call, "v1", "Binding")?;
+    let binding = document::<Binding>(call, "v1", "Binding")?;
     let name = binding.metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() && name != call.name() {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     validate(call, &binding)?;
     modify_as(call, Part::Whole, Versions::Inherit, |current| bound(call, current, &binding)).await?;
-    Answer::success(201).map(|answer| answer.warning(warnings))
+    Answer::success(201)
 }
 
 fn validate(call: &Call, binding: &Binding) -> Result<(), ApiError> {

@@ -24,14 +24,14 @@ const TRIES_MAX: usize = 20;
 const RETRY_SECONDS: u32 = 10;
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
-    let (eviction, warnings) = document::<Eviction>(call, "policy/v1", "Eviction")?;
+    let eviction = document::<Eviction>(call, "policy/v1", "Eviction")?;
     let name = eviction.metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() && name != call.name() {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
     let options = options(call, eviction.delete_options.unwrap_or_default());
     let pod = match past_any_budget(call, &options).await? {
-        None => return Answer::success(201).map(|answer| answer.warning(warnings)),
+        None => return Answer::success(201),
         Some(pod) => pod,
     };
     let budget = match budgets(call, &pod)?.as_slice() {
@@ -59,7 +59,7 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
         Err(error) if error.is_conflict() && own_version => Err(busy(budget.as_ref().map_or("", name_of))),
         result => {
             result?;
-            Answer::success(201).map(|answer| answer.warning(warnings))
+            Answer::success(201)
         }
     }
 }

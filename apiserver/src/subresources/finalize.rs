@@ -12,10 +12,11 @@ use crate::verbs::{Answer, Call};
 pub async fn update(call: &Call) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
     let decoded = decode::body(def, call.content_type.as_deref(), &call.body, call.validation())?;
+    call.warn(decoded.warnings);
     let meta = decoded.object.meta().clone();
     let body = decoded.object.to_value()?;
     let finalizers = body.pointer("/spec/finalizers").cloned().unwrap_or(Value::Array(Vec::new()));
-    let answer = modify(call, Part::Whole, |current| {
+    modify(call, Part::Whole, |current| {
         let mut value = current.typed.to_value()?;
         if let Some(members) = value.as_object_mut() {
             let spec = members.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
@@ -29,6 +30,5 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
         call.track_except(&Set::of_fields(&[&["status"]]), Some(&*current.typed), &mut object)?;
         Ok(object)
     })
-    .await?;
-    Ok(answer.warning(decoded.warnings))
+    .await
 }

@@ -201,12 +201,12 @@ pub fn describe(parent: &str, name: &str) -> (&'static [&'static str], Option<Do
 }
 
 /// A subresource's own body.
-fn document<T: DeserializeOwned>(
-    call: &Call,
-    api_version: &str,
-    kind: &str,
-) -> Result<(T, Vec<String>), ApiError> {
-    decode::document(api_version, kind, call.content_type.as_deref(), &call.body, call.validation())
+fn document<T: DeserializeOwned>(call: &Call, api_version: &str, kind: &str) -> Result<T, ApiError> {
+    let content_type = call.content_type.as_deref();
+    let (document, warnings) =
+        decode::document(api_version, kind, content_type, &call.body, call.validation())?;
+    call.warn(warnings);
+    Ok(document)
 }
 
 impl Review<'_> {

@@ -1,6 +1,7 @@
 //! `scale`: the replicas of a workload, whatever kind it is, as `autoscaling/v1` Scale.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use coracle_client::selector::Selector;
 use coracle_client::{ApiError, Object, PatchType, Resource};
@@ -64,7 +65,7 @@ pub async fn get(call: &Call) -> Result<Answer, ApiError> {
 }
 
 pub async fn update(call: &Call) -> Result<Answer, ApiError> {
-    let (scale, warnings) = document::<Scale>(call, "autoscaling/v1", "Scale")?;
+    let scale = document::<Scale>(call, "autoscaling/v1", "Scale")?;
     let name = scale.metadata.name.as_deref().unwrap_or_default();
     if name != call.name() {
         return Err(ApiError::bad_request(format!(
@@ -74,7 +75,7 @@ pub async fn update(call: &Call) -> Result<Answer, ApiError> {
     }
     let change = |current: &Current| updated(call, current, &scale);
     let changed = modify_owned(call, Part::Main, Versions::Require, Owners::Given, change).await?;
-    shown(call, changed).map(|answer| answer.warning(warnings))
+    shown(call, changed)
 }
 
 pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiError> {
@@ -87,8 +88,9 @@ pub async fn patch(call: &Call, patch_type: PatchType) -> Result<Answer, ApiErro
         let before = serde_json::to_value(of(call, &current.object)?).map_err(ApiError::internal)?;
         let after = patch::apply(&call.kind.def, patch_type, &before, &call.body)?;
         let text = after.to_string();
-        let (scale, _) =
+        let (scale, warnings) =
             decode::document::<Scale>("autoscaling/v1", "Scale", None, text.as_bytes(), call.validation())?;
+        call.warn(warnings);
         updated(call, current, &scale)
     })
     .await?;
@@ -106,6 +108,7 @@ async fn apply(call: &Call) -> Result<Answer, ApiError> {
         let applied = write
             .apply(&live, &empty, &config, owners.of_scale.clone(), call.options.force)
             .map_err(|error| apply::refused(&resource, &config, error))?;
+        apply::strictness(call, &issues)?;
         let object = applied.object.unwrap_or(live);
         let scale: Scale = serde_json::from_value(object).map_err(ApiError::internal)?;
         check_name(call, scale.metadata.name.as_deref(), scale.metadata.namespace.as_deref())?;
@@ -114,8 +117,7 @@ async fn apply(call: &Call) -> Result<Answer, ApiError> {
         Ok(object)
     })
     .await?;
-    let warnings = apply::strictness(call, issues)?;
-    shown(call, changed).map(|answer| answer.warning(warnings))
+    shown(call, changed)
 }
 
 /// The workload with the replicas of the scale, which are the client's then.
@@ -210,6 +212,28 @@ fn answer(call: &Call, object: &Object) -> Result<Answer, ApiError> {
     Answer::document(200, &of(call, object)?)
 }
 
+/// As upstream writes it: what is asked for by an expression stays one.
+fn selector_text(selector: &LabelSelector) -> String {
+    let labels = selector.match_labels.iter().flatten();
+    let mut parts: Vec<(&str, String)> =
+        labels.map(|(key, value)| (key.as_str(), format!("{key}={value}"))).collect();
+    for expression in selector.match_expressions.iter().flatten() {
+        let key = &expression.key;
+        let mut values = expression.values.clone().unwrap_or_default();
+        values.sort();
+        let values = values.join(",");
+        let text = match expression.operator.as_str() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.clone(),
+            _ => format!("!{key}"),
+        };
+        parts.push((key, text));
+    }
+    parts.sort_by_key(|(key, _)| *key);
+    parts.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",")
+}
+
 fn of(call: &Call, object: &Object) -> Result<Scale, ApiError> {
     let paths = Paths::of(call);
     let value: Value = serde_json::from_slice(&object.json)?;
@@ -219,10 +243,10 @@ fn of(call: &Call, object: &Object) -> Result<Scale, ApiError> {
         None => String::new(),
         // Custom resources have it as text.
         Some(Value::String(selector)) => selector.clone(),
-        Some(selector) => {
-            let selector: LabelSelector = serde_json::from_value(selector.clone())?;
-            Selector::from_label_selector(Some(&selector)).map_err(ApiError::internal)?.to_string()
-        }
+        Some(selector) => match serde_json::from_value::<BTreeMap<String, String>>(selector.clone()) {
+            Ok(labels) => Selector::from_map(&labels).to_string(),
+            Err(_) => selector_text(&serde_json::from_value(selector.clone())?),
+        },
     };
     Ok(Scale {
         metadata: ObjectMeta {
@@ -239,4 +263,26 @@ fn of(call: &Call, object: &Object) -> Result<Scale, ApiError> {
             selector: Some(selector).filter(|s| !s.is_empty()),
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_are_written_as_they_were_asked_for() {
+        for (selector, want) in [
+            (json!({}), ""),
+            (json!({"matchLabels": {"b": "1", "a": "2"}}), "a=2,b=1"),
+            (
+                json!({"matchLabels": {"app": "web"}, "matchExpressions": [
+                    {"key": "tier", "operator": "In", "values": ["front"]},
+                    {"key": "a", "operator": "NotIn", "values": ["y", "x"]},
+                    {"key": "c", "operator": "Exists"}, {"key": "d", "operator": "DoesNotExist"}]}),
+                "a notin (x,y),app=web,c,!d,tier in (front)",
+            ),
+        ] {
+            assert_eq!(selector_text(&serde_json::from_value(selector).unwrap()), want);
+        }
+    }
 }

@@ -28,7 +28,7 @@ const SECONDS_EXTENDED_FOR: i64 = 3607;
 const SECONDS_EXTENDED: i64 = 365 * 24 * 3600;
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
-    let (mut request, warnings) = document::<TokenRequest>(call, "authentication.k8s.io/v1", "TokenRequest")?;
+    let mut request = document::<TokenRequest>(call, "authentication.k8s.io/v1", "TokenRequest")?;
     let Some(issuer) = &call.api.options.token_issuer else {
         return Err(ApiError::service_unavailable("this apiserver does not issue tokens"));
     };
@@ -91,7 +91,7 @@ pub async fn create(call: &Call) -> Result<Answer, ApiError> {
         expiration_timestamp: Timestamp::from_second(after(seconds)?.as_second()).ok().map(Time),
         token: Some(issuer.issue(&claims)?),
     });
-    Answer::document(201, &request).map(|answer| answer.warning(warnings))
+    Answer::document(201, &request)
 }
 
 /// What the body calls itself must be what the URL names.

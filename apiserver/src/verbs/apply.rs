@@ -27,19 +27,19 @@ pub async fn apply(call: &Call, part: Part) -> Result<Answer, ApiError> {
     let (config, issues) = read(call, call.form.resource())?;
     for _ in 0..TRIES_MAX {
         let changed = modify_owned(call, part, Versions::Inherit, Owners::Given, |current| {
-            change(call, part, current, &config)
+            change(call, part, current, &config, &issues)
         });
         let changed = match changed.await {
-            Err(error) if error.is_not_found() && part == Part::Main => make(call, &config).await,
+            Err(error) if error.is_not_found() && part == Part::Main => make(call, &config, &issues).await,
             changed => changed,
         };
         match changed {
             Err(error) if error.reason() == "AlreadyExists" => {}
             Err(error) => return Err(error),
-            Ok(answer) => return Ok(answer.warning(strictness(call, issues)?)),
+            Ok(answer) => return Ok(answer),
         }
     }
-    Err(ApiError::conflict(call.kind.resource(), call.name(), coracle_client::status::MODIFIED))
+    Err(ApiError::conflict(call.form.resource(), call.name(), coracle_client::status::MODIFIED))
 }
 
 /// The configuration of an object of the resource, and what is wrong with its text.
@@ -83,16 +83,20 @@ fn group_version_kind(api_version: &str, kind: &str) -> String {
     format!("{group}/{version}, Kind={kind}")
 }
 
-/// Keys that stand in the text twice: warnings, or the error of a client that asked for strictness.
-pub(crate) fn strictness(call: &Call, issues: Vec<String>) -> Result<Vec<String>, ApiError> {
+/// Keys that stand in the text twice: warnings, or the error of a client that asked for strictness. Nothing is written
+/// before, and conflicts are told of first, as upstream.
+pub(crate) fn strictness(call: &Call, issues: &[String]) -> Result<(), ApiError> {
     match call.validation() {
-        FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Strict if !issues.is_empty() => Err(too_strict(&issues)),
-        _ => Ok(issues
-            .iter()
-            .map(|issue| issue.trim_start_matches("yaml: unmarshal errors:\n").trim().replace('\n', " "))
-            .collect()),
+        FieldValidation::Ignore => {}
+        FieldValidation::Strict if !issues.is_empty() => return Err(too_strict(issues)),
+        _ => call.warn(
+            issues
+                .iter()
+                .map(|issue| issue.trim_start_matches("yaml: unmarshal errors:\n").trim().replace('\n', " "))
+                .collect(),
+        ),
     }
+    Ok(())
 }
 
 fn too_strict(issues: &[String]) -> ApiError {
@@ -106,6 +110,7 @@ fn change(
     part: Part,
     current: &Current,
     config: &Value,
+    issues: &[String],
 ) -> Result<Box<dyn ApiObject>, ApiError> {
     let rules = call.ownership();
     let reset = if part == Part::Status { &rules.status } else { &rules.main };
@@ -117,6 +122,7 @@ fn change(
     let managers = Managers::read(known)
         .map_err(|error| ApiError::new(500, "", format!("failed to decode managed fields: {error}")))?;
     let object = merged(call, reset, &live, config, managers)?;
+    strictness(call, issues)?;
     call.form.inward(object, Some(&*current.typed))
 }
 
@@ -248,9 +254,10 @@ fn keep_last_applied(object: &mut Value, config: &Value) {
 }
 
 /// Creates the object that the configuration describes.
-async fn make(call: &Call, config: &Value) -> Result<Answer, ApiError> {
+async fn make(call: &Call, config: &Value, issues: &[String]) -> Result<Answer, ApiError> {
     let rules = call.ownership();
     let mut object = merged(call, &rules.main, &rules.empty, config, Managers::default())?;
+    strictness(call, issues)?;
     let resource: &Resource = call.kind.resource();
     if let Some(uid) = object.meta().uid.as_deref().filter(|uid| !uid.is_empty()) {
         let why = format!(
@@ -272,5 +279,5 @@ async fn make(call: &Call, config: &Value) -> Result<Answer, ApiError> {
         };
         authorizer.authorize(&call.identity, &attributes).await?;
     }
-    create::store(call, call.form.inward(object, None)?, Vec::new(), Owners::Given).await
+    create::store(call, call.form.inward(object, None)?, Owners::Given).await
 }

@@ -19,14 +19,14 @@ const NAME_TRIES_MAX: usize = 8;
 
 pub async fn create(call: &Call) -> Result<Answer, ApiError> {
     let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
-    store(call, call.form.inward(decoded.object, None)?, decoded.warnings, Owners::Track).await
+    call.warn(decoded.warnings);
+    store(call, call.form.inward(decoded.object, None)?, Owners::Track).await
 }
 
 /// Creates a decoded object; also what a PUT does where the kind allows it, and an apply.
 pub(super) async fn store(
     call: &Call,
     mut object: Box<dyn ApiObject>,
-    warnings: Vec<String>,
     owners: Owners,
 ) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
@@ -46,7 +46,7 @@ pub(super) async fn store(
     if !object.meta().name.as_deref().unwrap_or_default().is_empty() || base.is_empty() {
         let name = object.meta().name.clone().unwrap_or_default();
         return match create_once(call, object).await? {
-            Some(answer) => Ok(answer.warning_first(warnings)),
+            Some(answer) => Ok(answer),
             None => Err(taken(call, &name)),
         };
     }
@@ -54,16 +54,16 @@ pub(super) async fn store(
         let mut attempt = object.clone_box();
         attempt.meta_mut().name = Some(generate_name(&base));
         if let Some(answer) = create_once(call, attempt).await? {
-            return Ok(answer.warning_first(warnings));
+            return Ok(answer);
         }
     }
-    let mut error = ApiError::already_exists(call.kind.resource(), &base);
+    let mut error = ApiError::already_exists(call.form.resource(), &base);
     error.details_mut().retry_after_seconds = Some(1);
     Err(error)
 }
 
 fn taken(call: &Call, name: &str) -> ApiError {
-    let error = ApiError::already_exists(call.kind.resource(), name);
+    let error = ApiError::already_exists(call.form.resource(), name);
     let key = key_of(call.namespace.as_deref(), name);
     if !call.kind.cache.get(&key).is_some_and(|o| o.head.deleting) {
         return error;
@@ -94,21 +94,21 @@ async fn create_once(call: &Call, mut object: Box<dyn ApiObject>) -> Result<Opti
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind.resource(), &name, errors.into_causes()));
     }
+    call.warn(def.ops.warnings(&*object, None));
     let invalid = |errors: Errors| ApiError::invalid(call.kind.resource(), &name, errors.into_causes());
     let reservations =
         admission::reserve(call, Operation::Create, &mut *object, None).await.map_err(invalid)?;
     admission::validate(call, Operation::Create, Some(&*object), None).await?;
     let key = key_of(call.namespace.as_deref(), &name);
-    let warnings = def.ops.warnings(&*object, None);
     let encoded = encode(&mut *object)?;
     if call.options.dry_run {
         let free = call.kind.cache.get(&key).is_none();
-        return Ok(free.then(|| Answer::created(encoded).warning(warnings)));
+        return Ok(free.then(|| Answer::created(encoded)));
     }
     match call.put(&key, Expected::Absent, encoded).await? {
         Committed::Written(json) => {
             reservations.confirm();
-            Ok(Some(Answer::created(json).warning(warnings)))
+            Ok(Some(Answer::created(json)))
         }
         Committed::Conflict => Ok(None),
     }

@@ -121,6 +121,7 @@ enum Fate {
 }
 
 pub async fn delete(call: &Call, options: &Options) -> Result<Answer, ApiError> {
+    warn_of_default(call, options);
     for _ in 0..TRIES_MAX {
         let object = call.current().await?;
         match attempt(call, options, &object).await {
@@ -130,7 +131,13 @@ pub async fn delete(call: &Call, options: &Options) -> Result<Answer, ApiError> 
             Err(_) => {}
         }
     }
-    Err(ApiError::conflict(call.kind.resource(), call.name(), coracle_client::status::MODIFIED))
+    Err(ApiError::conflict(call.form.resource(), call.name(), coracle_client::status::MODIFIED))
+}
+
+pub(super) fn warn_of_default(call: &Call, options: &Options) {
+    if options.propagation.is_none() && options.orphan_dependents.is_none() {
+        call.warn(call.kind.def.ops.deletion_warning().map(str::to_owned).into_iter().collect());
+    }
 }
 
 /// None: the object changed meanwhile.
@@ -230,7 +237,10 @@ fn decide(
             meta.deletion_timestamp = Some(Time(now));
             bump_generation(meta);
         }
-        meta.deletion_grace_period_seconds = Some(0);
+        // What empties itself first has no grace to speak of, as upstream.
+        if !held_back {
+            meta.deletion_grace_period_seconds = Some(0);
+        }
         return Fate::Marked;
     }
     if held || meta.deletion_grace_period_seconds.unwrap_or(0) > 0 { Fate::Marked } else { Fate::Removed }
@@ -296,7 +306,7 @@ fn answer(call: &Call, options: &Options, fate: &Fate, uid: &str, json: Bytes) -
     if def.returns_deleted {
         return Answer::ok(json);
     }
-    let resource = &def.resource;
+    let resource = call.form.resource();
     let mut details = json!({ "name": call.name(), "kind": resource.plural(), "uid": uid });
     if let (false, Some(members)) = (resource.group().is_empty(), details.as_object_mut()) {
         members.insert("group".into(), json!(resource.group()));

@@ -13,6 +13,7 @@ pub async fn delete_collection(
     selection: ListOptions,
 ) -> Result<Answer, ApiError> {
     let listed = list::list(&call.api, &call.form, call.namespace.as_deref(), selection).await?;
+    delete::warn_of_default(call, options);
     for object in &listed.objects {
         let namespace = Some(&*object.head.namespace).filter(|n| !n.is_empty());
         match delete::delete(&call.on(namespace, &object.head.name), options).await {

@@ -22,6 +22,6 @@ pub async fn get(call: &Call, version: Option<&str>) -> Result<Arc<Object>, ApiE
         .kind
         .cache
         .get(&call.key())
-        .ok_or_else(|| ApiError::not_found(call.kind.resource(), call.name()))?;
+        .ok_or_else(|| ApiError::not_found(call.form.resource(), call.name()))?;
     call.kind.presented_one(object).await
 }

@@ -13,6 +13,7 @@ pub mod options;
 pub(crate) mod owners;
 pub mod patch;
 pub mod update;
+mod warnings;
 pub mod watch;
 
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::api::{Api, Served};
 use crate::authn::Identity;
 use crate::decode::FieldValidation;
 use crate::watch_cache::key_of;
+
+pub use warnings::Warnings;
 
 /// A request on one object or collection, whichever transport brought it.
 pub struct Call {
@@ -41,6 +44,7 @@ pub struct Call {
     pub user_agent: Option<String>,
     pub content_type: Option<String>,
     pub body: Bytes,
+    pub warnings: Warnings,
 }
 
 /// What a call answers: one JSON document.
@@ -48,14 +52,13 @@ pub struct Call {
 pub struct Answer {
     pub code: u16,
     pub json: Bytes,
-    pub warnings: Vec<String>,
     /// It is an object of the kind that is stored, not some other document.
     pub of_kind: bool,
 }
 
 impl Answer {
     pub fn ok(json: Bytes) -> Self {
-        Self { code: 200, json, warnings: Vec::new(), of_kind: true }
+        Self { code: 200, json, of_kind: true }
     }
 
     pub fn created(json: Bytes) -> Self {
@@ -75,18 +78,6 @@ impl Answer {
         });
         Self::document(code, &status)
     }
-
-    /// What was said of the body comes before what is said of the object.
-    pub fn warning_first(mut self, mut warnings: Vec<String>) -> Self {
-        warnings.append(&mut self.warnings);
-        self.warnings = warnings;
-        self
-    }
-
-    pub fn warning(mut self, warnings: Vec<String>) -> Self {
-        self.warnings.extend(warnings);
-        self
-    }
 }
 
 impl Call {
@@ -104,7 +95,13 @@ impl Call {
             user_agent: None,
             content_type: None,
             body: Bytes::new(),
+            warnings: Warnings::default(),
         }
+    }
+
+    /// Tells the client, whatever becomes of the call.
+    pub fn warn(&self, warnings: Vec<String>) {
+        self.warnings.add(warnings);
     }
 
     pub fn name(&self) -> &str {
@@ -132,7 +129,7 @@ impl Call {
         }
         self.api.cache.catch_up(&*self.api.store).await?;
         let object = self.kind.cache.get(&key);
-        let object = object.ok_or_else(|| ApiError::not_found(self.kind.resource(), self.name()))?;
+        let object = object.ok_or_else(|| ApiError::not_found(self.form.resource(), self.name()))?;
         self.kind.presented_one(object).await
     }
 
@@ -158,6 +155,7 @@ impl Call {
             user_agent: self.user_agent.clone(),
             content_type: self.content_type.clone(),
             body: self.body.clone(),
+            warnings: self.warnings.clone(),
         }
     }
 }

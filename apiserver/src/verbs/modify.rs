@@ -120,7 +120,7 @@ pub(crate) async fn modify_owned(
             Err(_) => {}
         }
     }
-    Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED))
+    Err(ApiError::conflict(call.form.resource(), call.name(), MODIFIED))
 }
 
 /// None: the object changed meanwhile and the client did not pin a version.
@@ -137,7 +137,7 @@ async fn attempt(
     let pinned = required_version(call, new.meta().resource_version.as_deref(), revision)?
         .filter(|version| versions == Versions::Require || *version != revision);
     if pinned.is_some_and(|version| version != revision) {
-        return Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED));
+        return Err(ApiError::conflict(call.form.resource(), call.name(), MODIFIED));
     }
     metadata::inherit(new.meta_mut(), old.meta());
     if part == Part::Whole {
@@ -184,11 +184,12 @@ async fn attempt(
     if !errors.is_empty() {
         return Err(invalid(errors));
     }
+    if part == Part::Main {
+        call.warn(def.ops.warnings(&*new, Some(old)));
+    }
     let taken = admission::reserve(call, Operation::Update, &mut *new, Some(old)).await.map_err(invalid)?;
     admission::validate(call, Operation::Update, Some(&*new), Some(old)).await?;
-    let warnings = if part == Part::Main { def.ops.warnings(&*new, Some(old)) } else { Vec::new() };
-    let answer = write(call, current, new, revision, pinned, taken).await?;
-    Ok(answer.map(|answer| answer.warning(warnings)))
+    write(call, current, new, revision, pinned, taken).await
 }
 
 async fn write(
@@ -224,7 +225,7 @@ async fn write(
             Ok(Some(Answer::ok(json)))
         }
         Committed::Conflict if pinned.is_some() => {
-            Err(ApiError::conflict(call.kind.resource(), call.name(), MODIFIED))
+            Err(ApiError::conflict(call.form.resource(), call.name(), MODIFIED))
         }
         Committed::Conflict => Ok(None),
     }
@@ -305,9 +306,14 @@ fn confine(
         _ => {
             move_member(&mut new, &mut old, "status");
             if let (Some(from), Some(to)) = (new.get_mut("metadata"), old.get_mut("metadata")) {
-                for member in ["labels", "annotations", "finalizers", "managedFields"] {
+                let kept = call.kind.def.ops.ownership().status.field("metadata");
+                let keeps = |member: &str| {
+                    kept.is_some_and(|p| p.member || p.below.field(member).is_some_and(|below| below.member))
+                };
+                for member in ["labels", "annotations", "finalizers"].into_iter().filter(|m| !keeps(m)) {
                     move_member(from, to, member);
                 }
+                move_member(from, to, "managedFields");
             }
             old
         }

@@ -13,16 +13,14 @@ pub async fn patch(call: &Call, patch_type: PatchType, part: Part) -> Result<Ans
         return apply::apply(call, part).await;
     }
     let def = &call.form.def;
-    let mut warnings = Vec::new();
-    let answer = modify_as(call, part, Versions::Inherit, |current| {
+    modify_as(call, part, Versions::Inherit, |current| {
         let document: Value = serde_json::from_slice(&call.form.shown(&current.object)?.json)?;
         let patched = patch::apply(def, patch_type, &document, &call.body)?;
         let meta = |field: &str| patched.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str);
         check_name(call, meta("name"), meta("namespace"))?;
         let decoded = decode::patched(def, &patched, call.validation())?;
-        warnings = decoded.warnings;
+        call.warn(decoded.warnings);
         call.form.inward(decoded.object, Some(&*current.typed))
     })
-    .await?;
-    Ok(answer.warning_first(warnings))
+    .await
 }

@@ -10,6 +10,7 @@ use crate::decode;
 pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
     let def = &call.kind.def;
     let decoded = decode::body(&call.form.def, call.content_type.as_deref(), &call.body, call.validation())?;
+    call.warn(decoded.warnings);
     let mut object = decoded.object;
     check_name(call, object.meta().name.as_deref(), object.meta().namespace.as_deref())?;
     if def.resource.namespaced() {
@@ -20,14 +21,13 @@ pub async fn update(call: &Call, part: Part) -> Result<Answer, ApiError> {
         check_uid(call, &uid, &current.object.head.uid)?;
         call.form.inward(object.clone_box(), Some(&*current.typed))
     };
-    let answer = match modify(call, part, change).await {
+    match modify(call, part, change).await {
         Err(error) if error.is_not_found() && def.create_on_update && part == Part::Main => {
             let object = call.form.inward(object, None)?;
-            return create::store(call, object, decoded.warnings, Owners::Track).await;
+            create::store(call, object, Owners::Track).await
         }
-        answer => answer?,
-    };
-    Ok(answer.warning_first(decoded.warnings))
+        answer => answer,
+    }
 }
 
 /// An object of the same name that is another one.
@@ -36,7 +36,7 @@ fn check_uid(call: &Call, given: &str, current: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::conflict(
-        call.kind.resource(),
+        call.form.resource(),
         call.name(),
         &format!("Precondition failed: UID in precondition: {given}, UID in object meta: {current}"),
     ))

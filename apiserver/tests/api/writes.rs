@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Server;
+use crate::harness::{Reply, Server};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -356,4 +356,38 @@ async fn services_get_addresses_that_come_back() {
     server.post(path, service("e", json!({"clusterIP": "10.96.7.8"}))).await.expect(201);
     server.delete(&format!("{path}/a")).await.expect(200);
     server.post(path, service("c", json!({"clusterIP": "10.96.7.7"}))).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_warned_of_too() {
+    let server = Server::start().await;
+    let told = |reply: &Reply| -> Vec<String> {
+        reply.headers.get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect()
+    };
+    let unknown = |name: &str| json!({"metadata": {"name": name}, "odd": 1});
+    let warning = r#"299 - "unknown field \"odd\"""#;
+    assert_eq!(told(&server.post(MAPS, unknown("A")).await.expect(422)), [warning]);
+    assert_eq!(told(&server.post(MAPS, unknown("a")).await.expect(201)), [warning]);
+    assert_eq!(told(&server.post(MAPS, unknown("a")).await.expect(409)), [warning]);
+    let patch = json!({"odd": 1, "metadata": {"labels": {"a": "-"}}});
+    assert_eq!(told(&server.merge(&format!("{MAPS}/a"), patch).await.expect(422)), [warning]);
+
+    let tls = json!({"metadata": {"name": "t"}, "type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}});
+    let made = server.post("/api/v1/namespaces/default/secrets", tls).await.expect(201);
+    assert_eq!(told(&made), [r#"299 - "tls: failed to find any PEM data in certificate input""#]);
+}
+
+#[tokio::test]
+async fn a_strict_apply_of_a_key_that_is_there_twice_writes_nothing() {
+    const MAP: &str = "/api/v1/namespaces/default/configmaps/twice";
+    let server = Server::start().await;
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: twice}\ndata: {a: '1'}\ndata: {a: '2'}\n";
+    let apply = |path: String| {
+        let (server, path) = (&server, path);
+        async move { server.send("PATCH", &path, &[("content-type", "application/apply-patch+yaml")], text).await }
+    };
+    apply(format!("{MAP}?fieldManager=m&fieldValidation=Strict")).await.expect(400);
+    server.get(MAP).await.expect(404);
+    let made = apply(format!("{MAP}?fieldManager=m")).await.expect(201);
+    assert!(made.headers["warning"].to_str().unwrap().contains("already"), "{:?}", made.headers["warning"]);
 }

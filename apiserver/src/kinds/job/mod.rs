@@ -28,6 +28,9 @@ impl BuiltIn for Job {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = true;
     const ORPHANS_BY_DEFAULT: bool = true;
+    const DELETION_WARNING: Option<&'static str> = Some(
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+    );
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
