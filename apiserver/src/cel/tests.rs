@@ -70,6 +70,24 @@ fn operators() {
 }
 
 #[test]
+fn a_rule_has_no_authorizer() {
+    for source in [
+        "authorizer.group('').resource('pods').check('get').allowed()",
+        "authorizer.requestResource.check('get').errored()",
+        "authorizer.path('/x').check('get').reason() == ''",
+    ] {
+        let error = Environment::new().compile(source, Expected::Bool).unwrap_err();
+        let CompileErrorKind::Mistakes(mistakes) = &error.kind else { panic!("{error:?}") };
+        let messages: Vec<&str> = mistakes.iter().map(|mistake| mistake.message.as_str()).collect();
+        assert_eq!(messages, ["undeclared reference to 'authorizer' (in container '')"], "{source}");
+    }
+    all_say(&[
+        ("1.allowed()", "compile: found no matching overload for 'allowed' applied to 'int.()'"),
+        ("dyn(1).allowed()", "error: no such overload: allowed(int)"),
+    ]);
+}
+
+#[test]
 fn macros_of_one_and_two_variables() {
     all_say(&[
         ("[1, 2, 3].all(x, x > 0)", "true"),

@@ -13,6 +13,7 @@ mod quantities;
 mod addresses;
 mod formats;
 mod semvers;
+mod authorizers;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub(super) fn declare(functions: &mut Functions) {
     addresses::declare(functions);
     formats::declare(functions);
     semvers::declare(functions);
+    authorizers::declare(functions);
 }
 
 /// A value that only the functions of its library know.
