@@ -19,8 +19,6 @@ const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
 enum Fault {
     #[error("invalid JSON document")]
     BadDocument,
-    #[error("invalid patch format of primitive list")]
-    PrimitiveList,
     #[error("invalid patch format of retainKeys")]
     RetainKeys,
     #[error("invalid patch format of setElementOrder list")]
@@ -38,7 +36,7 @@ enum Fault {
 impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::BadDocument | Fault::PrimitiveList | Fault::RetainKeys | Fault::ElementOrder => {
+            Fault::BadDocument | Fault::RetainKeys | Fault::ElementOrder => {
                 Self::bad_request(fault.to_string())
             }
             Fault::ListOfLists => super::rejected(),
@@ -111,10 +109,9 @@ impl Merge<'_> {
         let (deletions, additions): (Vec<_>, Vec<_>) =
             patch.into_iter().partition(|(name, _)| name.starts_with(DELETE_FROM_LIST));
         for (name, value) in deletions {
-            let name =
-                name.strip_prefix(DELETE_FROM_LIST).filter(|n| !n.is_empty()).ok_or(Fault::PrimitiveList)?;
-            let Value::Array(gone) = value else { return Err(Fault::PrimitiveList) };
-            if let Some(Value::Array(list)) = original.get_mut(name) {
+            let name = name.strip_prefix(DELETE_FROM_LIST).unwrap_or_default();
+            // Anything but a list takes nothing away.
+            if let (Value::Array(gone), Some(Value::Array(list))) = (value, original.get_mut(name)) {
                 list.retain(|item| !gone.contains(item));
             }
         }
@@ -215,14 +212,16 @@ impl Merge<'_> {
             return Ok(ordered(merged, &patch, &original, ""));
         }
         if objects != original.len() + patch.len() {
-            return Err(Fault::Other("list element types are not identical".to_owned()));
+            let lists = [original, patch].map(|list| go_text(&Value::Array(list)));
+            let why = format!("list element types are not identical: [{}]", lists.join(" "));
+            return Err(Fault::Other(why));
         }
         if key.is_empty() {
             let name = object.map_or("", |o| o.name.rsplit('.').next().unwrap_or_default());
             return Err(Fault::Other(format!("cannot merge lists without merge key for {name}")));
         }
-        let before = original.clone();
         let (mut merged, patch) = special_elements(original, patch, key)?;
+        let before = merged.clone();
         for item in &patch {
             let Value::Object(fields) = item else { continue };
             let wanted = merge_value(fields, key)?;
@@ -295,7 +294,8 @@ fn special_elements(
             },
         }
     }
-    if replace { Ok((Vec::new(), rest)) } else { Ok((original, rest)) }
+    // What replaces the list is taken as it is.
+    if replace { Ok((rest, Vec::new())) } else { Ok((original, rest)) }
 }
 
 /// Drops what the patch does not want kept; the patch itself may only hold what it keeps.
@@ -312,13 +312,12 @@ fn retain_keys(original: &mut Fields, patch: &Fields, keys: &Value) -> Result<()
 /// The patch's elements must stand in the order that comes with them.
 fn fits_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), Fault> {
     let wanted: Vec<&Value> = patch.iter().filter(|item| item.get(DIRECTIVE).is_none()).collect();
-    if in_order(&wanted, order, key) {
+    if order.is_empty() || in_order(&wanted, order, key) {
         return Ok(());
     }
-    let shown: Vec<Value> = wanted.into_iter().cloned().collect();
     Err(Fault::Other(format!(
         "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-        go_text(&Value::Array(shown)),
+        go_text(&Value::Array(patch.to_vec())),
         go_text(&Value::Array(order.to_vec()))
     )))
 }
