@@ -26,8 +26,13 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 const NAME_PART: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
 
+/// Of labels and qualified names, whose rules upstream declares anew.
 fn too_long(limit: usize) -> String {
     format!("must be no more than {limit} bytes")
+}
+
+fn too_many_characters(limit: usize) -> String {
+    format!("must be no more than {limit} characters")
 }
 
 fn is_label(text: &str) -> bool {
@@ -40,21 +45,21 @@ fn is_label(text: &str) -> bool {
 
 pub fn dns_subdomain(text: &str) -> Result<(), String> {
     if text.len() > 253 {
-        return Err(too_long(253));
+        return Err(too_many_characters(253));
     }
     if text.split('.').all(is_label) { Ok(()) } else { Err(SUBDOMAIN.into()) }
 }
 
 pub fn dns_label(text: &str) -> Result<(), String> {
     if text.len() > 63 {
-        return Err(too_long(63));
+        return Err(too_many_characters(63));
     }
     if is_label(text) { Ok(()) } else { Err(LABEL.into()) }
 }
 
 pub fn dns_1035_label(text: &str) -> Result<(), String> {
     if text.len() > 63 {
-        return Err(too_long(63));
+        return Err(too_many_characters(63));
     }
     if is_label(text) && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase) {
         Ok(())
@@ -85,6 +90,9 @@ pub fn qualified_name(key: &str) -> Result<(), String> {
         Some((_, rest)) if rest.contains('/') => return Err(format!("a qualified name {QUALIFIED}")),
         Some(("", _)) => return Err("prefix part must be non-empty".into()),
         Some((prefix, name)) => {
+            if prefix.len() > 253 {
+                return Err(format!("prefix part {}", too_long(253)));
+            }
             dns_subdomain(prefix).map_err(|e| format!("prefix part {e}"))?;
             name
         }
@@ -122,7 +130,7 @@ pub fn path_segment(name: &str) -> Result<(), String> {
 pub fn port_name(name: &str) -> Result<(), String> {
     let bytes = name.as_bytes();
     if bytes.len() > 15 {
-        Err("must be no more than 15 bytes".into())
+        Err(too_many_characters(15))
     } else if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-') {
         Err("must contain only alphanumeric characters (a-z, 0-9), and hyphens (-)".into())
     } else if !bytes.iter().any(u8::is_ascii_lowercase) {
@@ -305,7 +313,7 @@ pub fn given(text: &Option<String>) -> Option<&str> {
 
 pub fn config_map_key(key: &str) -> Result<(), String> {
     if key.len() > 253 {
-        return Err(too_long(253));
+        return Err(too_many_characters(253));
     }
     if key == "." {
         return Err("must not be '.'".into());

@@ -113,7 +113,7 @@ pub(super) fn host(text: &str) -> Result<(), String> {
         return validation::dns_subdomain(text);
     }
     if text.len() > 253 {
-        return Err("must be no more than 253 bytes".into());
+        return Err("must be no more than 253 characters".into());
     }
     match text.strip_prefix("*.") {
         Some(rest) if validation::dns_subdomain(rest).is_ok() => Ok(()),

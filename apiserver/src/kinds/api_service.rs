@@ -37,6 +37,7 @@ impl BuiltIn for APIService {
     const SINGULAR: &'static str = "apiservice";
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const UNCONDITIONAL_UPDATE: bool = false;
 
     fn set_defaults(&mut self) {

@@ -116,6 +116,7 @@ impl BuiltIn for CertificateSigningRequest {
         let others = conditions(self).into_iter().filter(|c| c.type_ != APPROVED && c.type_ != DENIED);
         let all: Vec<_> = decisions.chain(others).collect();
         self.status.get_or_insert_default().conditions = (!all.is_empty()).then_some(all);
+        stamp(self, old, Timestamp::now());
     }
 
     fn validate_name(name: &str) -> Result<(), String> {

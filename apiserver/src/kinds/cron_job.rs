@@ -19,7 +19,6 @@ impl BuiltIn for CronJob {
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = true;
-    const ORPHANS_BY_DEFAULT: bool = true;
 
     fn set_defaults(&mut self) {
         let spec = &mut self.spec;

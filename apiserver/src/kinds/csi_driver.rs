@@ -30,6 +30,7 @@ pub(super) fn driver_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
 
 impl BuiltIn for CSIDriver {
     const SINGULAR: &'static str = "csidriver";
+    const RETURNS_DELETED: bool = true;
     const HAS_GENERATION: bool = true;
     const UNCONDITIONAL_UPDATE: bool = false;
 
@@ -45,6 +46,7 @@ impl BuiltIn for CSIDriver {
             &mut spec.storage_capacity,
             &mut spec.requires_republish,
             &mut spec.se_linux_mount,
+            &mut spec.prevent_pod_scheduling_if_missing,
         ] {
             off.get_or_insert(false);
         }

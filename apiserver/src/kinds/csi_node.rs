@@ -13,11 +13,13 @@ const NODE_ID_MAX: usize = 256;
 
 impl BuiltIn for CSINode {
     const SINGULAR: &'static str = "csinode";
+    const RETURNS_DELETED: bool = true;
     const UNCONDITIONAL_UPDATE: bool = false;
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
 
     fn prepare_create(&mut self) {
-        self.status = None;
+        self.status = Some(Default::default());
     }
 
     fn validate(&self, errors: &mut Errors) {

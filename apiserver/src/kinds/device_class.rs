@@ -10,6 +10,7 @@ use crate::{table, validation};
 
 impl BuiltIn for DeviceClass {
     const SINGULAR: &'static str = "deviceclass";
+    const RETURNS_DELETED: bool = true;
     const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {

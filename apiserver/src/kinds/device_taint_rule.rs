@@ -15,6 +15,7 @@ const CONDITIONS_MAX: usize = 8;
 impl BuiltIn for DeviceTaintRule {
     const SINGULAR: &'static str = "devicetaintrule";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {
@@ -23,7 +24,7 @@ impl BuiltIn for DeviceTaintRule {
     }
 
     fn prepare_create(&mut self) {
-        self.status = None;
+        self.status = Some(Default::default());
     }
 
     fn validate(&self, errors: &mut Errors) {

@@ -50,6 +50,13 @@ impl BuiltIn for EndpointSlice {
         }
     }
 
+    /// Labels count, too: they say whose the slice is.
+    fn prepare_update(&mut self, old: &Self) {
+        if self.metadata.labels != old.metadata.labels {
+            self.metadata.generation = Some(old.metadata.generation.unwrap_or(0) + 1);
+        }
+    }
+
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
         errors.immutable("addressType", &self.address_type, &old.address_type);
     }

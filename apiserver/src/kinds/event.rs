@@ -22,6 +22,11 @@ impl BuiltIn for Event {
     const CREATE_ON_UPDATE: bool = true;
     const TTL: Option<Duration> = Some(TTL);
 
+    /// Any name that a path can have.
+    fn validate_name(_name: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     fn set_defaults(&mut self) {
         // Upstream always writes these two, empty or not.
         self.reporting_component.get_or_insert_default();

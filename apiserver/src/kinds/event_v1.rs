@@ -41,6 +41,9 @@ impl BuiltIn for Event {
 
     /// What this form demands beyond the core form's rules, which run after the conversion.
     fn validate(&self, errors: &mut Errors) {
+        if let Some(Err(why)) = self.metadata.name.as_deref().map(validation::dns_subdomain) {
+            errors.invalid("metadata.name", &self.metadata.name, why);
+        }
         if self.event_time.is_none() {
             errors.required("eventTime", "");
         }

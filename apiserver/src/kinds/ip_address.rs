@@ -46,16 +46,16 @@ impl BuiltIn for IPAddress {
     }
 
     fn columns() -> Vec<Column> {
-        table::columns(&[table::narrow("ParentRef", "string", "What the address belongs to.")])
+        vec![table::NAME, table::narrow("ParentRef", "string", "What the address belongs to.")]
     }
 
-    fn cells(&self, now: Timestamp) -> Vec<Value> {
+    fn cells(&self, _now: Timestamp) -> Vec<Value> {
         let parent = &self.spec.parent_ref;
         let group = given(&parent.group).map(|g| format!(".{g}")).unwrap_or_default();
         let resource = format!("{}{group}", parent.resource).to_lowercase();
         let namespace = given(&parent.namespace).map(|n| format!("/{n}")).unwrap_or_default();
         let text = format!("{resource}{namespace}/{}", parent.name);
-        table::cells(&self.metadata, now, vec![json!(if text == "/" { "<none>".into() } else { text })])
+        vec![json!(self.metadata.name), json!(if text == "/" { "<none>".into() } else { text })]
     }
 }
 
@@ -101,6 +101,6 @@ mod tests {
             assert!(IPAddress::validate_name(bad).is_err(), "{bad}");
         }
         let cells = testing::cells::<IPAddress>(with("group", ""));
-        assert_eq!(cells, ["10.0.0.1", "services/n/s", "<unknown>"]);
+        assert_eq!(cells, ["10.0.0.1", "services/n/s"]);
     }
 }

@@ -63,12 +63,12 @@ impl BuiltIn for Node {
             }
             (None, None) => {}
         }
-        if let Some(status) = &mut self.status
-            && status.allocatable.is_none()
-            && let Some(capacity) = &status.capacity
-        {
-            status.allocatable = Some(capacity.clone());
+        let status = self.status.get_or_insert_default();
+        if status.allocatable.is_none() {
+            status.allocatable.clone_from(&status.capacity);
         }
+        // Upstream always writes the port, 0 where there is none.
+        status.daemon_endpoints.get_or_insert_default().kubelet_endpoint.get_or_insert_default();
     }
 
     fn validate(&self, errors: &mut Errors) {

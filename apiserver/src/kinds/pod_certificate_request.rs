@@ -33,6 +33,7 @@ const REFRESH_MARGIN: SignedDuration = SignedDuration::from_mins(10);
 impl BuiltIn for PodCertificateRequest {
     const SINGULAR: &'static str = "podcertificaterequest";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const UNCONDITIONAL_UPDATE: bool = false;
 
     fn set_defaults(&mut self) {
@@ -40,7 +41,7 @@ impl BuiltIn for PodCertificateRequest {
     }
 
     fn prepare_create(&mut self) {
-        self.status = None;
+        self.status = Some(Default::default());
     }
 
     fn validate(&self, errors: &mut Errors) {

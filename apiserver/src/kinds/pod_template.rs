@@ -10,6 +10,7 @@ use crate::table;
 
 impl BuiltIn for PodTemplate {
     const SINGULAR: &'static str = "podtemplate";
+    const RETURNS_DELETED: bool = true;
     const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {

@@ -17,6 +17,7 @@ const SYSTEM_CLASSES: &[(&str, i32)] =
 impl BuiltIn for PriorityClass {
     const SINGULAR: &'static str = "priorityclass";
     const SHORT_NAMES: &'static [&'static str] = &["pc"];
+    const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {
         self.preemption_policy.get_or_insert_with(|| "PreemptLowerPriority".into());

@@ -24,6 +24,7 @@ const SOURCES: &[&str] = &["FromClaim", "FromClass"];
 
 impl BuiltIn for ResourceClaim {
     const SINGULAR: &'static str = "resourceclaim";
+    const RETURNS_DELETED: bool = true;
     const HAS_STATUS: bool = true;
 
     fn set_defaults(&mut self) {

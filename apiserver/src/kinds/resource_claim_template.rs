@@ -10,6 +10,7 @@ use crate::{table, validation};
 
 impl BuiltIn for ResourceClaimTemplate {
     const SINGULAR: &'static str = "resourceclaimtemplate";
+    const RETURNS_DELETED: bool = true;
 
     fn set_defaults(&mut self) {
         let template = self.spec.get_or_insert_default();

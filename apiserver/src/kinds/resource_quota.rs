@@ -28,6 +28,7 @@ const ONLY_EXISTS: &str = "must be 'Exists' when scope is any of ResourceQuotaSc
 
 impl BuiltIn for ResourceQuota {
     const SINGULAR: &'static str = "resourcequota";
+    const RETURNS_DELETED: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["quota"];
     const HAS_STATUS: bool = true;
 

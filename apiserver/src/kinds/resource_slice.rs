@@ -29,6 +29,7 @@ const TRUE_OR_UNSET: &str = "must be either unset or set to true";
 
 impl BuiltIn for ResourceSlice {
     const SINGULAR: &'static str = "resourceslice";
+    const RETURNS_DELETED: bool = true;
     const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {

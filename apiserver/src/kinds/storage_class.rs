@@ -31,6 +31,7 @@ pub fn is_default(class: &StorageClass) -> bool {
 
 impl BuiltIn for StorageClass {
     const SINGULAR: &'static str = "storageclass";
+    const RETURNS_DELETED: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["sc"];
 
     fn set_defaults(&mut self) {

@@ -25,6 +25,7 @@ fn is(migration: &StorageVersionMigration, state: &str) -> bool {
 impl BuiltIn for StorageVersionMigration {
     const SINGULAR: &'static str = "storageversionmigration";
     const HAS_STATUS: bool = true;
+    const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const UNCONDITIONAL_UPDATE: bool = false;
 
     fn set_defaults(&mut self) {

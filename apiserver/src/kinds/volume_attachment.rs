@@ -14,6 +14,7 @@ const MESSAGE_MAX_BYTES: usize = 1024;
 
 impl BuiltIn for VolumeAttachment {
     const SINGULAR: &'static str = "volumeattachment";
+    const RETURNS_DELETED: bool = true;
     const HAS_STATUS: bool = true;
     const STATUS_RESETS: &'static [&'static [&'static str]] = &[&["metadata"], &["spec"]];
     const UNCONDITIONAL_UPDATE: bool = false;

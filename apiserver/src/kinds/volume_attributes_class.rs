@@ -10,6 +10,7 @@ use crate::table;
 
 impl BuiltIn for VolumeAttributesClass {
     const SINGULAR: &'static str = "volumeattributesclass";
+    const RETURNS_DELETED: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["vac"];
 
     fn validate(&self, errors: &mut Errors) {

@@ -252,7 +252,7 @@ fn list_schema(gv: &GroupVersion, kind: &KindDef, object: &str) -> Value {
             "items": {
                 "description": format!("The objects of kind {}.", kind.resource.kind()),
                 "type": "array",
-                "items": { "default": {}, "allOf": [reference(object)] },
+                "items": reference(object),
             },
         },
         "x-kubernetes-group-version-kind": [

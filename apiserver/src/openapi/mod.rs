@@ -123,7 +123,10 @@ impl OpenApi {
         let mut components = components::build(gv, &kinds, &self.built_in);
         let paths = Value::Object(paths::build(gv, &kinds, &components));
         // Lists come back from no operation as themselves alone, and watches only in words.
-        let mut roots = vec![paths.clone(), components::reference(&components::meta_name("WatchEvent"))];
+        let mut roots = vec![paths.clone()];
+        if !kinds.is_empty() {
+            roots.push(components::reference(&components::meta_name("WatchEvent")));
+        }
         roots.extend(components.kinds.iter().map(|kind| components::reference(&kind.object)));
         components::reachable(&mut components.schemas, &Value::Array(roots));
         json!({

@@ -26,6 +26,7 @@ impl BuiltIn for HorizontalPodAutoscaler {
     const SHORT_NAMES: &'static [&'static str] = &["hpa"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const HAS_STATUS: bool = true;
+    const HAS_GENERATION: bool = true;
 
     fn set_defaults(&mut self) {
         let spec = &mut self.spec;
@@ -41,16 +42,11 @@ impl BuiltIn for HorizontalPodAutoscaler {
             rules(up, vec![policy("Pods", 4), policy("Percent", 100)]);
             rules(behavior.scale_down.get_or_insert_default(), vec![policy("Percent", 100)]);
         }
-        let status = self.status.get_or_insert_default();
-        // Upstream always writes these.
-        status.current_replicas.get_or_insert(0);
+        self.status.get_or_insert_default();
     }
 
     fn prepare_create(&mut self) {
-        self.status = Some(HorizontalPodAutoscalerStatus {
-            current_replicas: Some(0),
-            ..HorizontalPodAutoscalerStatus::default()
-        });
+        self.status = Some(HorizontalPodAutoscalerStatus::default());
     }
 
     fn validate(&self, errors: &mut Errors) {

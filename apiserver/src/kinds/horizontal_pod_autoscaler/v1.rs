@@ -26,6 +26,7 @@ impl BuiltIn for HorizontalPodAutoscaler {
     const SHORT_NAMES: &'static [&'static str] = <v2::HorizontalPodAutoscaler as BuiltIn>::SHORT_NAMES;
     const CATEGORIES: &'static [&'static str] = <v2::HorizontalPodAutoscaler as BuiltIn>::CATEGORIES;
     const HAS_STATUS: bool = true;
+    const HAS_GENERATION: bool = true;
 
     fn alias() -> Option<Alias> {
         Some(Alias {
