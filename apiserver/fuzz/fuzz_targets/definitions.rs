@@ -18,19 +18,88 @@ use serde_json::{Value, json};
 
 const JSON: Option<&str> = Some("application/json");
 const WORDS: &[&str] = &[
-    "a", "b", "type", "object", "array", "string", "integer", "number", "boolean", "properties", "items", "required", "default",
-    "nullable", "additionalProperties", "allOf", "anyOf", "oneOf", "not", "enum", "format", "pattern", "^a+$", "(", "maximum",
-    "minimum", "multipleOf", "maxLength", "minLength", "maxItems", "minItems", "uniqueItems", "maxProperties", "minProperties",
-    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-int-or-string", "x-kubernetes-embedded-resource",
-    "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "x-kubernetes-validations", "rule",
-    "self.a == 1", "oldSelf == self", "self.all(x, x > 0)", "message", "messageExpression", "reason", "fieldPath", ".a",
-    "optionalOldSelf", "set", "map", "atomic", "granular", "spec", "status", "metadata", "name", "apiVersion", "kind", "g.io/v1",
-    "Foo", "date-time", "date", "duration", "byte", "ipv4", "uuid", ".spec.replicas", ".status.replicas", "jsonPath", "k", "v",
+    "a",
+    "b",
+    "type",
+    "object",
+    "array",
+    "string",
+    "integer",
+    "number",
+    "boolean",
+    "properties",
+    "items",
+    "required",
+    "default",
+    "nullable",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "enum",
+    "format",
+    "pattern",
+    "^a+$",
+    "(",
+    "maximum",
+    "minimum",
+    "multipleOf",
+    "maxLength",
+    "minLength",
+    "maxItems",
+    "minItems",
+    "uniqueItems",
+    "maxProperties",
+    "minProperties",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-map-type",
+    "x-kubernetes-validations",
+    "rule",
+    "self.a == 1",
+    "oldSelf == self",
+    "self.all(x, x > 0)",
+    "message",
+    "messageExpression",
+    "reason",
+    "fieldPath",
+    ".a",
+    "optionalOldSelf",
+    "set",
+    "map",
+    "atomic",
+    "granular",
+    "spec",
+    "status",
+    "metadata",
+    "name",
+    "apiVersion",
+    "kind",
+    "g.io/v1",
+    "Foo",
+    "date-time",
+    "date",
+    "duration",
+    "byte",
+    "ipv4",
+    "uuid",
+    ".spec.replicas",
+    ".status.replicas",
+    "jsonPath",
+    "k",
+    "v",
 ];
 
 static DEFINITION: LazyLock<KindDef> = LazyLock::new(|| {
     let kinds = kinds::all().into_iter();
-    kinds.into_iter().find(|kind| kind.resource.kind() == "CustomResourceDefinition").expect("the kind is listed")
+    kinds
+        .into_iter()
+        .find(|kind| kind.resource.kind() == "CustomResourceDefinition")
+        .expect("the kind is listed")
 });
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
@@ -64,7 +133,9 @@ static OBJECT: LazyLock<Value> = LazyLock::new(|| {
 
 fn definition_of(schema: &Value, choices: &mut Choices<'_>) -> Value {
     let path = |choices: &mut Choices<'_>| match choices.byte() {
-        0..=199 => choices.pick(&[".spec.replicas", ".spec.a", ".spec.keyed[*].k", ".metadata.name", ".status"]).to_string(),
+        0..=199 => choices
+            .pick(&[".spec.replicas", ".spec.a", ".spec.keyed[*].k", ".metadata.name", ".status"])
+            .to_string(),
         _ => choices.made_up(0).to_string(),
     };
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "foos.g.io"},
@@ -87,7 +158,8 @@ fuzz_target!(|input: &[u8]| {
     let objects = input.get(input.len() / 2..).unwrap_or_default();
     let schema = choices.vary(&SCHEMA);
     let said = definition_of(&schema, &mut choices);
-    let Ok(decoded) = decode::body(&DEFINITION, JSON, said.to_string().as_bytes(), FieldValidation::Warn) else {
+    let Ok(decoded) = decode::body(&DEFINITION, JSON, said.to_string().as_bytes(), FieldValidation::Warn)
+    else {
         return;
     };
     let mut object = decoded.object;
@@ -113,7 +185,8 @@ fuzz_target!(|input: &[u8]| {
         let json = choices.vary(&OBJECT).to_string();
         let Some(object) = settled(kind, json.as_bytes()) else { continue };
         let encoded = object.encode().expect("what was decoded can be encoded");
-        let again = settled(kind, &encoded).unwrap_or_else(|| panic!("{said}: {}", String::from_utf8_lossy(&encoded)));
+        let again = settled(kind, &encoded)
+            .unwrap_or_else(|| panic!("{said}: {}", String::from_utf8_lossy(&encoded)));
         assert_eq!(again.encode().expect("encodes"), encoded, "settles: {json} by {schema}");
         let mut errors = Errors::default();
         match &before {

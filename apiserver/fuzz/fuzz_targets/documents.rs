@@ -42,11 +42,14 @@ fuzz_target!(|input: &[u8]| {
         }
         _ => {
             let kind = &KINDS[*form as usize % KINDS.len()];
-            let Ok(decoded) = decode::body(kind, Some(TYPES[0]), body, FieldValidation::Ignore) else { return };
+            let Ok(decoded) = decode::body(kind, Some(TYPES[0]), body, FieldValidation::Ignore) else {
+                return;
+            };
             let json = decoded.object.encode().expect("what was decoded can be encoded");
             let (api_version, name) = (kind.resource.api_version(), kind.resource.kind().to_owned());
             let Some(message) = protobuf::table().kind(&api_version, &name) else { return };
-            let Ok(written) = protobuf::document(protobuf::table(), message, &api_version, &name, &json) else {
+            let Ok(written) = protobuf::document(protobuf::table(), message, &api_version, &name, &json)
+            else {
                 return;
             };
             let again = decode::body(kind, Some(TYPES[2]), &written, FieldValidation::Ignore)

@@ -52,9 +52,11 @@ fuzz_target!(|input: &[u8]| {
         let bound = Bindings::new().json("self", new);
         let bound = if at == 1 { bound.optional("oldSelf", Some(old)) } else { bound.json("oldSelf", old) };
         let mut budget = Budget::of(1_000_000);
-        let first = program.evaluate(&bound, &mut budget).map(|value| format!("{value:?}{:?}", value.to_json()));
+        let first =
+            program.evaluate(&bound, &mut budget).map(|value| format!("{value:?}{:?}", value.to_json()));
         let mut again = Budget::of(1_000_000);
-        let second = program.evaluate(&bound, &mut again).map(|value| format!("{value:?}{:?}", value.to_json()));
+        let second =
+            program.evaluate(&bound, &mut again).map(|value| format!("{value:?}{:?}", value.to_json()));
         assert_eq!(budget, again, "the same costs the same");
         assert_eq!(first.map_err(|error| error.to_string()), second.map_err(|error| error.to_string()));
     }

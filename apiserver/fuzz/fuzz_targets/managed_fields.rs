@@ -43,8 +43,7 @@ fuzz_target!(|text: &str| {
     let reset = Set::default();
     let operation = Operation::Apply;
     let who = Who { name: "a".into(), operation, api_version: "v1".into(), subresource: String::new() };
-    let write =
-        Write { who, schema: &POD, reset: &reset, versions: &OneVersion, now: Timestamp::UNIX_EPOCH };
+    let write = Write { who, schema: &POD, reset: &reset, versions: &OneVersion, now: Timestamp::UNIX_EPOCH };
     let mut config = OBJECT.clone();
     config["spec"]["containers"][0]["image"] = json!("j");
     let empty = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}});
