@@ -214,7 +214,7 @@ fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
         let (used, used_before) = (used(new), used(old));
         let name = |port: &ServicePort| port.name.clone().unwrap_or_default();
         for port in new.ports.iter_mut().flatten().filter(|p| p.node_port.unwrap_or_default() == 0) {
-            let before = old.ports.iter().flatten().filter(|p| name(p) == name(port)).next_back();
+            let before = old.ports.iter().flatten().rfind(|p| name(p) == name(port));
             let kept = before.and_then(|p| p.node_port);
             port.node_port =
                 kept.filter(|p| !(used.contains(p) && used_before.contains(p))).or(port.node_port);
