@@ -73,13 +73,15 @@ impl Meter {
     }
 
     /// What has not been asked after for long is forgotten: it would be no base any more.
-    fn history(&self, node: &str) -> Arc<tokio::sync::Mutex<History>> {
-        let mut nodes = self.nodes.lock();
+    fn forget(&self) {
         let of_use = |history: &History| history.tried.is_some_and(|tried| tried.elapsed() <= WINDOW_MAX);
-        nodes.retain(|name, history| {
-            *name == *node || history.try_lock().is_ok_and(|h| of_use(&h)) || Arc::strong_count(history) > 1
+        self.nodes.lock().retain(|_, history| {
+            Arc::strong_count(history) > 1 || history.try_lock().is_ok_and(|h| of_use(&h))
         });
-        nodes.entry(node.to_owned()).or_default().clone()
+    }
+
+    fn history(&self, node: &str) -> Arc<tokio::sync::Mutex<History>> {
+        self.nodes.lock().entry(node.to_owned()).or_default().clone()
     }
 
     /// None: the node cannot be measured.
@@ -125,6 +127,7 @@ impl Meter {
 
     /// By name; nodes that cannot be measured are not there.
     async fn nodes(&self, api: &Api, objects: Vec<Arc<Object>>) -> HashMap<String, Arc<NodeUsage>> {
+        self.forget();
         let each: FuturesUnordered<_> = objects
             .into_iter()
             .map(|object| async move {
