@@ -58,6 +58,7 @@ mod pods;
 mod resource_quota;
 mod scale;
 mod served;
+mod steady;
 mod template;
 #[cfg(test)]
 mod testing;

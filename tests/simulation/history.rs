@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::clock;
+use crate::evictions::Evictions;
 
 #[derive(Default)]
 pub struct History {
@@ -24,6 +25,7 @@ struct State {
     alive: BTreeMap<String, String>,
     /// Uids that are gone for good.
     gone: BTreeSet<String>,
+    evictions: Evictions,
     violations: Vec<String>,
     /// When which resource was last written, heartbeats aside.
     last_change: (i64, String),
@@ -83,6 +85,9 @@ impl History {
             state.violations.push(format!("{key} holds no JSON at revision {revision}"));
             return;
         };
+        if let Some(early) = state.evictions.see(key, &object) {
+            state.violations.push(early);
+        }
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         if !uid.is_empty() && state.gone.contains(&uid) {
             state.violations.push(format!("{key} came back with the uid {uid} at revision {revision}"));

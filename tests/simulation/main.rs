@@ -13,6 +13,7 @@ mod server;
 mod wire;
 mod node;
 mod stale;
+mod evictions;
 mod history;
 mod world;
 mod workload;

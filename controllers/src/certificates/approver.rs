@@ -14,6 +14,9 @@ use super::rules::{self, Addresses, Approval};
 use super::{KUBELET_CLIENT, KUBELET_SERVING, add_condition, has, issued};
 use crate::context::Context;
 
+/// Index of nodes and Services by the addresses that they have.
+const BY_ADDRESS: &str = "address";
+
 pub async fn run(context: Context) {
     if !context.serves::<CertificateSigningRequest>().await {
         return;
@@ -24,6 +27,11 @@ pub async fn run(context: Context) {
         nodes: context.of::<Node>(),
         services: context.of::<Service>(),
     };
+    controller.nodes.add_index(BY_ADDRESS, |node| addresses_of(node).into_iter().map(Box::from).collect());
+    controller.services.add_index(BY_ADDRESS, |service| {
+        let view: Option<View> = service.decode().ok();
+        view.and_then(|v| v.spec.cluster_ips).into_iter().flatten().map(Box::from).collect()
+    });
     let queue = WorkQueue::new();
     let added = queue.clone();
     controller.requests.on_change(move |change: &Change| {
@@ -84,15 +92,17 @@ fn addresses_of(node: &Object) -> BTreeSet<String> {
 }
 
 impl Controller {
-    fn addresses(&self, node: &str) -> Addresses {
-        let mut addresses = Addresses::default();
-        for object in self.nodes.list() {
-            let of = addresses_of(&object);
-            if &*object.head.name == node { addresses.own = of } else { addresses.others.extend(of) }
-        }
-        for service in self.services.list() {
-            let view: Option<View> = service.decode().ok();
-            addresses.services.extend(view.and_then(|v| v.spec.cluster_ips).into_iter().flatten());
+    /// Whose the addresses are that the node asks for.
+    fn addresses(&self, node: &str, request: &Request) -> Addresses {
+        let own = self.nodes.get("", node).map(|node| addresses_of(&node)).unwrap_or_default();
+        let mut addresses = Addresses { own, ..Addresses::default() };
+        for address in request.addresses.iter().map(ToString::to_string) {
+            if self.nodes.by_index(BY_ADDRESS, &address).iter().any(|other| &*other.head.name != node) {
+                addresses.others.insert(address.clone());
+            }
+            if !self.services.by_index(BY_ADDRESS, &address).is_empty() {
+                addresses.services.insert(address);
+            }
         }
         addresses
     }
@@ -121,7 +131,8 @@ impl Reconciler for Controller {
             return Ok(Outcome::Done);
         }
         let node = request.common_name().strip_prefix("system:node:").unwrap_or_default();
-        let Approval::Yes(message) = rules::approve(&csr.spec, &request, &self.addresses(node)) else {
+        let Approval::Yes(message) = rules::approve(&csr.spec, &request, &self.addresses(node, &request))
+        else {
             return Ok(Outcome::Done);
         };
         add_condition(&mut csr, "Approved", "AutoApproved", message, Timestamp::now());

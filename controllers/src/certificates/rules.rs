@@ -76,7 +76,7 @@ fn validate_node(request: &Request) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The names and addresses of nodes, as far as the API knows them.
+/// The names and addresses of nodes, as far as the API knows them and the request asks for them.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
     /// Of the node that asks; empty until it has registered.

@@ -3,19 +3,21 @@
 mod plan;
 mod status;
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
 
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::{ApiError, Change, Client, DeleteOptions, Informer, Key, Object, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::resource::v1::{Device, DeviceTaintRule, ResourceClaim, ResourceSlice};
+use k8s_openapi::api::resource::v1::{
+    Device, DeviceRequestAllocationResult, DeviceTaint, DeviceTaintRule, ResourceClaim, ResourceSlice,
+};
 use parking_lot::Mutex;
 
 use crate::context::Context;
 use crate::node_lifecycle::eviction::disrupt;
+use crate::steady::{Beginnings, Now};
 use plan::{Fate, drives_away, fate};
 use status::{Evicted, Status};
 
@@ -94,9 +96,18 @@ struct Controller {
     /// None: the API does not serve them.
     rules: Option<Informer>,
     events: EventRecorder,
-    /// Claims whose users wait for their time, to tell when that is called off. Bounded by the claims.
-    scheduled: Mutex<HashSet<Key>>,
+    /// Claims whose users wait for their time, and since when: their taints. Bounded by the claims.
+    scheduled: Mutex<HashMap<Key, Begun>>,
     evicted: Evicted,
+}
+
+/// What a taint is told by: the claim's uid, the device, and the taint's key and value.
+type Begun = Beginnings<[String; 6]>;
+
+fn began_by(claim: &str, result: &DeviceRequestAllocationResult, taint: &DeviceTaint) -> [String; 6] {
+    let value = taint.value.clone().unwrap_or_default();
+    let (driver, pool, device) = (result.driver.clone(), result.pool.clone(), result.device.clone());
+    [claim.to_owned(), driver, pool, device, taint.key.clone(), value]
 }
 
 impl Reconciler for Controller {
@@ -125,7 +136,6 @@ impl Reconciler for Controller {
                 .find(|(d, p, device)| d == driver && p == pool && device.name == name)
                 .map(|f| &f.2)
         };
-        let now = Timestamp::now();
         let users = status.reserved_for.unwrap_or_default();
         let users = users
             .iter()
@@ -142,24 +152,32 @@ impl Reconciler for Controller {
             rules.push(rule.decode::<DeviceTaintRule>()?);
         }
         let specs: Vec<_> = rules.iter().map(|rule| rule.spec.clone()).collect();
-        match fate(&allocated, find, &specs, now) {
+        let taints = plan::taints(&allocated, find, &specs);
+        let before = self.scheduled.lock().get(key).cloned();
+        let now = Now::read();
+        let dated = taints.iter().map(|(result, taint)| {
+            (began_by(&object.head.uid, result, taint), taint.time_added.as_ref().map(|added| added.0))
+        });
+        let began = Begun::of(before.as_ref(), dated, now);
+        let each = taints.iter().zip(began.moments()).map(|((result, taint), at)| (*result, *taint, at));
+        match fate(each) {
             Fate::Stay => {
-                if self.scheduled.lock().remove(key) {
+                if self.scheduled.lock().remove(key).is_some() {
                     for pod in &pods {
                         self.say(pod, "Cancelling deletion");
                     }
                 }
                 Ok(Outcome::Done)
             }
-            Fate::Leave(at) if at > now => {
-                self.scheduled.lock().insert(key.clone());
-                Ok(Outcome::After(Duration::try_from(at.duration_since(now)).unwrap_or_default()))
+            Fate::Leave(at) if at > now.steady => {
+                self.scheduled.lock().insert(key.clone(), began);
+                Ok(Outcome::After(at - now.steady))
             }
             Fate::Leave(_) => {
                 for pod in pods {
                     self.say(&pod, "Marking for deletion");
-                    self.evict(pod, now).await?;
-                    let causes = rules.iter().filter(|rule| drives_away(&rule.spec, &allocated, now));
+                    self.evict(pod, now.wall).await?;
+                    let causes = rules.iter().filter(|rule| drives_away(&rule.spec, &allocated));
                     for uid in causes.filter_map(|rule| rule.metadata.uid.clone()) {
                         *self.evicted.lock().entry(uid).or_default() += 1;
                     }

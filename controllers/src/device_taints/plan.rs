@@ -1,16 +1,18 @@
 //! When the users of a claim have to leave: at the earliest end of what is tolerated of its devices' taints.
 
-use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
 use k8s_openapi::api::resource::v1::{
     Device, DeviceRequestAllocationResult, DeviceTaint, DeviceTaintRuleSpec, DeviceToleration,
 };
+use tokio::time::Instant;
 
 pub const NO_EXECUTE: &str = "NoExecute";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Stay,
-    Leave(Timestamp),
+    Leave(Instant),
 }
 
 fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
@@ -41,45 +43,51 @@ pub fn selects_device(rule: &DeviceTaintRuleSpec, (driver, pool, device): (&str,
     fits(&selector.driver, driver) && fits(&selector.pool, pool) && fits(&selector.device, device)
 }
 
-/// Whether those who use the devices have to go because of the rule, sooner or later.
-pub fn drives_away(
-    rule: &DeviceTaintRuleSpec,
-    allocated: &[DeviceRequestAllocationResult],
-    now: Timestamp,
-) -> bool {
-    fate(allocated, |_, _, _| None, std::slice::from_ref(rule), now) != Fate::Stay
-}
-
-/// `find`: a device by driver, pool and name, where it is offered at present.
-pub fn fate<'a>(
-    allocated: &[DeviceRequestAllocationResult],
-    find: impl Fn(&str, &str, &str) -> Option<&'a Device>,
-    rules: &[DeviceTaintRuleSpec],
-    now: Timestamp,
-) -> Fate {
-    let mut leave: Option<Timestamp> = None;
-    for result in allocated {
-        let device = find(&result.driver, &result.pool, &result.device);
-        let own = device.iter().flat_map(|device| device.taints.iter().flatten());
-        let ruled = rules.iter().filter(|rule| selects(rule, result)).map(|rule| &rule.taint);
-        for taint in own.chain(ruled).filter(|t| t.effect == NO_EXECUTE) {
-            let begins = taint.time_added.as_ref().map_or(now, |t| t.0);
-            let tolerations = result.tolerations.iter().flatten();
-            let ends = match tolerations.into_iter().find(|t| tolerates(t, taint)) {
-                None => begins,
-                Some(toleration) => {
-                    let Some(seconds) = toleration.toleration_seconds else { continue };
-                    begins.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX)
-                }
-            };
-            leave = Some(leave.map_or(ends, |at| at.min(ends)));
+/// How long a taint that drives away is borne; None: for ever.
+fn patience(result: &DeviceRequestAllocationResult, taint: &DeviceTaint) -> Option<Duration> {
+    match result.tolerations.iter().flatten().find(|t| tolerates(t, taint)) {
+        None => Some(Duration::ZERO),
+        Some(toleration) => {
+            toleration.toleration_seconds.map(|seconds| Duration::from_secs(seconds.max(0).unsigned_abs()))
         }
     }
-    leave.map_or(Fate::Stay, Fate::Leave)
+}
+
+/// Whether those who use the devices have to go because of the rule, sooner or later.
+pub fn drives_away(rule: &DeviceTaintRuleSpec, allocated: &[DeviceRequestAllocationResult]) -> bool {
+    let rules = std::slice::from_ref(rule);
+    taints(allocated, |_, _, _| None, rules).iter().any(|(result, taint)| patience(result, taint).is_some())
+}
+
+/// The taints that drive users of the devices away who do not tolerate them.
+/// `find`: a device by driver, pool and name, where it is offered at present.
+pub fn taints<'a>(
+    allocated: &'a [DeviceRequestAllocationResult],
+    find: impl Fn(&str, &str, &str) -> Option<&'a Device>,
+    rules: &'a [DeviceTaintRuleSpec],
+) -> Vec<(&'a DeviceRequestAllocationResult, &'a DeviceTaint)> {
+    let mut all = Vec::new();
+    for result in allocated {
+        let device = find(&result.driver, &result.pool, &result.device);
+        let own = device.into_iter().flat_map(|device| device.taints.iter().flatten());
+        let ruled = rules.iter().filter(|rule| selects(rule, result)).map(|rule| &rule.taint);
+        all.extend(own.chain(ruled).filter(|t| t.effect == NO_EXECUTE).map(|taint| (result, taint)));
+    }
+    all
+}
+
+/// Of the taints, each with its beginning.
+pub fn fate<'a>(
+    taints: impl Iterator<Item = (&'a DeviceRequestAllocationResult, &'a DeviceTaint, Instant)>,
+) -> Fate {
+    let ends = taints.filter_map(|(result, taint, begins)| begins.checked_add(patience(result, taint)?));
+    ends.min().map_or(Fate::Stay, Fate::Leave)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -87,8 +95,13 @@ mod tests {
 
     #[test]
     fn users_leave_when_a_taint_is_no_longer_tolerated() {
-        let at = |second: i64| Timestamp::from_second(1_767_225_600 + second).unwrap();
-        let taint = |key: &str, effect: &str, added: i64| json!({"key": key, "value": "v", "effect": effect, "timeAdded": at(added)});
+        static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let at = |second: u64| *BEGIN + Duration::from_secs(second);
+        let began = |taint: &DeviceTaint| at(taint.time_added.as_ref().unwrap().0.as_second().unsigned_abs());
+        let taint = |key: &str, effect: &str, added: i64| {
+            let added = jiff::Timestamp::from_second(added).unwrap();
+            json!({"key": key, "value": "v", "effect": effect, "timeAdded": added})
+        };
         let exists = |key: &str, seconds: Option<i64>| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         for (taints, tolerations, want) in [
             (json!([]), json!([]), Fate::Stay),
@@ -115,7 +128,9 @@ mod tests {
             let find = |driver: &str, pool: &str, name: &str| {
                 (driver == "x" && pool == "p" && name == "d").then_some(&device)
             };
-            assert_eq!(fate(&[result], find, &[], at(100)), want, "{taints} {tolerations}");
+            let of_devices = super::taints(std::slice::from_ref(&result), find, &[]);
+            let found = fate(of_devices.into_iter().map(|(result, taint)| (result, taint, began(taint))));
+            assert_eq!(found, want, "{taints} {tolerations}");
         }
     }
 
@@ -133,8 +148,7 @@ mod tests {
         ] {
             let rule: DeviceTaintRuleSpec = from(json!({"deviceSelector": selector,
                 "taint": {"key": "k", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}}));
-            let fate = fate(std::slice::from_ref(&result), |_, _, _| None, &[rule], Timestamp::UNIX_EPOCH);
-            assert_eq!(matches!(fate, Fate::Leave(_)), want, "{selector}");
+            assert_eq!(drives_away(&rule, std::slice::from_ref(&result)), want, "{selector}");
         }
     }
 }

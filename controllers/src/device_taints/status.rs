@@ -78,7 +78,7 @@ pub struct Status {
 }
 
 impl Status {
-    fn seen(&self, rule: &DeviceTaintRule, now: Timestamp) -> Result<Seen, ApiError> {
+    fn seen(&self, rule: &DeviceTaintRule) -> Result<Seen, ApiError> {
         let mut seen = Seen::default();
         let uid = rule.metadata.uid.as_deref().unwrap_or_default();
         seen.evicted = self.evicted.lock().get(uid).copied().unwrap_or(0);
@@ -95,7 +95,7 @@ impl Status {
             let status = claim.status.unwrap_or_default();
             let allocated = status.allocation.and_then(|a| a.devices?.results).unwrap_or_default();
             seen.allocated += allocated.iter().filter(|result| plan::selects(&spec, result)).count();
-            if !plan::drives_away(&spec, &allocated, now) {
+            if !plan::drives_away(&spec, &allocated) {
                 continue;
             }
             for user in status.reserved_for.iter().flatten().filter(|user| user.resource == "pods") {
@@ -156,7 +156,7 @@ impl Reconciler for Status {
                 return Ok(Outcome::After(PERIOD - age));
             }
         }
-        let (reason, message, pending) = summary(&rule.spec.taint.effect, &self.seen(&rule, now)?);
+        let (reason, message, pending) = summary(&rule.spec.taint.effect, &self.seen(&rule)?);
         let status = if pending { "True" } else { "False" };
         let same = fresh.is_some_and(|c| c.status == status && c.reason == reason && c.message == message);
         if same {

@@ -12,6 +12,7 @@ mod slice_plan;
 mod topology;
 
 use crate::context::Context;
+use crate::pods;
 use coracle_client::{Change, Key, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use std::sync::Arc;
@@ -30,9 +31,11 @@ fn watch(context: &Context, queue: &WorkQueue<Key>) {
         known.observe(change);
         added.add(change.key());
     });
-    let (known, added) = (selections, queue.clone());
-    context.of::<Pod>().index_labels();
-    context.of::<Pod>().on_change(move |change: &Change| {
+    let (known, added) = (selections.clone(), queue.clone());
+    let pods = context.of::<Pod>();
+    pods.index_labels();
+    pods::index(&pods);
+    pods.on_change(move |change: &Change| {
         if let (Some(old), Some(new)) = (&change.old, &change.new)
             && old.head.labels != new.head.labels
         {
@@ -46,7 +49,9 @@ fn watch(context: &Context, queue: &WorkQueue<Key>) {
             o.as_ref().and_then(|o| o.head.label(ZONE).map(str::to_owned))
         };
         if zone(&change.old) != zone(&change.new) {
-            services.list().iter().for_each(|service| added.add(service.key()));
+            let on_it = pods.by_index(pods::BY_NODE, &change.object().head.name);
+            let keys = on_it.iter().flat_map(|pod| selections.selecting(&pod.head));
+            keys.for_each(|key| added.add(key));
         }
     });
 }

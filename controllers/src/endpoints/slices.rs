@@ -18,6 +18,8 @@ use super::{ZONE, backends, topology};
 use crate::context::Context;
 
 const BY_SERVICE: &str = "endpointslice.service";
+/// Index of the Services that ask for hints by topology.
+const BY_TOPOLOGY: &str = "service.topology";
 
 pub async fn run(context: Context) {
     let queue = WorkQueue::new();
@@ -33,6 +35,11 @@ pub async fn run(context: Context) {
         hinted: Mutex::default(),
     };
     controller.slices.add_index(BY_SERVICE, |slice| service_of(slice).into_iter().collect());
+    controller.services.add_index(BY_TOPOLOGY, |service| {
+        let asked = service.contains(topology::ANNOTATIONS)
+            && service.decode::<Service>().is_ok_and(|service| topology::asked_for(&service));
+        if asked { vec!["".into()] } else { Vec::new() }
+    });
     super::watch(&context, &queue);
     let touched = queue.clone();
     controller.slices.on_change(move |change: &Change| {
@@ -51,11 +58,7 @@ pub async fn run(context: Context) {
         if !capacities.lock().note(&change.object().head.name, now) {
             return;
         }
-        for service in services.list() {
-            if service.decode::<Service>().is_ok_and(|service| topology::asked_for(&service)) {
-                added.add(service.key());
-            }
-        }
+        services.by_index(BY_TOPOLOGY, "").iter().for_each(|service| added.add(service.key()));
     });
     context.work(controller, queue).await;
 }
@@ -249,6 +252,30 @@ mod tests {
         assert!(
             reasons.contains("TopologyAwareHintsEnabled") && reasons.contains("TopologyAwareHintsDisabled")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_have_the_zones_of_their_nodes() {
+        let cluster = Cluster::new();
+        cluster.start(|c| Box::pin(super::run(c)));
+        let node = |name: &str, zone: &str| {
+            from::<Node>(json!({"metadata": {"name": name, "labels": {ZONE: zone}}}))
+        };
+        cluster.fake.put(&node("n1", "a")).unwrap();
+        cluster.kubelet("n1", |_| true);
+        let service: Service = from(json!({"metadata": {"namespace": "ns", "name": "web"},
+            "spec": {"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "ports": [{"port": 80}]}}));
+        let client = &cluster.context.client;
+        client.create(&service).await.unwrap();
+        client.create(&pod(1)).await.unwrap();
+        let zones = |f: &coracle_client::fake::Fake| -> Vec<String> {
+            let slices = f.list::<EndpointSlice>("ns").into_iter();
+            slices.flat_map(|s| s.endpoints.unwrap_or_default()).filter_map(|e| e.zone).collect()
+        };
+        cluster.until("the node's zone", |f| zones(f) == ["a"]).await;
+        // The cloud said the wrong zone at first.
+        cluster.fake.put(&node("n1", "b")).unwrap();
+        cluster.until("the new zone", |f| zones(f) == ["b"]).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,8 @@ use serde::Deserialize;
 use super::ZONE;
 use super::slice_plan::{Wanted, identity};
 
+/// What both annotations begin with.
+pub const ANNOTATIONS: &str = "service.kubernetes.io/topology-";
 const MODE: &str = "service.kubernetes.io/topology-mode";
 /// What it was called before; it wins, as upstream.
 const MODE_BEFORE: &str = "service.kubernetes.io/topology-aware-hints";

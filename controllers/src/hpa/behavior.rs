@@ -3,28 +3,24 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior};
+use tokio::time::Instant;
 
 /// Events and recommendations kept of one autoscaler.
 const KEPT_MAX: usize = 1000;
 /// The longest that a window or period may be.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// What an autoscaler did and wanted lately.
+/// What an autoscaler did and wanted lately, by a clock that nobody sets.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
-    recommendations: VecDeque<(Timestamp, i32)>,
-    ups: VecDeque<(Timestamp, i32)>,
-    downs: VecDeque<(Timestamp, i32)>,
+    recommendations: VecDeque<(Instant, i32)>,
+    ups: VecDeque<(Instant, i32)>,
+    downs: VecDeque<(Instant, i32)>,
 }
 
-fn age(at: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(at)).unwrap_or(Duration::ZERO)
-}
-
-fn keep(list: &mut VecDeque<(Timestamp, i32)>, entry: (Timestamp, i32)) {
-    list.retain(|(at, _)| age(*at, entry.0) <= LONGEST);
+fn keep(list: &mut VecDeque<(Instant, i32)>, entry: (Instant, i32)) {
+    list.retain(|(at, _)| entry.0.saturating_duration_since(*at) <= LONGEST);
     if list.len() >= KEPT_MAX {
         list.pop_front();
     }
@@ -33,13 +29,13 @@ fn keep(list: &mut VecDeque<(Timestamp, i32)>, entry: (Timestamp, i32)) {
 
 impl Past {
     /// The first thing known counts as wanted, so that a new process does not shrink what it finds.
-    pub fn begin(&mut self, replicas: i32, now: Timestamp) {
+    pub fn begin(&mut self, replicas: i32, now: Instant) {
         if self.recommendations.is_empty() {
             keep(&mut self.recommendations, (now, replicas));
         }
     }
 
-    pub fn scaled(&mut self, from: i32, to: i32, now: Timestamp) {
+    pub fn scaled(&mut self, from: i32, to: i32, now: Instant) {
         if to > from {
             keep(&mut self.ups, (now, to - from));
         } else if to < from {
@@ -47,8 +43,11 @@ impl Past {
         }
     }
 
-    fn sum(list: &VecDeque<(Timestamp, i32)>, period: Duration, now: Timestamp) -> i32 {
-        list.iter().filter(|(at, _)| age(*at, now) < period).map(|(_, change)| change).sum()
+    fn sum(list: &VecDeque<(Instant, i32)>, period: Duration, now: Instant) -> i32 {
+        list.iter()
+            .filter(|(at, _)| now.saturating_duration_since(*at) < period)
+            .map(|(_, change)| change)
+            .sum()
     }
 }
 
@@ -92,7 +91,7 @@ pub fn hold(
     bounds: Bounds,
     current: i32,
     desired: i32,
-    now: Timestamp,
+    now: Instant,
 ) -> Outcome {
     let rules = |rules: Option<&HPAScalingRules>| rules.cloned().unwrap_or_default();
     let up = rules(behavior.and_then(|b| b.scale_up.as_ref()));
@@ -118,12 +117,15 @@ fn stabilize(
     down: &HPAScalingRules,
     down_window: Duration,
     (current, desired): (i32, i32),
-    now: Timestamp,
+    now: Instant,
 ) -> (i32, (&'static str, &'static str)) {
     let up_window = seconds(up.stabilization_window_seconds, Duration::ZERO);
     let down_window = seconds(down.stabilization_window_seconds, down_window);
     let within = |window: Duration| {
-        past.recommendations.iter().filter(move |(at, _)| age(*at, now) < window).map(|(_, n)| *n)
+        past.recommendations
+            .iter()
+            .filter(move |(at, _)| now.saturating_duration_since(*at) < window)
+            .map(|(_, n)| *n)
     };
     let highest = within(down_window).max().map_or(desired, |highest| highest.max(desired));
     let lowest = within(up_window).min().map_or(desired, |lowest| lowest.min(desired));
@@ -157,7 +159,7 @@ fn limit(
     bounds: Bounds,
     current: i32,
     desired: i32,
-    now: Timestamp,
+    now: Instant,
 ) -> (i32, Option<(&'static str, &'static str)>) {
     if desired > current {
         // What was added lately may already be more than the rules would add now.
@@ -183,7 +185,7 @@ enum Direction {
 }
 
 /// As far as the policies let it go now.
-fn rate(past: &Past, rules: &HPAScalingRules, current: i32, now: Timestamp, direction: Direction) -> i32 {
+fn rate(past: &Past, rules: &HPAScalingRules, current: i32, now: Instant, direction: Direction) -> i32 {
     let select = rules.select_policy.as_deref();
     if select == Some("Disabled") {
         return current;
@@ -195,7 +197,7 @@ fn rate(past: &Past, rules: &HPAScalingRules, current: i32, now: Timestamp, dire
     end.unwrap_or(current)
 }
 
-fn reach(past: &Past, policy: &HPAScalingPolicy, current: i32, now: Timestamp, direction: Direction) -> i32 {
+fn reach(past: &Past, policy: &HPAScalingPolicy, current: i32, now: Instant, direction: Direction) -> i32 {
     let period = seconds(Some(policy.period_seconds), Duration::ZERO);
     let start = current - Past::sum(&past.ups, period, now) + Past::sum(&past.downs, period, now);
     let percent = f64::from(policy.value) / 100.0;
@@ -210,12 +212,15 @@ fn reach(past: &Past, policy: &HPAScalingPolicy, current: i32, now: Timestamp, d
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    fn at(seconds: u64) -> Instant {
+        static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *BEGIN + Duration::from_secs(seconds)
     }
 
     fn rules(value: Value) -> HPAScalingRules {

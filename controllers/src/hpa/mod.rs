@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use crate::context::Context;
 use crate::scale;
 use crate::served::Served;
+use crate::steady::Now;
 
 mod behavior;
 mod conditions;
@@ -199,7 +200,7 @@ impl Controller {
         hpa: &HorizontalPodAutoscaler,
         status: &mut HorizontalPodAutoscalerStatus,
     ) {
-        let now = Timestamp::now();
+        let Now { wall: now, steady } = Now::read();
         let (resource, mut scale) = match self.scale(key, hpa).await {
             Ok(found) => found,
             Err(error) => {
@@ -213,7 +214,7 @@ impl Controller {
         set(status, ABLE, true, "SucceededGetScale", message, now);
         let current = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
         let mut past = self.past.lock().get(key).cloned().unwrap_or_default();
-        past.begin(current, now);
+        past.begin(current, steady);
         let bounds = Bounds {
             min: hpa.spec.min_replicas.unwrap_or(1),
             max: hpa.spec.max_replicas,
@@ -244,7 +245,7 @@ impl Controller {
                         _ => "All metrics below target".into(),
                     };
                     let behavior = hpa.spec.behavior.as_ref();
-                    let held = behavior::hold(&mut past, behavior, bounds, current, wanted.replicas, now);
+                    let held = behavior::hold(&mut past, behavior, bounds, current, wanted.replicas, steady);
                     set(status, ABLE, true, held.able.0, held.able.1, now);
                     match held.limited {
                         Some((reason, message)) => set(status, LIMITED, true, reason, message, now),
@@ -273,7 +274,7 @@ impl Controller {
             set(status, ABLE, true, "SucceededRescale", &message, now);
             let message = format!("New size: {desired}; reason: {why}");
             self.events.event(hpa, EventType::Normal, "SuccessfulRescale", message);
-            past.scaled(current, desired, now);
+            past.scaled(current, desired, steady);
             status.last_scale_time = Some(time(now));
         }
         self.past.lock().insert(key.clone(), past);

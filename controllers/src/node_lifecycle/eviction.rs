@@ -1,20 +1,22 @@
 //! Taint eviction: pods leave nodes with NoExecute taints that they do not tolerate, or no longer do.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::tolerations::{NO_EXECUTE, tolerates};
 use coracle_client::{ApiError, Change, Client, DeleteOptions, Informer, Key, Object, WorkQueue};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::pods;
+use crate::steady::{Beginnings, Now};
 
 pub async fn run(context: Context) {
     let controller = Controller {
@@ -56,8 +58,8 @@ struct Controller {
     nodes: Informer,
     pods: Informer,
     events: EventRecorder,
-    /// Pods that wait for their time, to tell when that is called off. Bounded by the pods.
-    scheduled: Mutex<HashSet<Key>>,
+    /// Pods that wait for their time, and since when: their taints. Bounded by the pods.
+    scheduled: Mutex<HashMap<Key, Begun>>,
 }
 
 #[derive(Deserialize)]
@@ -76,23 +78,38 @@ fn executing(node: &Object) -> Vec<Taint> {
     taints
 }
 
+/// By the pod's uid and the taint's key.
+type Begun = Beginnings<(String, String)>;
+
+/// A taint counts from when it was added, for a pod that came later from then on.
+fn began(taints: &[Taint], pod: &Pod, before: Option<&Begun>, now: Now) -> Begun {
+    let (uid, since) = (pod.metadata.uid.clone().unwrap_or_default(), bound_since(pod));
+    let dated = taints.iter().map(|taint| {
+        let added = taint.time_added.as_ref().map_or(since, |added| added.0.max(since));
+        ((uid.clone(), taint.key.clone()), Some(added))
+    });
+    Begun::of(before, dated, now)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stays,
-    Leaves(Timestamp),
+    Leaves(Instant),
 }
 
-/// When the pod has to leave: at the earliest end of what it tolerates. `since`: when it came to the node.
-fn fate(taints: &[Taint], tolerations: &[Toleration], since: Timestamp) -> Fate {
-    let mut leaves: Option<Timestamp> = None;
-    for taint in taints {
-        let begins = taint.time_added.as_ref().map_or(since, |added| added.0.max(since));
+/// When the pod has to leave: at the earliest end of what it tolerates of the taints, each with its beginning.
+fn fate<'a>(taints: impl Iterator<Item = (&'a Taint, Instant)>, tolerations: &[Toleration]) -> Fate {
+    let mut leaves: Option<Instant> = None;
+    for (taint, begins) in taints {
         // Of several that tolerate it the first counts, as upstream.
         let ends = match tolerations.iter().find(|t| tolerates(t, taint)) {
             None => begins,
             Some(toleration) => {
                 let Some(seconds) = toleration.toleration_seconds else { continue };
-                begins.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX)
+                let tolerated = Duration::from_secs(seconds.max(0).unsigned_abs());
+                // Longer than any clock runs: for ever.
+                let Some(ends) = begins.checked_add(tolerated) else { continue };
+                ends
             }
         };
         leaves = Some(leaves.map_or(ends, |at| at.min(ends)));
@@ -125,28 +142,30 @@ impl Reconciler for Controller {
         };
         let node = object.head.field("spec.nodeName").unwrap_or_default();
         let taints = self.nodes.get("", node).map(|node| executing(&node)).unwrap_or_default();
-        if taints.is_empty() && !self.scheduled.lock().contains(key) {
+        let before = self.scheduled.lock().get(key).cloned();
+        if taints.is_empty() && before.is_none() {
             return Ok(Outcome::Done);
         }
         let pod: Pod = object.decode()?;
-        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-        let now = Timestamp::now();
-        match fate(&taints, &tolerations, bound_since(&pod)) {
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+        let now = Now::read();
+        let began = began(&taints, &pod, before.as_ref(), now);
+        match fate(taints.iter().zip(began.moments()), tolerations) {
             Fate::Stays => {
-                if self.scheduled.lock().remove(key) {
+                if self.scheduled.lock().remove(key).is_some() {
                     let message = format!("Cancelling deletion of Pod {key}");
                     self.events.event(&pod, EventType::Normal, "TaintManagerEviction", message);
                 }
                 Ok(Outcome::Done)
             }
-            Fate::Leaves(at) if at > now => {
-                self.scheduled.lock().insert(key.clone());
-                Ok(Outcome::After(Duration::try_from(at.duration_since(now)).unwrap_or_default()))
+            Fate::Leaves(at) if at > now.steady => {
+                self.scheduled.lock().insert(key.clone(), began);
+                Ok(Outcome::After(at - now.steady))
             }
             Fate::Leaves(_) => {
                 let message = format!("Marking for deletion Pod {key}");
                 self.events.event(&pod, EventType::Normal, "TaintManagerEviction", message);
-                self.evict(key, pod, now).await?;
+                self.evict(key, pod, now.wall).await?;
                 self.scheduled.lock().remove(key);
                 Ok(Outcome::Done)
             }
@@ -196,39 +215,100 @@ pub(crate) fn disrupt(pod: &mut Pod, reason: &str, message: &str, now: Timestamp
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::{Value, json};
 
     use super::*;
     use crate::testing::from;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_767_225_600 + second).unwrap()
+    }
+
+    fn taint(key: &str, added: i64) -> Value {
+        json!({"key": key, "effect": NO_EXECUTE, "timeAdded": at(added)})
+    }
+
+    fn tolerate(key: &str, seconds: Option<i64>) -> Value {
+        json!({"key": key, "operator": "Exists", "effect": NO_EXECUTE, "tolerationSeconds": seconds})
+    }
+
+    /// A moment on the steady clock, as the wall clock had it that nobody had set.
+    fn steady(second: i64) -> Instant {
+        static BEGIN: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(100_000));
+        match u64::try_from(second) {
+            Ok(after) => *BEGIN + Duration::from_secs(after),
+            Err(_) => *BEGIN - Duration::from_secs(second.unsigned_abs()),
+        }
+    }
+
+    /// Made at second 0.
+    fn pod(uid: &str) -> Pod {
+        from(json!({"metadata": {"name": "p", "uid": uid, "creationTimestamp": at(0)}}))
+    }
+
     #[test]
     fn pods_leave_when_their_toleration_ends() {
-        let at = |second: i64| Timestamp::from_second(1_767_225_600 + second).unwrap();
-        let taint = |key: &str, added: i64| json!({"key": key, "effect": NO_EXECUTE, "timeAdded": at(added)});
-        let tolerate = |key: &str, seconds: Option<i64>| json!({"key": key, "operator": "Exists", "effect": NO_EXECUTE, "tolerationSeconds": seconds});
+        let leaves = |second: i64| Fate::Leaves(steady(second));
         for (taints, tolerations, want) in [
             (json!([]), json!([]), Fate::Stays),
-            (json!([taint("a", 100)]), json!([]), Fate::Leaves(at(100))),
-            (json!([taint("a", -100)]), json!([]), Fate::Leaves(at(0))),
+            (json!([taint("a", 100)]), json!([]), leaves(100)),
+            (json!([taint("a", -100)]), json!([]), leaves(0)),
             (json!([taint("a", 100)]), json!([tolerate("a", None)]), Fate::Stays),
-            (json!([taint("a", 100)]), json!([tolerate("a", Some(300))]), Fate::Leaves(at(400))),
-            (json!([taint("a", -900)]), json!([tolerate("a", Some(300))]), Fate::Leaves(at(300))),
-            (json!([taint("a", 100)]), json!([tolerate("a", Some(-5))]), Fate::Leaves(at(100))),
+            (json!([taint("a", 100)]), json!([tolerate("a", Some(300))]), leaves(400)),
+            (json!([taint("a", 100)]), json!([tolerate("a", Some(i64::MAX))]), Fate::Stays),
+            (json!([taint("a", -900)]), json!([tolerate("a", Some(300))]), leaves(300)),
+            (json!([taint("a", 100)]), json!([tolerate("a", Some(-5))]), leaves(100)),
             (
                 json!([taint("a", 100), taint("b", 150)]),
                 json!([tolerate("a", Some(300)), tolerate("b", Some(10))]),
-                Fate::Leaves(at(160)),
+                leaves(160),
             ),
             (
                 json!([taint("a", 100)]),
                 json!([tolerate("a", Some(300)), tolerate("a", Some(20)), tolerate("a", None)]),
-                Fate::Leaves(at(400)),
+                leaves(400),
             ),
-            (json!([taint("a", 100)]), json!([tolerate("b", None)]), Fate::Leaves(at(100))),
+            (json!([taint("a", 100)]), json!([tolerate("b", None)]), leaves(100)),
         ] {
             let (taints, tolerations): (Vec<Taint>, Vec<Toleration>) =
                 (from::<Vec<Taint>>(Value::clone(&taints)), from(tolerations));
-            assert_eq!(fate(&taints, &tolerations, at(0)), want, "{taints:?} {tolerations:?}");
+            let now = Now { wall: at(200), steady: steady(200) };
+            let began = began(&taints, &pod("u"), None, now);
+            let found = fate(taints.iter().zip(began.moments()), &tolerations);
+            assert_eq!(found, want, "{taints:?} {tolerations:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_neither_evicts_nor_holds_back() {
+        let taints: Vec<Taint> = from(json!([taint("a", 100)]));
+        let tolerations: Vec<Toleration> = from(json!([tolerate("a", Some(300))]));
+        // Looks at these seconds, with the wall clock set by so many; when the pod leaves.
+        for (looks, leaves) in [
+            (&[(100, 0), (399, 0)][..], 400),
+            (&[(100, 0), (110, 7200), (399, 7200)], 400),
+            (&[(100, 0), (110, -7200), (399, -7200)], 400),
+            (&[(100, 0), (110, 90), (120, -5), (399, 7200)], 400),
+            // Set back before the first look: the toleration is counted from that.
+            (&[(110, -7200), (120, -7200)], 410),
+            // What a process does not know that comes after the clock was set: for that the taint is old.
+            (&[(110, 7200)], 100 + 300 - 7200),
+        ] {
+            let mut known: Option<Begun> = None;
+            let mut found = Fate::Stays;
+            for (second, set) in looks {
+                let now = Now { wall: at(second + set), steady: steady(*second) };
+                let began = began(&taints, &pod("u"), known.as_ref(), now);
+                found = fate(taints.iter().zip(began.moments()), &tolerations);
+                known = Some(began);
+            }
+            assert_eq!(found, Fate::Leaves(steady(leaves)), "{looks:?}");
+            // Another pod of the name has its own time.
+            let other =
+                began(&taints, &pod("other"), known.as_ref(), Now { wall: at(0), steady: steady(900) });
+            assert_eq!(fate(taints.iter().zip(other.moments()), &tolerations), Fate::Leaves(steady(1200)));
         }
     }
 }

@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::time::Instant;
 
+use crate::steady::Now;
+
 pub const READY: &str = "Ready";
 
 /// A node that never reported may take this long; upstream's default.
@@ -14,19 +16,6 @@ pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
 
 /// Conditions that a silent node's kubelet would report.
 const OBSERVED: [&str; 4] = [READY, "MemoryPressure", "DiskPressure", "PIDPressure"];
-
-/// Now, on the clock that people set and on the one that only goes forward: by that one silence is counted.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    pub wall: Timestamp,
-    pub steady: Instant,
-}
-
-impl Now {
-    pub fn read() -> Self {
-        Self { wall: Timestamp::now(), steady: Instant::now() }
-    }
-}
 
 /// The signs of life last seen, and when this process saw them change: the node's own clock may be off, and this
 /// machine's may be set.
@@ -47,8 +36,7 @@ impl Heard {
             // A node never heard of by this process: it may have been silent since it was made.
             None if lease.is_none() && heartbeat.is_none() => {
                 let created = node.metadata.creation_timestamp.as_ref().map_or(now.wall, |t| t.0);
-                let age = Duration::try_from(now.wall.duration_since(created)).unwrap_or_default();
-                Self { lease, heartbeat, at: now.steady.checked_sub(age).unwrap_or(now.steady) }
+                Self { lease, heartbeat, at: now.moment(created) }
             }
             None => Self { lease, heartbeat, at: now.steady },
         }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::pods;
+use crate::steady::Now;
 
 pub mod eviction;
 pub mod pod_gc;
@@ -27,7 +28,7 @@ mod taints;
 mod tally;
 mod zones;
 
-use health::{Heard, Now, READY, Verdict};
+use health::{Heard, READY, Verdict};
 use tally::{Tally, zone_of};
 use zones::{News, Ration};
 
