@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use coracle_client::Object;
+use coracle_client::{Object, Uid};
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 use serde::Deserialize;
@@ -30,7 +30,7 @@ pub struct NodeInfo {
     /// By uid.
     pub pods: HashMap<Box<str>, Arc<Load>>,
     /// Pods per controller, for spreading.
-    pub per_controller: HashMap<Box<str>, i64>,
+    pub per_controller: HashMap<Uid, i64>,
     /// The Node object is there; without it only pods that name it are.
     pub known: bool,
 }
@@ -70,7 +70,7 @@ pub struct Cache {
     placed: HashMap<Box<str>, Placed>,
     known: usize,
     /// Pods of a controller in each zone: a cycle must not walk all nodes to know.
-    per_zone: HashMap<Box<str>, HashMap<String, i64>>,
+    per_zone: HashMap<Uid, HashMap<String, i64>>,
     pub volumes: Volumes,
 }
 
@@ -124,7 +124,7 @@ impl Cache {
 
     /// All pods of a node leave its zone or enter it.
     fn count_node(&mut self, at: usize, sign: i64) {
-        let counts: Vec<(Box<str>, i64)> =
+        let counts: Vec<(Uid, i64)> =
             self.nodes[at].per_controller.iter().map(|(uid, count)| (uid.clone(), *count)).collect();
         for (controller, count) in counts {
             self.count_zone(at, &controller, sign * count);

@@ -46,7 +46,7 @@ pub struct CycleState {
 
 #[derive(Debug, Default)]
 pub struct DefaultSpread {
-    pub controller: Box<str>,
+    pub controller: coracle_client::Uid,
     pub nodes: usize,
     /// Its pods in each zone that has some.
     pub zones: HashMap<String, i64>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_client::persistent_volumes::{PodClaim, claim_of};
-use coracle_client::{Key, Object};
+use coracle_client::{Key, Object, Uid};
 use k8s_openapi::api::core::v1::{
     Affinity, Container, PodSchedulingGate, Toleration, TopologySpreadConstraint, Volume,
 };
@@ -40,7 +40,7 @@ pub struct Load {
     pub host_ports: Vec<HostPort>,
     pub namespace: Arc<str>,
     pub labels: BTreeMap<String, String>,
-    pub controller_uid: Option<Box<str>>,
+    pub controller_uid: Option<Uid>,
     pub deleting: bool,
     /// The claims that its volumes are of.
     pub claims: Box<[PodClaim]>,
@@ -50,7 +50,7 @@ pub struct Load {
 #[derive(Debug, Default)]
 pub struct PodInfo {
     pub key: Option<Key>,
-    pub uid: Box<str>,
+    pub uid: Uid,
     pub node_name: Option<String>,
     pub scheduler_name: String,
     pub priority: i32,

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::Uid;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -21,8 +22,6 @@ const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Events before the cycle of a pod that changed during it: more than there can have been.
 const OVERLAPPED: u64 = u64::MAX;
-
-type Uid = Box<str>;
 
 /// Bounded by the pods there are.
 #[derive(Default)]

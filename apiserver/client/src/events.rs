@@ -1,6 +1,7 @@
 //! Records Events about objects: repeated ones are counted on one Event, floods are shed.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -66,6 +67,7 @@ impl EventRecorder {
             Writer {
                 client,
                 source,
+                hasher: RandomState::new(),
                 written: HashMap::new(),
                 order: VecDeque::new(),
                 budgets: HashMap::new(),
@@ -94,23 +96,20 @@ impl EventRecorder {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Same {
-    uid: Option<String>,
-    namespace: Option<String>,
-    name: Option<String>,
-    field_path: Option<String>,
-    kind: EventType,
-    reason: String,
-    message: String,
-}
+/// What makes two events one that is counted, as a hash: thousands are remembered, and a hit is only ever a hint
+/// whose cost, once in 2^64, is a count on the wrong event.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Same(u64);
 
 struct Writer {
     client: Client,
     source: EventSource,
-    written: HashMap<Same, (String, i32)>,
+    hasher: RandomState,
+    /// The written events' names and counts.
+    written: HashMap<Same, (Box<str>, i32)>,
     order: VecDeque<Same>,
-    budgets: HashMap<(Option<String>, Option<String>), (f64, Instant)>,
+    /// By the hash of the object.
+    budgets: HashMap<u64, (f64, Instant)>,
 }
 
 impl Writer {
@@ -127,7 +126,7 @@ impl Writer {
             self.budgets.retain(|_, (tokens, since)| *tokens + refilled(*since) < BURST);
         }
         let now = Instant::now();
-        let about = (recorded.about.uid.clone(), recorded.about.name.clone());
+        let about = self.hasher.hash_one((&recorded.about.uid, &recorded.about.name));
         let (tokens, since) = self.budgets.entry(about).or_insert((BURST, now));
         *tokens = (*tokens + refilled(*since)).min(BURST);
         *since = now;
@@ -139,15 +138,9 @@ impl Writer {
     }
 
     async fn write(&mut self, recorded: Recorded) {
-        let same = Same {
-            uid: recorded.about.uid.clone(),
-            namespace: recorded.about.namespace.clone(),
-            name: recorded.about.name.clone(),
-            field_path: recorded.about.field_path.clone(),
-            kind: recorded.kind,
-            reason: recorded.reason.clone(),
-            message: recorded.message.clone(),
-        };
+        let about = &recorded.about;
+        let object = (&about.uid, &about.namespace, &about.name, &about.field_path);
+        let same = Same(self.hasher.hash_one((object, recorded.kind, &recorded.reason, &recorded.message)));
         // Events about cluster-scoped objects live in `default`, as upstream's.
         let namespace = recorded.about.namespace.clone().unwrap_or_else(|| "default".into());
         if let Some((name, count)) = self.written.get_mut(&same) {
@@ -192,13 +185,13 @@ impl Writer {
             ..Event::default()
         };
         match self.client.create(&event).await {
-            Ok(_) => self.remember(same, name),
+            Ok(_) => self.remember(same, name.into()),
             Err(error) => debug!(%error, "writing an event failed"),
         }
     }
 
-    fn remember(&mut self, same: Same, name: String) {
-        if self.written.insert(same.clone(), (name, 1)).is_none() {
+    fn remember(&mut self, same: Same, name: Box<str>) {
+        if self.written.insert(same, (name, 1)).is_none() {
             self.order.push_back(same);
         }
         if self.order.len() > REMEMBERED

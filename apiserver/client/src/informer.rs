@@ -92,7 +92,10 @@ impl Informer {
         let mut state = State::default();
         state.indexes.insert(
             BY_OWNER,
-            Index { values: |o| o.head.owners.iter().map(|w| w.uid.clone()).collect(), keys: HashMap::new() },
+            Index {
+                values: |o| o.head.owners.iter().map(|w| w.uid.as_str().into()).collect(),
+                keys: HashMap::new(),
+            },
         );
         Self {
             shared: Arc::new(Shared {

@@ -33,7 +33,7 @@ pub mod unverified_tls;
 
 pub use client::{Client, Written};
 pub use informer::{Change, Informer, Informers};
-pub use object::{Head, Key, Object, Owner};
+pub use object::{Head, Key, LabelPairs, Object, Owner, Uid};
 pub use queue::WorkQueue;
 pub use request::{
     DeleteOptions, List, ListOptions, PatchType, Propagation, Request, Transport, Verb, WatchEvent,

@@ -10,6 +10,7 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
 
 /// Namespace (empty for cluster-scoped objects) and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,31 +41,36 @@ impl fmt::Debug for Key {
     }
 }
 
+/// `metadata.uid`: kept once, however many refer to it.
+pub type Uid = SmolStr;
+
+/// Labels, sorted by key.
+pub type LabelPairs = Arc<[(SmolStr, SmolStr)]>;
+
 /// What is known of an object without decoding it.
 #[derive(Clone, Debug, Default)]
 pub struct Head {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
-    pub uid: Box<str>,
+    pub uid: Uid,
     pub resource_version: u64,
     pub generation: i64,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     pub has_finalizers: bool,
-    /// Sorted by key.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
-    pub owners: Box<[Owner]>,
+    pub labels: LabelPairs,
+    pub owners: Arc<[Owner]>,
     /// Values of `Resource::selectable_fields`, in that order; empty where the object has none.
-    pub fields: Box<[(&'static str, Box<str>)]>,
+    pub fields: Arc<[(&'static str, SmolStr)]>,
 }
 
 /// One `metadata.ownerReferences` entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    pub api_version: Box<str>,
-    pub kind: Box<str>,
-    pub name: Box<str>,
-    pub uid: Box<str>,
+    pub api_version: SmolStr,
+    pub kind: SmolStr,
+    pub name: SmolStr,
+    pub uid: Uid,
     pub controller: bool,
     pub block_owner_deletion: bool,
 }
@@ -92,13 +98,29 @@ impl Head {
         Key { namespace: self.namespace.clone(), name: self.name.clone() }
     }
 
+    /// Takes over what is the same in another version of the object, so that it is in memory once.
+    pub fn share(&mut self, other: &Self) {
+        fn same<T: PartialEq + ?Sized>(mine: &mut Arc<T>, theirs: &Arc<T>) {
+            if mine == theirs {
+                mine.clone_from(theirs);
+            }
+        }
+        same(&mut self.namespace, &other.namespace);
+        same(&mut self.name, &other.name);
+        same(&mut self.labels, &other.labels);
+        same(&mut self.owners, &other.owners);
+        same(&mut self.fields, &other.fields);
+        if self.uid == other.uid {
+            self.uid.clone_from(&other.uid);
+        }
+    }
+
     /// Reads the head out of encoded JSON, with the values of `fields`.
     pub fn parse(json: &[u8], fields: &'static [&'static str]) -> Result<Self, serde_json::Error> {
         let document: Document<'_> = serde_json::from_slice(json)?;
         let meta = document.metadata;
-        let mut labels: Box<[(Box<str>, Box<str>)]> =
-            meta.labels.unwrap_or_default().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        labels.sort_unstable();
+        // A map by key: sorted already.
+        let labels = meta.labels.unwrap_or_default().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         Ok(Self {
             namespace: meta.namespace.unwrap_or_default().into(),
             name: meta.name.unwrap_or_default().into(),
@@ -164,13 +186,13 @@ struct OwnerReference {
 }
 
 /// Values by field path.
-type FieldValues = Box<[(&'static str, Box<str>)]>;
+type FieldValues = Arc<[(&'static str, SmolStr)]>;
 
 type Fields<'a> = BTreeMap<std::borrow::Cow<'a, str>, &'a RawValue>;
 
 fn read_fields(json: &[u8], paths: &'static [&'static str]) -> Result<FieldValues, serde_json::Error> {
     if paths.is_empty() {
-        return Ok(Box::default());
+        return Ok(Arc::default());
     }
     let top: Fields<'_> = serde_json::from_slice(json)?;
     let mut sections: BTreeMap<&str, Fields<'_>> = BTreeMap::new();
@@ -218,7 +240,7 @@ fn within<'a>(section: &Fields<'a>, path: &str) -> Option<&'a RawValue> {
 
 /// A string as it is, a bool or number as JSON writes it; null and structures are empty, except that
 /// an event's `source` is selected by its component.
-fn scalar(raw: &RawValue) -> Box<str> {
+fn scalar(raw: &RawValue) -> SmolStr {
     let text = raw.get();
     match text.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(text).unwrap_or_default().into(),
@@ -229,7 +251,7 @@ fn scalar(raw: &RawValue) -> Box<str> {
             }
             serde_json::from_str::<Source>(text).ok().and_then(|s| s.component).unwrap_or_default().into()
         }
-        Some(b'[') | Some(b'n') | None => "".into(),
+        Some(b'[') | Some(b'n') | None => SmolStr::default(),
         Some(_) => text.into(),
     }
 }

@@ -16,7 +16,7 @@ const BATCH: usize = 64;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How often history that has grown old is let go.
-const TRIM: Duration = Duration::from_secs(60);
+const TRIM: Duration = Duration::from_secs(30);
 
 /// Runs until shutdown or until the store is closed.
 pub async fn run(cache: Arc<WatchCache>, store: Arc<dyn Store>, shutdown: CancellationToken) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use coracle_client::{ApiError, Object, Resource, WatchEventKind};
+use coracle_client::{ApiError, Head, Object, Resource, WatchEventKind};
 use parking_lot::{Mutex, RwLock};
 use tracing::warn;
 
@@ -229,7 +229,7 @@ impl ResourceCache {
     pub(super) fn replace(&self, entries: Vec<Stored>, revision: u64) {
         let mut fresh = State { ring: Ring::starting_at(revision), ..State::default() };
         for Stored { key, revision, value } in entries {
-            if let Some((_, object)) = self.parse(b"", &key, revision, &value, b"") {
+            if let Some((_, object)) = self.parse(b"", &key, revision, &value, b"", None) {
                 self.index(&mut fresh, &key, None, Some(&object));
                 fresh.objects.insert(key, object);
             }
@@ -244,6 +244,7 @@ impl ResourceCache {
         revision: u64,
         stored: &Bytes,
         end: &[u8],
+        previous: Option<&Object>,
     ) -> Option<(Bytes, Arc<Object>)> {
         let normal = self.normal.as_ref().and_then(|normal| normal(stored));
         let stored = normal.as_ref().unwrap_or(stored);
@@ -251,8 +252,13 @@ impl ResourceCache {
             warn!(resource = %self.resource, key, "a stored value is no API object; it is left out");
             return None;
         };
-        match Object::parse(json, self.fields) {
-            Ok(object) => Some((frame, object)),
+        match Head::parse(&json, self.fields) {
+            Ok(mut head) => {
+                if let Some(previous) = previous {
+                    head.share(&previous.head);
+                }
+                Some((frame, Arc::new(Object::new(head, json))))
+            }
             Err(error) => {
                 warn!(resource = %self.resource, key, %error, "a stored object does not decode; it is left out");
                 None
@@ -295,30 +301,31 @@ impl ResourceCache {
     }
 
     fn take_in(&self, key: &str, revision: u64, stored: Option<&Bytes>) {
-        let known = {
+        let (key, previous) = {
             let state = self.state.read();
             // The snapshot that the cache started from had it already.
             if revision <= state.ring.floor() {
                 return;
             }
-            state.objects.contains_key(key)
+            match state.objects.get_key_value(key) {
+                Some((key, previous)) => (key.clone(), Some(previous.clone())),
+                None if stored.is_none() => return,
+                None => (Arc::from(key), None),
+            }
         };
-        let kind = if known { WatchEventKind::Modified } else { WatchEventKind::Added };
-        // Parsing happens outside the lock: this is the only writer, so `known` stays true.
+        let kind = if previous.is_some() { WatchEventKind::Modified } else { WatchEventKind::Added };
+        // Parsing happens outside the lock: this is the only writer, so `previous` stays true.
         let parsed = match stored {
-            Some(stored) => match self.parse(frame_start(kind), key, revision, stored, FRAME_END) {
-                Some(parsed) => Some(parsed),
-                None => return,
-            },
+            Some(stored) => {
+                match self.parse(frame_start(kind), &key, revision, stored, FRAME_END, previous.as_deref()) {
+                    Some(parsed) => Some(parsed),
+                    None => return,
+                }
+            }
             None => None,
         };
         let (frame, object) = parsed.unzip();
         let mut state = self.state.write();
-        let (key, previous) = match state.objects.get_key_value(key) {
-            Some((key, previous)) => (key.clone(), Some(previous.clone())),
-            None if object.is_none() => return,
-            None => (Arc::from(key), None),
-        };
         self.index(&mut state, &key, previous.as_deref(), object.as_deref());
         match &object {
             Some(object) => state.objects.insert(key.clone(), object.clone()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coracle_client::selector::Labels;
 use coracle_client::tolerations::{NO_EXECUTE, NO_SCHEDULE, untolerated};
-use coracle_client::{Object, node_affinity};
+use coracle_client::{LabelPairs, Object, node_affinity};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Affinity, PodSpec, Taint, Toleration};
 use parking_lot::RwLock;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
     pub name: Arc<str>,
-    pub labels: Box<[(Box<str>, Box<str>)]>,
+    pub labels: LabelPairs,
     pub taints: Vec<Taint>,
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use coracle_client::selector::Selector;
-use coracle_client::{Change, Informer, Key, Object, Owner};
+use coracle_client::{Change, Informer, Key, Object, Owner, Uid};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
 
@@ -14,7 +14,7 @@ use crate::pods::Pod;
 /// What counts of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    pub uid: Box<str>,
+    pub uid: Uid,
     pub ready: bool,
     pub deleting: bool,
     pub controller: Option<Owner>,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use coracle_client::{ApiError, Client, Informer, Object, Owner};
+use coracle_client::{ApiError, Client, Informer, Object, Owner, Uid};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::ReplicationController;
 use serde::Deserialize;
@@ -44,7 +44,7 @@ impl Scales {
         namespace: &str,
         pods: impl Iterator<Item = (&'a str, &'a Member)>,
     ) -> Result<Sum, ApiError> {
-        let mut by_uid: HashMap<Box<str>, i32> = HashMap::new();
+        let mut by_uid: HashMap<Uid, i32> = HashMap::new();
         let mut asked: HashMap<&str, ()> = HashMap::new();
         let mut unmanaged = 0;
         for (name, member) in pods {
@@ -65,7 +65,7 @@ impl Scales {
     }
 
     /// The uid of what scales the owner's pods (the Deployment of a ReplicaSet), and how many it asks for.
-    async fn of(&self, namespace: &str, owner: &Owner) -> Result<Option<(Box<str>, i32)>, ApiError> {
+    async fn of(&self, namespace: &str, owner: &Owner) -> Result<Option<(Uid, i32)>, ApiError> {
         let is = |api: &str, kind: &str| &*owner.api_version == api && &*owner.kind == kind;
         if is("apps/v1", "ReplicaSet") {
             let Some(set) = cached(&self.replica_sets, namespace, owner) else { return Ok(None) };
@@ -113,7 +113,7 @@ fn cached(informer: &Informer, namespace: &str, owner: &Owner) -> Option<std::sy
     informer.get(namespace, &owner.name).filter(|object| object.head.uid == owner.uid)
 }
 
-fn found(object: Option<std::sync::Arc<Object>>) -> Result<Option<(Box<str>, i32)>, ApiError> {
+fn found(object: Option<std::sync::Arc<Object>>) -> Result<Option<(Uid, i32)>, ApiError> {
     let Some(object) = object else { return Ok(None) };
     let view: View = object.decode()?;
     Ok(Some((object.head.uid.clone(), view.spec.replicas.unwrap_or(1))))

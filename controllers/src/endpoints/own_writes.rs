@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use coracle_client::{ApiError, Client, DeleteOptions, Informer, Key, Object};
+use coracle_client::{ApiError, Client, DeleteOptions, Informer, Key, Object, Uid};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ enum Write {
     /// The slice has this resourceVersion or a later one.
     Stored(u64),
     /// The slice of this uid is gone.
-    Deleted(Box<str>),
+    Deleted(Uid),
 }
 
 /// By slice.

@@ -59,8 +59,8 @@ impl Selections {
     pub fn selecting(&self, pod: &Head) -> Vec<Key> {
         let state = self.state.lock();
         let mut found = Vec::new();
-        for (label, value) in &pod.labels {
-            let pair = (Box::from(&*pod.namespace), label.clone(), value.clone());
+        for (label, value) in pod.labels.iter() {
+            let pair = (Box::from(&*pod.namespace), Box::from(&**label), Box::from(&**value));
             for key in state.by_pair.get(&pair).into_iter().flatten() {
                 let all = state
                     .selectors

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::{
-    ApiError, Change, Client, DeleteOptions, Informer, Object, Owner, PatchType, Propagation, Request, Verb,
-    WorkQueue, WriteOptions,
+    ApiError, Change, Client, DeleteOptions, Informer, Object, Owner, PatchType, Propagation, Request, Uid,
+    Verb, WorkQueue, WriteOptions,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -88,7 +88,7 @@ struct Controller {
     client: Client,
     graph: Graph,
     events: EventRecorder,
-    absent: Mutex<HashSet<Box<str>>>,
+    absent: Mutex<HashSet<Uid>>,
 }
 
 impl Reconciler for Controller {
@@ -140,7 +140,7 @@ impl Controller {
             return Ok(());
         }
         let mut owners = Vec::with_capacity(object.head.owners.len());
-        for owner in &object.head.owners {
+        for owner in object.head.owners.iter() {
             owners.push((owner.clone(), self.standing(place, &object, owner).await?));
         }
         let dependents = self.graph.dependents(&object.head.uid);

@@ -1,6 +1,6 @@
 //! Decides what becomes of an object, from the state of its owners and dependents.
 
-use coracle_client::{Owner, Propagation};
+use coracle_client::{Owner, Propagation, Uid};
 
 pub const ORPHAN: &str = "orphan";
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -20,7 +20,7 @@ pub enum Standing {
 pub enum Action {
     Nothing,
     /// Take the references to these owners away.
-    Disown(Vec<Box<str>>),
+    Disown(Vec<Uid>),
     /// Take the references' hold on their owners away, then delete in the foreground: a cycle would wait forever.
     Unblock,
     Delete(Propagation),
@@ -43,7 +43,7 @@ pub fn plan(item: &Item<'_>) -> Action {
         return Action::Nothing;
     }
     if with(Standing::Solid).next().is_some() {
-        let stale: Vec<Box<str>> = with(Standing::Absent).chain(with(Standing::Waiting)).collect();
+        let stale: Vec<Uid> = with(Standing::Absent).chain(with(Standing::Waiting)).collect();
         return if stale.is_empty() { Action::Nothing } else { Action::Disown(stale) };
     }
     if with(Standing::Waiting).next().is_some() && item.has_dependents {

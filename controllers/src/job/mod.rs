@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use coracle_client::controller::{self, Outcome, Reconciler};
 use coracle_client::events::EventType;
 use coracle_client::selector::Selector;
-use coracle_client::{ApiError, Client, Informer, Key, Object, Owner, PatchType, Resource, WorkQueue};
+use coracle_client::{ApiError, Client, Informer, Key, Object, Owner, PatchType, Resource, Uid, WorkQueue};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
@@ -94,7 +94,7 @@ struct Memory {
     removals: Removals,
     backoffs: Mutex<HashMap<Key, Backoff>>,
     /// The uid and version of the last status written: older ones must not be decided by.
-    written: Mutex<HashMap<Key, (Box<str>, u64)>>,
+    written: Mutex<HashMap<Key, (Uid, u64)>>,
 }
 
 impl Memory {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::selector::Selector;
-use coracle_client::{ApiError, Client, Informer, Key, WorkQueue};
+use coracle_client::{ApiError, Client, Informer, Key, Uid, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1;
@@ -136,9 +136,9 @@ impl<K: Replicated> Controller<K> {
     fn neighbours(&self, set: &K) -> HashMap<Box<str>, usize> {
         let meta = set.metadata();
         let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true));
-        let uids: Vec<Box<str>> = match owner {
+        let uids: Vec<Uid> = match owner {
             Some(owner) => self.sets.by_owner(&owner.uid).iter().map(|s| s.head.uid.clone()).collect(),
-            None => meta.uid.as_deref().map(Box::from).into_iter().collect(),
+            None => meta.uid.as_deref().map(Uid::from).into_iter().collect(),
         };
         let mut counts = HashMap::new();
         for pod in uids.iter().flat_map(|uid| self.pods.by_owner(uid)) {

@@ -30,8 +30,8 @@ mod worker;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use coracle_client::Object;
 use coracle_client::informer::{Change, Informer};
+use coracle_client::{Object, Uid};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -43,7 +43,7 @@ use worker::{Inbox, Worker};
 /// Hands every change of the node's pods to the pod's worker.
 pub struct Pods {
     context: Arc<Context>,
-    workers: Mutex<HashMap<Box<str>, Arc<Inbox>>>,
+    workers: Mutex<HashMap<Uid, Arc<Inbox>>>,
     tasks: TaskTracker,
 }
 

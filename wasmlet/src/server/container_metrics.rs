@@ -1,6 +1,7 @@
 //! What containers use and do, as monitoring looks for it: cAdvisor's families in `/metrics/cadvisor`, and in `/metrics`
 //! what Wasm guests do beside.
 
+use coracle_client::Uid;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ pub struct Known {
     pub runs: bool,
     pub namespace: Arc<str>,
     pub pod: Arc<str>,
-    pub uid: Box<str>,
+    pub uid: Uid,
     pub container: Box<str>,
     pub image: String,
     pub stats: Stats,

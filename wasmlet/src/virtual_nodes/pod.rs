@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use coracle_client::{Key, Object};
+use coracle_client::{Key, Object, Uid};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
@@ -28,7 +28,7 @@ const ADDRESS_RETRY: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
 pub struct VirtualPod {
     pub key: Key,
-    pub uid: Box<str>,
+    pub uid: Uid,
     pub node: Arc<str>,
     spec: Spec,
     state: PodState,

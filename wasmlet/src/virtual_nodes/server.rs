@@ -57,7 +57,7 @@ pub fn router(fleet: Arc<Fleet>) -> Router {
 struct PodUsage {
     namespace: Arc<str>,
     name: Arc<str>,
-    uid: Box<str>,
+    uid: coracle_client::Uid,
     containers: Vec<(String, Timestamp, Usage)>,
 }
 

@@ -95,7 +95,7 @@ async fn upgraded(
         let text = format!("pod {}/{} is not running", pod.head.namespace, pod.head.name);
         (StatusCode::INTERNAL_SERVER_ERROR, text)
     })?;
-    let ports = Ports { network, pod: pod.head.uid.as_ref().into() };
+    let ports = Ports { network, pod: pod.head.uid.as_str().into() };
     let open = Open::new(site)?;
     let idle = Idle::new(IDLE_MAX);
     match wish {
