@@ -3,7 +3,9 @@
 
 mod harness;
 
-use harness::{Cluster, KUBECTL_MINORS, Kubectl};
+use std::io::{Read, Write};
+
+use harness::{Cluster, ControlPlane, KUBECTL_MINORS, Kubectl, PATIENCE, eventually};
 
 /// A command that makes an object, and what the object then says.
 const CREATED: &[(&str, &str, &str, &str)] = &[
@@ -231,4 +233,177 @@ fn replaced(kubectl: &Kubectl, yaml: &str, more: &[&str]) {
     let arguments: Vec<&str> = ["replace", "-f", "-"].iter().chain(more).copied().collect();
     let said = kubectl.with_input(&arguments, yaml).success();
     assert!(said.contains("configmap/settings replaced"), "{said}");
+}
+
+const CONTROLLER: &str = r#"
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: primary, labels: {app: store}}
+spec:
+  replicas: 2
+  selector: {app: store}
+  template:
+    metadata: {labels: {app: store}}
+    spec:
+      containers:
+      - name: main
+        image: example.com/store:v1
+        ports: [{name: store, containerPort: 6379}]
+"#;
+
+/// What upstream's conformance tests do with kubectl, on nodes that only play their pods.
+#[test]
+fn a_replication_controller_and_its_pods_are_handled_by_kubectl() {
+    let cluster = ControlPlane::with_nodes(2);
+    let k = |command: &str| cluster.kubectl(command);
+    let has = |text: String, parts: &[&str]| {
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+    };
+    let running = |count: usize| {
+        eventually(&format!("{count} pods running"), || {
+            let phases = k("get pods -l app=store -o jsonpath={.items[*].status.phase}");
+            if phases == vec!["Running"; count].join(" ") { Ok(()) } else { Err(phases) }
+        });
+    };
+    cluster.apply(CONTROLLER);
+    running(2);
+    for replicas in [1, 2] {
+        k(&format!("scale rc primary --replicas={replicas} --timeout=60s"));
+        running(replicas);
+    }
+    let pod = k("get pods -l app=store -o jsonpath={.items[0].metadata.name}");
+    has(
+        k(&format!("describe pod {pod}")),
+        &[
+            "Name:",
+            "Namespace:",
+            "app=store",
+            "Running",
+            "Controlled By:",
+            "ReplicationController/primary",
+            "example.com/store:v1",
+            "6379/TCP",
+        ],
+    );
+    has(
+        k("describe rc primary"),
+        &[
+            "Replicas:",
+            "2 current / 2 desired",
+            "Pods Status:",
+            "2 Running / 0 Waiting / 0 Succeeded / 0 Failed",
+            "Pod Template:",
+            "Events:",
+        ],
+    );
+    k("expose rc primary --name=second --port=1234 --target-port=6379");
+    k("expose service second --name=third --port=2345 --target-port=6379");
+    for (service, port) in [("second", 1234), ("third", 2345)] {
+        assert_eq!(
+            cluster.field(&format!("service/{service}"), ".spec.ports[0]['port','targetPort']"),
+            format!("{port} 6379")
+        );
+        eventually("endpoints", || {
+            let ports = k(&format!(
+                "get endpointslices -l kubernetes.io/service-name={service} -o jsonpath={{.items[0].ports[0].port}}"
+            ));
+            if ports == "6379" { Ok(()) } else { Err(ports) }
+        });
+    }
+    has(
+        k("describe service second"),
+        &[
+            "Selector:",
+            "app=store",
+            "Type:",
+            "ClusterIP",
+            "Port:",
+            "1234/TCP",
+            "Endpoints:",
+            ":6379",
+            "Session Affinity:",
+        ],
+    );
+    let node = k(&format!("get pod {pod} -o jsonpath={{.spec.nodeName}}"));
+    has(
+        k(&format!("describe node {node}")),
+        &[
+            "Labels:",
+            "Conditions:",
+            "Capacity:",
+            "Allocatable:",
+            "Kubelet Version:",
+            "Non-terminated Pods:",
+            &pod,
+        ],
+    );
+    has(k("describe namespace default"), &["Status:", "Active"]);
+
+    for pod in k("get pods -l app=store -o name").lines() {
+        has(k(&format!("patch {pod} -p {{\"metadata\":{{\"annotations\":{{\"x\":\"y\"}}}}}}")), &["patched"]);
+        assert_eq!(cluster.field(pod, ".metadata.annotations.x"), "y");
+    }
+    k(&format!("label pod {pod} testing=yes"));
+    has(k(&format!("get pod {pod} -L testing")), &["yes"]);
+    k(&format!("label pod {pod} testing-"));
+    assert!(!k(&format!("get pod {pod} -L testing")).contains("yes"));
+
+    has(k("run lone --image=example.com/lone:v1 --restart=Never --labels=run=lone"), &["pod/lone created"]);
+    assert_eq!(
+        cluster
+            .field("pod/lone", ".spec['containers','restartPolicy']")
+            .matches("example.com/lone:v1")
+            .count(),
+        1
+    );
+    let image = r#"{"spec":{"containers":[{"name":"lone","image":"example.com/lone:v2"}]}}"#;
+    let words = |dry: &str| format!("patch pod lone -p {image}{dry}");
+    k(&words(" --dry-run=server"));
+    assert_eq!(cluster.field("pod/lone", ".spec.containers[0].image"), "example.com/lone:v1");
+    let client = Kubectl::new(33, &cluster.kubeconfig(), cluster.directory());
+    let replaced = k("get pod lone -o json").replace("example.com/lone:v1", "example.com/lone:v3");
+    client.with_input(&["replace", "-f", "-"], &replaced).success();
+    assert_eq!(cluster.field("pod/lone", ".spec.containers[0].image"), "example.com/lone:v3");
+
+    k("create deployment web --image=example.com/web:v1");
+    let other = k("get deployment web -o json").replace("example.com/web:v1", "example.com/web:v2");
+    let difference = client.with_input(&["diff", "-f", "-"], &other);
+    assert_eq!(difference.code, Some(1), "{difference:?}");
+    has(difference.stdout, &["-      - image: example.com/web:v1", "+      - image: example.com/web:v2"]);
+    k(&format!("taint node {node} testing=yes:NoSchedule"));
+    has(k(&format!("describe node {node}")), &["Taints:", "testing=yes:NoSchedule"]);
+    k(&format!("taint node {node} testing:NoSchedule-"));
+    assert!(!k(&format!("describe node {node}")).contains("testing=yes:NoSchedule"));
+
+    has(k("api-versions"), &["v1\n", "apps/v1\n"]);
+    has(k("cluster-info"), &["Kubernetes control plane", "is running at"]);
+    has(
+        k("version -o yaml"),
+        &["clientVersion:", "serverVersion:", "major: \"1\"", "minor: \"37\"", "gitVersion: v1.37"],
+    );
+
+    let mut proxy = client.start(&["proxy", "--port=0", "--disable-filter"]);
+    let line = proxy.line("the proxy listens", PATIENCE, |line| line.starts_with("Starting to serve on "));
+    let address = line.trim_start_matches("Starting to serve on ").to_owned();
+    let (status, body) = harness::http_get(&address, "/api/").unwrap();
+    assert!(status == 200 && body.contains("\"versions\""), "{status} {body}");
+    drop(proxy);
+    let socket = cluster.directory().join("proxy.sock");
+    let mut proxy =
+        client.start(&["proxy", &format!("--unix-socket={}", socket.display()), "--disable-filter"]);
+    proxy.line("the proxy listens", PATIENCE, |line| line.starts_with("Starting to serve on "));
+    let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    stream.write_all(b"GET /api/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK") && answer.contains("\"versions\""), "{answer}");
+    drop(proxy);
+
+    k("delete rc primary --timeout=60s");
+    eventually("no pods of it", || {
+        let left = k("get pods -l app=store -o name");
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }

@@ -348,3 +348,31 @@ fn words_have_boundaries() {
     assert!(has_word("use wasmtime::Engine;", "wasmtime"));
     assert!(!has_word("use wasmtime_wasi::p2;", "wasmtime"));
 }
+
+/// `PATH::TEST` in a table stands for a test that is there.
+#[test]
+fn every_test_that_the_conformance_table_names_exists() {
+    let table = std::fs::read_to_string(root().join("tests/conformance.md")).unwrap();
+    let mut lacking = Vec::new();
+    let mut named = 0;
+    for (number, line) in table.lines().enumerate() {
+        for reference in line.split('`').skip(1).step_by(2).filter(|text| text.contains("::")) {
+            let (path, test) = reference.split_once("::").unwrap();
+            let text = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+            let head = format!("fn {test}(");
+            let is_test = text.find(&head).is_some_and(|at| {
+                text[..at].trim_end_matches("async ").trim_end().ends_with(']') && text[..at].contains("test")
+            });
+            named += 1;
+            if !is_test {
+                lacking.push(format!("tests/conformance.md:{}: {reference}", number + 1));
+            }
+        }
+        let row = line.starts_with("| ") && !line.contains("| shown by |");
+        if row && !line.contains("::") && !line.contains("| not shown: ") {
+            lacking.push(format!("tests/conformance.md:{}: neither a test nor a reason", number + 1));
+        }
+    }
+    assert!(named > 80, "{named}");
+    none("tests of the conformance table that are not there", &lacking);
+}

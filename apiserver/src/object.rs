@@ -32,11 +32,11 @@ impl<K: coracle_client::client::Kind + Clone> ApiObject for K {
     }
 
     fn encode(&self) -> Result<Bytes, ApiError> {
-        encode::json(self)
+        encode::object(self, K::API_VERSION)
     }
 
     fn to_value(&self) -> Result<Value, ApiError> {
-        serde_json::to_value(self).map_err(ApiError::internal)
+        encode::value(self, K::API_VERSION)
     }
 
     fn clone_box(&self) -> Box<dyn ApiObject> {

@@ -87,6 +87,13 @@ async fn serve(
         let body = read(body).await?;
         let options = query.write_options(options_kind(&parts.method))?;
         let content_type = content_type(&parts.headers);
+        if !takes_an_object(&parts.headers) {
+            return Err(ApiError::new(
+                406,
+                "NotAcceptable",
+                "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+            ));
+        }
         let review = subresources::Review { api, info, identity, options, content_type, body };
         return match subresources::review(review).await {
             Some(answer) => {
@@ -125,6 +132,12 @@ async fn serve(
     let mut response = result.unwrap_or_else(|error| response::error(&error, form));
     warnings.shown().iter().for_each(|warning| response::warn(&mut response, warning));
     Ok(response)
+}
+
+/// Whether an Accept header has a form in it that is not a Table or metadata, for what has neither.
+fn takes_an_object(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|form| !form.contains(";as="))
 }
 
 /// Whether the path has the resource where it lives: in a namespace or not.

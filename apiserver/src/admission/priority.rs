@@ -6,11 +6,8 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 
 use super::{Attributes, Operation, Plugin, listed};
+use crate::kinds::priority_class::SYSTEM_CLASSES;
 use crate::object::ApiObject;
-
-/// The classes that upstream always has.
-const SYSTEM: &[(&str, i32)] =
-    &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 
 const PREEMPT: &str = "PreemptLowerPriority";
 
@@ -48,8 +45,8 @@ impl Plugin for Priority {
                 // Of several defaults the lowest counts, as upstream.
                 defaults.into_iter().min_by_key(|class| class.value)
             }
-            name => match SYSTEM.iter().find(|(system, _)| *system == name) {
-                Some((name, value)) => Some(PriorityClass {
+            name => match SYSTEM_CLASSES.iter().find(|(system, ..)| *system == name) {
+                Some((name, value, _)) => Some(PriorityClass {
                     metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
                         name: Some((*name).into()),
                         ..Default::default()
@@ -69,13 +66,21 @@ impl Plugin for Priority {
         give(spec, class).map_err(|why| ApiError::forbidden(call.kind.resource(), call.name(), why))
     }
 
-    /// One default at most.
+    /// One default at most, and the system's own stay.
     async fn validate(
         &self,
         attributes: &Attributes<'_>,
         object: Option<&dyn ApiObject>,
     ) -> Result<(), ApiError> {
         let call = attributes.call;
+        let system = |name: &str| SYSTEM_CLASSES.iter().any(|(system, ..)| *system == name);
+        if attributes.operation == Operation::Delete
+            && *call.kind.resource() == Resource::of::<PriorityClass>()
+            && system(call.name())
+        {
+            let why = "this is a system priority class and cannot be deleted".to_owned();
+            return Err(ApiError::forbidden(call.kind.resource(), call.name(), why));
+        }
         let Some(class) = object.and_then(|o| o.as_any().downcast_ref::<PriorityClass>()) else {
             return Ok(());
         };
@@ -83,8 +88,11 @@ impl Plugin for Priority {
             return Ok(());
         }
         let others = listed::<PriorityClass>(call);
-        let other =
-            others.iter().find(|o| o.global_default == Some(true) && o.metadata.name != class.metadata.name);
+        // One that is created is another, even where it has the name of the default.
+        let itself = |other: &PriorityClass| {
+            attributes.operation == Operation::Update && other.metadata.name == class.metadata.name
+        };
+        let other = others.iter().find(|other| other.global_default == Some(true) && !itself(other));
         match other.and_then(|other| other.metadata.name.as_deref()) {
             None => Ok(()),
             Some(other) => {

@@ -17,7 +17,7 @@ mod rules;
 mod json_path;
 
 // A definition in service.
-mod conditions;
+pub mod conditions;
 mod conversion;
 mod kind;
 mod manager;

@@ -105,15 +105,16 @@ impl<'a> Expected<'a> {
         if kind == self.kind && api_version == self.api_version {
             return None;
         }
-        let version_exists = || kinds::all().iter().any(|k| k.resource.api_version() == api_version);
-        if kind == self.kind && version_exists() {
+        let exists = is_meta(kind)
+            || kinds::all()
+                .iter()
+                .any(|k| k.resource.kind() == kind && k.resource.api_version() == api_version);
+        if kind == self.kind && exists {
             return Some(ApiError::bad_request(format!(
                 "the API version in the data ({api_version}) does not match the expected API version ({})",
                 self.api_version
             )));
         }
-        let exists =
-            kinds::all().iter().any(|k| k.resource.kind() == kind && k.resource.api_version() == api_version);
         let version = api_version.rsplit('/').next().unwrap_or_default();
         let why = if exists {
             let (from, to) = (go_package(api_version), go_package(&self.api_version));
@@ -128,6 +129,29 @@ impl<'a> Expected<'a> {
             "{kind} in version {version:?} cannot be handled as a {}: {why}",
             self.kind
         )))
+    }
+
+    /// Why the body is no JSON object, or says that it is of another kind.
+    pub fn misplaced(&self, json: &[u8]) -> Option<String> {
+        let unreadable = |fault: &str| Some(format!("couldn't get version/kind; json parse error: {fault}"));
+        if let Some(fault) = scan::fault(json) {
+            return unreadable(&fault);
+        }
+        let document: Value = match serde_json::from_slice(json) {
+            Ok(document) => document,
+            Err(error) => return unreadable(&error.to_string()),
+        };
+        match what_it_is(&document) {
+            Err(fault) => unreadable(&format!("json: cannot unmarshal {fault}")),
+            Ok((_, kind)) if kind.is_empty() || kind == self.kind => None,
+            Ok((api_version, kind)) if is_meta(kind) => {
+                let (_, from) = go_package(api_version);
+                Some(format!("converting ({from}.{kind}) to (v1.{}): unknown conversion", self.kind))
+            }
+            Ok((api_version, kind)) => Some(format!(
+                "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+            )),
+        }
     }
 
     /// The failure alone, for answers that frame it otherwise.
@@ -163,6 +187,25 @@ fn what_it_is(document: &Value) -> Result<(&str, &str), String> {
         Some(other) => Err(format!("{} into Go struct field .{name} of type string", go_kind(other))),
     };
     Ok((text("apiVersion")?, text("kind")?))
+}
+
+/// Types that are in every group of the scheme.
+fn is_meta(kind: &str) -> bool {
+    matches!(
+        kind,
+        "APIGroup"
+            | "APIGroupList"
+            | "APIResourceList"
+            | "APIVersions"
+            | "CreateOptions"
+            | "DeleteOptions"
+            | "GetOptions"
+            | "ListOptions"
+            | "PatchOptions"
+            | "Status"
+            | "UpdateOptions"
+            | "WatchEvent"
+    )
 }
 
 /// A JSON value's kind in the words of Go's decoder.
@@ -209,9 +252,8 @@ pub fn required(kind: &KindDef, json: &[u8], field: &str) -> ApiError {
 }
 
 /// 422, as upstream answers when a patched object does not decode.
-pub fn invalid_patch(json: &[u8], error: &str) -> ApiError {
-    let shown = String::from_utf8_lossy(json);
-    let value = serde_json::to_string(&shown).unwrap_or_default();
+pub fn invalid_patch(shown: &str, error: &str) -> ApiError {
+    let value = serde_json::to_string(shown).unwrap_or_default();
     let message = format!("Invalid value: {value}: {error}");
     let mut answer = ApiError::new(422, "Invalid", format!(" \"\" is invalid: patch: {message}"));
     answer.details_mut().causes =

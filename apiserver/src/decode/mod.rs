@@ -2,6 +2,7 @@
 
 mod ask;
 mod checked;
+mod embedded;
 mod faults;
 mod quirks;
 mod report;
@@ -21,7 +22,7 @@ use crate::protobuf;
 pub use checked::read;
 pub use report::Report;
 pub use scan::fault as json_fault;
-pub use yaml::to_json as yaml_to_json;
+pub use yaml::{strict as yaml_strict, to_json as yaml_to_json};
 
 /// The query parameter `fieldValidation`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub fn body(
         (Err(_), Some(field)) => return Err(faults::required(kind, &text.json, &field)),
         (Err(error), None) => return Err(expected.explain(&text.json, body, failure, &error)),
     };
-    issues.splice(0..0, text.issues);
+    issues.splice(0..0, text.issues(validation));
     let warnings = settle(issues, validation, |strict| expected.unhandled(None, &strict))?;
     Ok(Decoded { object, warnings })
 }
@@ -103,22 +104,69 @@ pub fn document<T: DeserializeOwned>(
         Ok(value) => value,
         Err(error) => return Err(expected.explain(&text.json, body, failure, &error)),
     };
-    issues.splice(0..0, text.issues);
+    issues.splice(0..0, text.issues(validation));
     let warnings = settle(issues, validation, |strict| expected.unhandled(None, &strict))?;
     Ok((value, warnings))
 }
 
+/// The options of a delete; they are of any version, and unknown fields in them are nobody's business, as upstream.
+pub fn options<T: DeserializeOwned>(
+    kind: &str,
+    content_type: Option<&str>,
+    body: &[u8],
+) -> Result<T, ApiError> {
+    let expected = faults::Expected::new("v1", kind);
+    let text = to_json(content_type, body, &expected)?;
+    let report = Report::new(false, text.yaml);
+    let result = read::<T>(&text.json, &report);
+    let (_, failure) = report.into_parts();
+    if let Some(fault) = expected.misplaced(&text.json) {
+        return Err(ApiError::bad_request(fault));
+    }
+    result.map_err(|error| ApiError::bad_request(failure.unwrap_or_else(|| error.to_string())))
+}
+
 /// The result of a patch, typed, before defaults; what is wrong with it is 422, as upstream.
 pub fn patched(kind: &KindDef, value: &Value, validation: FieldValidation) -> Result<Decoded, ApiError> {
+    result_of_patch(kind, value, validation, None)
+}
+
+/// The same of a strategic patch, which upstream merges and decodes as trees.
+pub fn patched_as_tree(
+    kind: &KindDef,
+    value: &Value,
+    validation: FieldValidation,
+    patch: &[u8],
+) -> Result<Decoded, ApiError> {
+    result_of_patch(kind, value, validation, Some(patch))
+}
+
+fn result_of_patch(
+    kind: &KindDef,
+    value: &Value,
+    validation: FieldValidation,
+    tree: Option<&[u8]>,
+) -> Result<Decoded, ApiError> {
     let json = serde_json::to_vec(value).map_err(ApiError::internal)?;
-    let report = Report::new(validation != FieldValidation::Ignore, false);
+    let mut report = Report::new(validation != FieldValidation::Ignore, false);
+    report.tree = tree.is_some();
     let result = kind.ops.decode_checked(&json, &report);
     let (issues, failure) = report.into_parts();
+    let invalid = |error: &str| match tree {
+        Some(patch) => {
+            let patch: Value = serde_json::from_slice(patch).unwrap_or_default();
+            faults::invalid_patch(&crate::patch::go_text(&patch), error)
+        }
+        None => faults::invalid_patch(&String::from_utf8_lossy(&json), error),
+    };
     let object = result.map_err(|error| {
-        let expected = faults::Expected::of(kind);
-        faults::invalid_patch(&json, &expected.what_failed(&json, failure, &error))
+        let failed = match failure {
+            Some(failure) if tree.is_some() => failure,
+            failure => faults::Expected::of(kind).what_failed(&json, failure, &error),
+        };
+        invalid(&failed)
     })?;
-    let warnings = settle(issues, validation, |strict| faults::invalid_patch(&json, &strict))?;
+    let warnings = settle(issues, validation, |strict| invalid(&strict))?;
     Ok(Decoded { object, warnings })
 }
 
@@ -171,6 +219,16 @@ struct Text<'a> {
     yaml: bool,
     /// Duplicate keys that only the original text shows.
     issues: Vec<String>,
+}
+
+impl Text<'_> {
+    /// One error for strictness, a warning for each otherwise.
+    fn issues(self, validation: FieldValidation) -> Vec<String> {
+        match validation {
+            FieldValidation::Strict if !self.issues.is_empty() => vec![yaml::strict(&self.issues)],
+            _ => self.issues,
+        }
+    }
 }
 
 fn to_json<'a>(

@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 
+use super::embedded;
+
 /// Unknown and duplicate fields that one answer tells of, as upstream.
 const ISSUES_MAX: usize = 100;
 
@@ -57,7 +59,13 @@ impl Path<'_> {
             parent.write(out, everything);
         }
         let name = match self.step {
-            Step::Field { name, .. } => name,
+            Step::Field { owner, name } => {
+                for part in embedded::path(owner, name).iter().filter(|_| !everything) {
+                    out.push_str(if out.is_empty() { "" } else { "." });
+                    out.push_str(part);
+                }
+                name
+            }
             Step::Key(name) if everything => name,
             Step::Index(index) if everything => {
                 let _ = write!(out, "[{index}]");
@@ -79,6 +87,8 @@ pub struct Report {
     pub strict: bool,
     /// The document was YAML: plain scalars of YAML 1.1 (`yes`, `0644`) are booleans and numbers where those belong.
     pub yaml: bool,
+    /// A tree becomes the object, not a text: upstream says otherwise what does not fit.
+    pub tree: bool,
     issues: RefCell<Vec<String>>,
     failure: RefCell<Option<String>>,
     failed: Cell<bool>,
@@ -135,7 +145,9 @@ impl Report {
         if let Some(name) = error.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
             *self.missing.borrow_mut() = Some(at.with(name));
         }
+        let restored = if self.tree { restore(&error, type_name) } else { None };
         let message = match go_value(&error) {
+            _ if restored.is_some() => restored.unwrap_or_default(),
             Some(value) => match at.go() {
                 (Some(owner), fields) => format!(
                     "json: cannot unmarshal {value} into Go struct field {owner}.{fields} of type {}",
@@ -153,7 +165,9 @@ impl Report {
                     .chars()
                     .take_while(char::is_ascii_digit)
                     .collect();
-                format!("illegal base64 data at input byte {}", if offset.is_empty() { "0" } else { &offset })
+                let framed = if self.tree { "error decoding from json: " } else { "" };
+                let offset = if offset.is_empty() { "0" } else { &offset };
+                format!("{framed}illegal base64 data at input byte {offset}")
             }
             None => without_position(&error).to_owned(),
         };
@@ -190,6 +204,33 @@ fn go_value(error: &str) -> Option<String> {
         }
         "integer" | "floating" => "number".to_owned(),
         _ => return None,
+    })
+}
+
+/// What upstream says of a value in a tree that is none of a type. None: it says the same as of a text.
+fn restore(error: &str, type_name: &str) -> Option<String> {
+    let found = match error.strip_prefix("invalid type: ")?.split([' ', ',']).next()? {
+        "integer" => "int64",
+        "floating" => "float64",
+        "boolean" => "bool",
+        "sequence" => "slice",
+        other => other,
+    };
+    let wanted = go_type(type_name);
+    Some(match (wanted.as_str(), found) {
+        // These read a text of their own.
+        ("string", _) if type_name.contains("Time") => {
+            format!("json: cannot unmarshal {} into Go value of type string", go_value(error)?)
+        }
+        ("int32", _) if type_name.contains("IntOrString") => {
+            format!("json: cannot unmarshal {} into Go value of type int32", go_value(error)?)
+        }
+        ("resource.Quantity" | "runtime.RawExtension", _) => return None,
+        ("string", "int64") | ("int32" | "int64", "float64") => format!("cannot convert {found} to {wanted}"),
+        ("string" | "int32" | "int64" | "float64" | "bool", _) => format!("unrecognized type: {wanted}"),
+        (wanted, _) if wanted.starts_with("map[") => format!("cannot restore map from {found}"),
+        (wanted, _) if wanted.starts_with("[]") => format!("cannot restore slice from {found}"),
+        _ => format!("cannot restore struct from: {found}"),
     })
 }
 

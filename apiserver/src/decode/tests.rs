@@ -85,7 +85,13 @@ fn another_version_or_kind() {
         ),
         (
             r#"{"apiVersion":"apps/v1","kind":"ConfigMap"}"#,
-            "the API version in the data (apps/v1) does not match the expected API version (v1)",
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \
+             \"apps/v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        ),
+        (
+            r#"{"apiVersion":"v1","kind":"Status"}"#,
+            "Status in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Status) to (core.ConfigMap): unknown \
+             conversion",
         ),
         (
             r#"{"apiVersion":"v1","kind":"Frob"}"#,
@@ -190,8 +196,8 @@ fn wrong_types() {
         ),
         (
             r#"{"spec":{"containers":[{"livenessProbe":{"httpGet":{"port":true}}}]}}"#,
-            "cannot unmarshal bool into Go struct field HTTPGetAction.spec.containers.livenessProbe.httpGet.port of type \
-             int32",
+            "cannot unmarshal bool into Go struct field HTTPGetAction.spec.containers.livenessProbe.ProbeHandler.httpGet.port \
+             of type int32",
         ),
         (r#"{"spec":true}"#, "cannot unmarshal bool into Go struct field Pod.spec of type v1.PodSpec"),
     ] {
@@ -261,10 +267,7 @@ fn yaml() {
     let (pod, warnings): (Pod, _) =
         document("v1", "Pod", Some("application/yaml"), twice, FieldValidation::Warn).unwrap();
     assert_eq!(pod.metadata.name.as_deref(), Some("b"));
-    assert_eq!(
-        warnings,
-        ["yaml: unmarshal errors:   key \"name\" already set in map", "unknown field \"spec.foo\""]
-    );
+    assert_eq!(warnings, ["line 4: key \"name\" already set in map", "unknown field \"spec.foo\""]);
 }
 
 #[test]
@@ -321,4 +324,62 @@ fn damaged_bodies_get_an_answer() {
             }
         }
     }
+}
+
+#[test]
+fn what_a_strategic_patch_makes_is_restored_from_a_tree() {
+    use k8s_openapi::api::apps::v1::Deployment;
+    let kind = KindDef::of::<Deployment>();
+    for (patch, want) in [
+        (r#"{"spec":1}"#, "map[spec:1]\": cannot restore struct from: int64"),
+        (r#"{"spec":{"replicas":"x"}}"#, "map[spec:map[replicas:x]]\": unrecognized type: int32"),
+        (r#"{"spec":{"replicas":1.5}}"#, "map[spec:map[replicas:1.5]]\": cannot convert float64 to int32"),
+        (r#"{"spec":{"paused":1}}"#, "map[spec:map[paused:1]]\": unrecognized type: bool"),
+        (r#"{"metadata":{"labels":[1]}}"#, "map[metadata:map[labels:[1]]]\": cannot restore map from slice"),
+        (
+            r#"{"metadata":{"labels":{"a":1}}}"#,
+            "map[metadata:map[labels:map[a:1]]]\": cannot convert int64 to string",
+        ),
+        (
+            r#"{"metadata":{"finalizers":{}}}"#,
+            "map[metadata:map[finalizers:map[]]]\": cannot restore slice from map",
+        ),
+        (
+            r#"{"metadata":{"creationTimestamp":5}}"#,
+            "map[metadata:map[creationTimestamp:5]]\": json: cannot unmarshal number into Go value of type string",
+        ),
+        (r#"{"frob":1}"#, "map[frob:1]\": strict decoding error: unknown field \\\"frob\\\""),
+    ] {
+        let value: serde_json::Value = serde_json::from_str(patch).unwrap();
+        let error =
+            super::patched_as_tree(&kind, &value, FieldValidation::Strict, patch.as_bytes()).err().unwrap();
+        let want = want.replace("\\\"", "\"");
+        assert_eq!(error.message(), format!(" \"\" is invalid: patch: Invalid value: \"{want}"));
+    }
+}
+
+#[test]
+fn options_of_a_delete_fail_without_a_frame() {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+    for (text, want) in [
+        ("{", "couldn't get version/kind; json parse error: unexpected end of JSON input"),
+        (
+            r#"{"gracePeriodSeconds":"x"}"#,
+            "json: cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64",
+        ),
+        (
+            r#"{"apiVersion":"v1","kind":"Status"}"#,
+            "converting (v1.Status) to (v1.DeleteOptions): unknown conversion",
+        ),
+        (
+            r#"{"apiVersion":"v1","kind":"Pod"}"#,
+            "no kind \"Pod\" is registered for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        ),
+    ] {
+        let read = super::options::<DeleteOptions>("DeleteOptions", None, text.as_bytes());
+        assert_eq!(read.err().unwrap().message(), want);
+    }
+    let fine = br#"{"apiVersion":"apps/v1","kind":"DeleteOptions","frob":1,"gracePeriodSeconds":3}"#;
+    let read = super::options::<DeleteOptions>("DeleteOptions", None, fine).unwrap();
+    assert_eq!(read.grace_period_seconds, Some(3));
 }

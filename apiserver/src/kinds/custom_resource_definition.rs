@@ -4,12 +4,14 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceConversion, CustomResourceDefinition,
+    CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionNames,
+    CustomResourceDefinitionStatus,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::{BuiltIn, Column};
-use crate::crd::{FINALIZER, definition};
+use crate::crd::{FINALIZER, conditions, definition};
 use crate::field_error::Errors;
 use crate::table;
 
@@ -53,7 +55,8 @@ impl BuiltIn for CustomResourceDefinition {
     }
 
     fn prepare_create(&mut self) {
-        self.status = None;
+        let accepted_names = Some(CustomResourceDefinitionNames::default());
+        self.status = Some(CustomResourceDefinitionStatus { accepted_names, ..Default::default() });
         remember_storage(self);
     }
 
@@ -71,6 +74,10 @@ impl BuiltIn for CustomResourceDefinition {
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             finalizers.push(FINALIZER.to_owned());
         }
+        let Some(Time(now)) = self.metadata.deletion_timestamp.clone() else { return };
+        let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+        let condition = conditions::condition("Terminating", true, "InstanceDeletionPending", message);
+        conditions::set(self.status.get_or_insert_default(), condition, now);
     }
 
     fn validate(&self, _errors: &mut Errors) {}

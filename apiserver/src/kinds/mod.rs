@@ -48,7 +48,7 @@ mod pod_certificate_request;
 mod pod_disruption_budget;
 pub mod pod_metrics;
 mod pod_template;
-mod priority_class;
+pub mod priority_class;
 mod priority_level_configuration;
 mod rbac;
 mod replica_set;

@@ -174,7 +174,9 @@ fn validate_status(
 
 fn validate_conditions(conditions: &[Condition], path: &Path<'_>, errors: &mut Errors) {
     for (i, condition) in conditions.iter().enumerate() {
-        let at = path.index(i);
+        // Upstream puts a dot before the index.
+        let index = format!("[{i}]");
+        let at = path.child(&index);
         if !OUTCOMES.contains(&condition.type_.as_str()) {
             errors.not_supported(at.child("type"), &condition.type_, &OUTCOMES);
             continue;

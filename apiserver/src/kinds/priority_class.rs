@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::{BuiltIn, Column};
@@ -10,9 +11,42 @@ use crate::table;
 
 /// The highest value users may choose; above are the system's own classes.
 const USER_VALUE_MAX: i32 = 1_000_000_000;
-/// The system's classes and their values.
-const SYSTEM_CLASSES: &[(&str, i32)] =
-    &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+/// The system's classes, their values, and what they are for.
+pub const SYSTEM_CLASSES: &[(&str, i32, &str)] = &[
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "For pods of the system that are needed on the node they run on.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "For pods of the system that the cluster needs, on whichever node.",
+    ),
+];
+
+/// The system's classes as every cluster has them.
+pub fn system() -> Vec<PriorityClass> {
+    let class = |&(name, value, description): &(&str, i32, &str)| PriorityClass {
+        metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+        value: Some(value),
+        description: Some(description.into()),
+        preemption_policy: Some("PreemptLowerPriority".into()),
+        ..PriorityClass::default()
+    };
+    SYSTEM_CLASSES.iter().map(class).collect()
+}
+
+/// Why a class may not have its name, which is of the system's.
+fn unlike_system(name: &str, value: i32, default: bool) -> Option<String> {
+    let Some((_, wanted, _)) = SYSTEM_CLASSES.iter().find(|(known, ..)| *known == name) else {
+        return Some(format!("{name} is not a known system priority class"));
+    };
+    if value != *wanted {
+        return Some(format!("value of {name} PriorityClass must be {wanted}"));
+    }
+    default.then(|| format!("globalDefault of {name} PriorityClass must be false"))
+}
 
 impl BuiltIn for PriorityClass {
     const SINGULAR: &'static str = "priorityclass";
@@ -28,12 +62,9 @@ impl BuiltIn for PriorityClass {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         let value = self.value.unwrap_or_default();
         if name.starts_with("system-") {
-            if !SYSTEM_CLASSES.contains(&(name, value)) || self.global_default == Some(true) {
+            if let Some(why) = unlike_system(name, value, self.global_default == Some(true)) {
                 let detail =
                     "priority class names with 'system-' prefix are reserved for system use only. error: ";
-                let known = SYSTEM_CLASSES.iter().any(|c| c.0 == name);
-                let why =
-                    if known { "value of this system class is fixed" } else { "not a known system class" };
                 errors.forbidden("metadata.name", &format!("{detail}{why}"));
             }
         } else if value > USER_VALUE_MAX {
@@ -91,7 +122,14 @@ mod tests {
             (
                 json!({"metadata": {"name": "system-mine"}, "value": 1}),
                 "metadata.name",
-                "Forbidden: priority class names with 'system-' prefix are reserved",
+                "Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-mine \
+                 is not a known system priority class",
+            ),
+            (
+                json!({"metadata": {"name": "system-node-critical"}, "value": 1}),
+                "metadata.name",
+                "Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: value of \
+                 system-node-critical PriorityClass must be 2000001000",
             ),
             (
                 json!({"metadata": {"name": "a"}, "preemptionPolicy": "X"}),
@@ -103,5 +141,8 @@ mod tests {
             json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}),
             json!({"metadata": {"name": "a"}, "value": -5}),
         ]);
+        for class in system() {
+            testing::valid::<PriorityClass>(&[json!(class)]);
+        }
     }
 }

@@ -39,6 +39,7 @@ fn webhooks_are_whole() {
     testing::valid::<ValidatingWebhookConfiguration>(&[
         json!({}),
         with("timeoutSeconds", json!(30)),
+        with("matchConditions", json!([{"name": "c", "expression": "object.metadata.name != 'skip-me'"}])),
         rule("resources", json!(["pods", "pods/log"])),
         rule("resources", json!(["*", "*/scale"])),
         service("path", json!("/a/b/")),
@@ -62,6 +63,11 @@ fn webhooks_are_whole() {
             with("sideEffects", json!("Some")),
             "webhooks[0].sideEffects",
             "Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\"",
+        ),
+        (
+            with("matchConditions", json!([{"name": "c", "expression": "..."}])),
+            "webhooks[0].matchConditions[0].expression",
+            "Invalid value: \"...\": compilation failed",
         ),
         (
             with("failurePolicy", json!("X")),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value};
 
 use crate::schema::facts::{self, List as ListFact, Patch};
-use crate::schema::{self, Shape};
+use crate::schema::{self, Shape, nulls};
 
 type Id = u32;
 
@@ -269,7 +269,8 @@ impl Types {
                 let facts = facts::field(name, &field.name);
                 let id = types.place(shapes, first, &field.shape, facts);
                 let required = required.contains(&&*field.name);
-                let (zero, omits_empty) = zero(&field.name, &field.shape, facts.default, required);
+                let null = nulls::is_null_when_unset(name, &field.name);
+                let (zero, omits_empty) = zero(&field.shape, facts.default, required, null);
                 Field { name: field.name.clone(), type_: id, zero, omits_empty }
             });
             // Collected first: the closure adds types.
@@ -406,30 +407,15 @@ impl Types {
     }
 }
 
-/// Times that upstream's types hold as they are, and not behind a pointer: encoded even when they are not set.
-const TIMES_ALWAYS_THERE: &[&str] = &[
-    "deprecatedFirstTimestamp",
-    "deprecatedLastTimestamp",
-    "eventTime",
-    "evictionTime",
-    "finishedAt",
-    "firstTimestamp",
-    "lastHeartbeatTime",
-    "lastObservedTime",
-    "lastProbeTime",
-    "lastTimestamp",
-    "lastTransitionTime",
-    "lastUpdateTime",
-    "startedAt",
-];
-
 /// What upstream's object holds in a field that JSON leaves out, and whether it leaves out empty lists and maps.
-fn zero(name: &str, shape: &Shape, default: Option<&str>, required: bool) -> (Option<Value>, bool) {
+fn zero(shape: &Shape, default: Option<&str>, required: bool, null: bool) -> (Option<Value>, bool) {
     match shape {
-        Shape::Time | Shape::MicroTime if TIMES_ALWAYS_THERE.contains(&name) => (Some(Value::Null), false),
+        _ if null => (Some(Value::Null), false),
         Shape::Object(_) if default == Some("{}") => (Some(Value::Object(Map::new())), false),
         Shape::List(_) | Shape::Map(_) if required => (Some(Value::Null), false),
         Shape::List(_) | Shape::Map(_) => (None, true),
+        // A text has an empty default only where upstream's type has no `omitempty`.
+        Shape::Text if default == Some("\"\"") => (Some(Value::String(String::new())), false),
         Shape::Text | Shape::Integer | Shape::Number | Shape::Bool if required => {
             let json = default.filter(|d| matches!(*d, "\"\"" | "0" | "false"));
             (json.and_then(|json| serde_json::from_str(json).ok()), false)

@@ -15,6 +15,8 @@ use serde_json::Value;
 use crate::kinds::KindDef;
 use crate::schema;
 
+pub use strategic::go_text;
+
 /// The object with the patch in it; nothing is checked beyond the patch itself, see `decode::patched`.
 pub fn apply(
     kind: &KindDef,
@@ -28,7 +30,16 @@ pub fn apply(
         PatchType::Strategic if !kind.built_in => Err(unsupported(kind)),
         PatchType::Strategic => {
             let types = schema::types();
-            strategic::apply(types, types.of(kind), current, patch)
+            let mut merged = strategic::apply(types, types.of(kind), current, patch)?;
+            // What it is does not go by the patch, as upstream.
+            for name in ["apiVersion", "kind"] {
+                if merged.get(name).is_some_and(Value::is_string)
+                    && let (Some(fields), Some(is)) = (merged.as_object_mut(), current.get(name))
+                {
+                    fields.insert(name.to_owned(), is.clone());
+                }
+            }
+            Ok(merged)
         }
         PatchType::Apply => Err(unsupported(kind)),
     }

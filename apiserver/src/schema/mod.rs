@@ -3,6 +3,7 @@
 
 pub mod facts;
 mod lines;
+pub mod nulls;
 mod shapes;
 
 pub use lines::Lines;

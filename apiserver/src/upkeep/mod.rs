@@ -5,6 +5,7 @@ mod api_services;
 mod flow_control;
 mod legacy_tokens;
 mod policy_types;
+mod priority_classes;
 
 use std::sync::Arc;
 
@@ -15,12 +16,13 @@ use crate::api::Api;
 
 /// Creates what is missing and corrects what is wrong; before the first request is served.
 pub async fn ensure(api: &Api, client: &Client, service_cidr: &str) -> Result<(), ApiError> {
-    let (flow, groups, books) = tokio::join!(
+    let (flow, groups, books, classes) = tokio::join!(
         flow_control::ensure(client),
         api_services::ensure(api, client),
         addresses::ensure(api, client, service_cidr),
+        priority_classes::ensure(client),
     );
-    flow.and(groups).and(books)
+    flow.and(groups).and(books).and(classes)
 }
 
 /// Keeps it that way until `shutdown`.

@@ -50,7 +50,15 @@ pub(crate) fn read(call: &Call, resource: &Resource) -> Result<(Value, Vec<Strin
         return Err(options::invalid("PatchOptions", errors.into_causes()));
     }
     let undecodable = |why: String| ApiError::bad_request(format!("error decoding patch: {why}"));
-    let (config, issues) = decode::yaml_to_json(&call.body).map_err(undecodable)?;
+    let (config, issues) = decode::yaml_to_json(&call.body).map_err(|why| {
+        // What looks like JSON is read as it is; the rest is made JSON first.
+        match why.strip_prefix("error converting YAML to JSON: ") {
+            Some(fault) if !call.body.trim_ascii_start().starts_with(b"{") => {
+                ApiError::bad_request(format!("error encoding patch: {fault}"))
+            }
+            _ => undecodable(why),
+        }
+    })?;
     let config = match config {
         Value::Object(_) => config,
         Value::Null => Value::Object(Map::new()),
@@ -89,19 +97,14 @@ pub(crate) fn strictness(call: &Call, issues: &[String]) -> Result<(), ApiError>
     match call.validation() {
         FieldValidation::Ignore => {}
         FieldValidation::Strict if !issues.is_empty() => return Err(too_strict(issues)),
-        _ => call.warn(
-            issues
-                .iter()
-                .map(|issue| issue.trim_start_matches("yaml: unmarshal errors:\n").trim().replace('\n', " "))
-                .collect(),
-        ),
+        _ => call.warn(issues.to_vec()),
     }
     Ok(())
 }
 
 fn too_strict(issues: &[String]) -> ApiError {
-    let issues = issues.join(", ");
-    ApiError::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {issues}"))
+    let issues = decode::yaml_strict(issues);
+    ApiError::bad_request(format!("error strict decoding patch: error converting YAML to JSON: {issues}"))
 }
 
 /// The current object with the configuration applied.

@@ -44,13 +44,7 @@ impl Options {
             }
         } else {
             let content_type = call.content_type.as_deref();
-            let (body, _) = decode::document::<meta::DeleteOptions>(
-                "v1",
-                "DeleteOptions",
-                content_type,
-                &call.body,
-                call.validation(),
-            )?;
+            let body = decode::options::<meta::DeleteOptions>("DeleteOptions", content_type, &call.body)?;
             let preconditions = body.preconditions.unwrap_or_default();
             Self {
                 grace_seconds: body.grace_period_seconds,
@@ -235,9 +229,11 @@ fn decide(
         }
         if meta.deletion_timestamp.is_none() {
             meta.deletion_timestamp = Some(Time(now));
-            bump_generation(meta);
+            if !held_back {
+                bump_generation(meta);
+            }
         }
-        // What empties itself first has no grace to speak of, as upstream.
+        // What empties itself first has no grace to speak of and is of the same generation, as upstream.
         if !held_back {
             meta.deletion_grace_period_seconds = Some(0);
         }

@@ -104,6 +104,26 @@ async fn a_webhook_converts_what_goes_in_and_comes_out() {
     let stored = server.get(&format!("{}/a", path("v1"))).await.expect(200).json;
     assert_eq!(stored["spec"], json!({"both": "x-z"}));
 
+    // What is stored in one version and what is stored in the other are listed in either.
+    let definition = format!("{DEFINITIONS}/pairs.probe.example.com");
+    let mut turned = server.get(&definition).await.expect(200).json;
+    for (version, storage) in [(0, false), (1, true)] {
+        turned["spec"]["versions"][version]["storage"] = json!(storage);
+    }
+    let turned = server.put(&definition, turned).await.expect(200).json;
+    assert_eq!(turned["status"]["storedVersions"], json!(["v1", "v2"]));
+    let two = json!({"apiVersion": "probe.example.com/v2", "kind": "Pair", "metadata": {"name": "b"}, "spec": {"first": "p", "second": "q"}});
+    server.post(&path("v2"), two).await.expect(201);
+    for (version, want) in [
+        ("v2", json!([{"first": "x", "second": "z"}, {"first": "p", "second": "q"}])),
+        ("v1", json!([{"both": "x-z"}, {"both": "p-q"}])),
+    ] {
+        let listed = server.get(&path(version)).await.expect(200);
+        let specs: Vec<&Value> =
+            listed.json["items"].as_array().unwrap().iter().map(|item| &item["spec"]).collect();
+        assert_eq!(json!(specs), want, "{version}");
+    }
+
     let away = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://localhost:1/convert"}}}}});
     server.merge(&format!("{DEFINITIONS}/pairs.probe.example.com"), away).await.expect(200);
     let mut refused = server.get(&format!("{}/a", path("v2"))).await;

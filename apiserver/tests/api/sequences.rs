@@ -117,7 +117,18 @@ fn bare(code: u16, mut answer: Value, version: &mut Option<String>) -> Value {
             spec.remove(admitted);
         }
     }
-    json!({"code": code, "changed": changed, "owners": owners, "object": answer})
+    json!({"code": code, "changed": changed, "owners": owners, "object": without_nulls(answer)})
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        scalar => scalar,
+    }
 }
 
 fn differing(path: &str, theirs: &Value, ours: &Value, lines: &mut Vec<String>) {

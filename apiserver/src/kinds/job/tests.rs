@@ -56,10 +56,20 @@ fn selectors_are_made_up() {
         spec["template"]["metadata"]["labels"],
         json!({UID_LABEL: "u", OLD_UID_LABEL: "u", NAME_LABEL: "j", OLD_NAME_LABEL: "j"})
     );
+    // What has no labels of its own has its pods'.
+    assert_eq!(json!(job.metadata.labels), spec["template"]["metadata"]["labels"]);
     let mut errors = Errors::default();
     job.validate(&mut errors);
     job.validate_create(&mut errors);
     assert!(errors.is_empty(), "{errors:?}");
+    for (own, count) in [(json!({}), 5), (json!({"a": "b"}), 5), (json!({"x": "y"}), 1)] {
+        let mut job: Job = defaulted(
+            json!({"metadata": {"name": "j", "uid": "u", "labels": own}, "spec": {"template":
+            {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}),
+        );
+        job.prepare_create();
+        assert_eq!(job.metadata.labels.map(|labels| labels.len()), Some(count), "{own}");
+    }
 }
 
 #[test]

@@ -28,8 +28,9 @@ pub(super) fn containers(containers: &[Container], pod: &mut Pod<'_>, path: &Pat
     }
     for (i, container) in containers.iter().enumerate() {
         let at = path.index(i);
-        name(&container.name, pod, &at, errors);
+        name(&container.name, &at, errors);
         common(container, pod, &at, errors);
+        unique(&container.name, pod, &at, errors);
         probes(container, pod, &at, errors);
         if container.restart_policy.is_some() && container.restart_policy_rules.is_none() {
             restart_policy(container, &["Always", "Never", "OnFailure"], &at, errors);
@@ -46,9 +47,13 @@ pub(super) fn init_containers(
 ) {
     for (i, container) in containers.iter().enumerate() {
         let at = path.index(i);
-        name(&container.name, pod, &at, errors);
+        name(&container.name, &at, errors);
         common(container, pod, &at, errors);
         restart_policy(container, &["Always", "Never", "OnFailure"], &at, errors);
+        // One without a name takes none.
+        if !container.name.is_empty() || pod.names.contains("") {
+            unique(&container.name, pod, &at, errors);
+        }
         if container.restart_policy.as_deref() == Some("Always") {
             probes(container, pod, &at, errors);
             continue;
@@ -79,8 +84,9 @@ pub(super) fn ephemeral(
     for (i, container) in list.iter().enumerate() {
         let at = path.index(i);
         let plain = plain(container);
-        name(&container.name, pod, &at, errors);
+        name(&container.name, &at, errors);
         common(&plain, pod, &at, errors);
+        unique(&container.name, pod, &at, errors);
         if let Some(target) = given(&container.target_container_name)
             && !targets.contains(target)
         {
@@ -129,14 +135,19 @@ fn plain(container: &EphemeralContainer) -> Container {
     }
 }
 
-fn name(name: &str, pod: &mut Pod<'_>, path: &Path<'_>, errors: &mut Errors) {
+fn name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     let path = path.child("name");
     if name.is_empty() {
         errors.required(path, "");
     } else if let Err(detail) = validation::dns_label(name) {
         errors.invalid(path, name, detail);
-    } else if !pod.names.insert(name.to_owned()) {
-        errors.duplicate(path, name);
+    }
+}
+
+/// No other container that was looked at before may have the name.
+fn unique(name: &str, pod: &mut Pod<'_>, path: &Path<'_>, errors: &mut Errors) {
+    if !pod.names.insert(name.to_owned()) {
+        errors.duplicate(path.child("name"), name);
     }
 }
 

@@ -1,5 +1,6 @@
 //! SPDY/3.1 as Kubernetes clients speak it after an upgrade: one connection of many streams, the server's side.
 
+mod error;
 mod frame;
 mod headers;
 
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Idle;
+pub use error::SpdyError;
 use frame::{Decoder, Encoder, Frame, STATUS_CANCEL, STATUS_PROTOCOL_ERROR, STATUS_REFUSED};
 pub use headers::Headers;
 
@@ -27,20 +29,6 @@ const READ_BYTES: usize = 32 << 10;
 const DATA_BYTES_MAX: usize = 32 << 10;
 /// The specification's window, where a client has said nothing.
 const WINDOW: i64 = 64 << 10;
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpdyError {
-    #[error("not SPDY version 3")]
-    Version,
-    #[error("a control frame of {0} bytes")]
-    TooLarge(usize),
-    #[error("a frame that is cut off")]
-    CutOff,
-    #[error("header block: {0}")]
-    Headers(&'static str),
-    #[error("stream {0}: a number that must not be used")]
-    StreamNumber(u32),
-}
 
 /// A stream that the client opened. It is dropped unanswered only to refuse it.
 pub struct Stream {

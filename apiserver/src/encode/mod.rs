@@ -1,15 +1,38 @@
 //! Objects as JSON bytes, with numbers as Go writes them: a whole one has no decimal point (`10`, not `10.0`).
 
+mod nulls;
+
 use std::io;
 
 use bytes::Bytes;
 use coracle_client::ApiError;
 use serde::Serialize;
-use serde_json::Serializer;
 use serde_json::ser::Formatter;
+use serde_json::{Serializer, Value};
 
 /// Go switches to exponents outside this range.
 const PLAIN: std::ops::Range<f64> = 1e-6..1e21;
+
+/// An object of a compiled type as bytes, with the nulls that Go writes.
+pub fn object(object: &impl Serialize, api_version: &str) -> Result<Bytes, ApiError> {
+    json(&Object { object, api_version })
+}
+
+/// The same as a tree.
+pub fn value(object: &impl Serialize, api_version: &str) -> Result<Value, ApiError> {
+    serde_json::to_value(Object { object, api_version }).map_err(ApiError::internal)
+}
+
+struct Object<'a, T> {
+    object: &'a T,
+    api_version: &'a str,
+}
+
+impl<T: Serialize> Serialize for Object<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.object.serialize(nulls::Whole { inner: serializer, api_version: self.api_version })
+    }
+}
 
 /// A document's bytes, in a buffer of just their size: histories keep them, and a growing vector would leave up to
 /// half of its room unused in each.
@@ -38,8 +61,6 @@ impl Formatter for GoNumbers {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
