@@ -56,14 +56,10 @@ impl BuiltIn for Job {
         self.status = Some(JobStatus::default());
         let (name, uid) = (self.metadata.name.clone(), self.metadata.uid.clone());
         if let Some(spec) = self.spec.as_mut().filter(|spec| spec.manual_selector != Some(true)) {
-            let labels =
-                |spec: &JobSpec| spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone());
-            let own = self.metadata.labels.clone().unwrap_or_default();
-            let has_the_templates = own == labels(spec).unwrap_or_default();
             generate_selector(spec, name.unwrap_or_default(), uid.unwrap_or_default());
-            // A job without labels of its own has its template's, also those that were generated.
-            if has_the_templates {
-                self.metadata.labels = labels(spec);
+            // Nobody gave it labels, nor its pods: it has theirs, as upstream's defaults make it.
+            if self.metadata.labels.as_ref().is_none_or(|own| own.is_empty()) {
+                self.metadata.labels = spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone());
             }
         }
     }

@@ -62,7 +62,7 @@ fn selectors_are_made_up() {
     job.validate(&mut errors);
     job.validate_create(&mut errors);
     assert!(errors.is_empty(), "{errors:?}");
-    for (own, count) in [(json!({}), 5), (json!({"a": "b"}), 5), (json!({"x": "y"}), 1)] {
+    for (own, count) in [(json!({"a": "b"}), 1), (json!({"x": "y"}), 1)] {
         let mut job: Job = defaulted(
             json!({"metadata": {"name": "j", "uid": "u", "labels": own}, "spec": {"template":
             {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}),
