@@ -18,6 +18,7 @@ const ELSEWHERE: &[&str] = &["Namespace"];
 
 /// What is written into a status that has no conditions, or only some that are allowed.
 const STATUSES: &[(&str, &str)] = &[
+    ("CSINode", r#"{}"#),
     ("CronJob", r#"{"lastScheduleTime":"2026-01-01T00:00:00Z"}"#),
     ("HorizontalPodAutoscaler", r#"{"desiredReplicas":7}"#),
     ("Ingress", r#"{"loadBalancer":{"ingress":[{"ip":"192.0.2.7"}]}}"#),
@@ -28,6 +29,8 @@ const STATUSES: &[(&str, &str)] = &[
     ),
     ("ResourceClaim", r#"{}"#),
     ("ResourceQuota", r#"{"hard":{"services":"9"}}"#),
+    // What its controller said may not be taken back.
+    ("StorageVersionMigration", r#"{}"#),
     ("VolumeAttachment", r#"{"attached":true}"#),
 ];
 const CONDITION: &str = r#"{"conditions":[{"type":"Life","status":"True","reason":"R","message":"m","lastTransitionTime":"2026-01-01T00:00:00Z"}]}"#;
@@ -94,6 +97,19 @@ fn names(list: &Value) -> Vec<&str> {
     list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
 }
 
+/// Whether what is there says all that was written; it may say more.
+fn holds(there: &Value, written: &Value) -> bool {
+    match (there, written) {
+        (Value::Object(there), Value::Object(written)) => {
+            written.iter().all(|(name, value)| there.get(name).is_some_and(|there| holds(there, value)))
+        }
+        (Value::Array(there), Value::Array(written)) => {
+            written.iter().all(|value| there.iter().any(|there| holds(there, value)))
+        }
+        (there, written) => there == written,
+    }
+}
+
 /// Reads, changes and writes back until nobody came between.
 fn update(api: &Https, path: &str, change: impl Fn(&mut Value)) -> Value {
     eventually(path, || {
@@ -137,7 +153,7 @@ fn live(api: &Https, kind: &Kind, object: &Value) -> String {
         let status: Value = serde_json::from_str(status).unwrap();
         let written = patch(&path, json!({"status": status}));
         for (field, value) in status.as_object().unwrap() {
-            assert_eq!(&written["status"][field], value, "{path}");
+            assert!(holds(&written["status"][field], value), "{path}: {written}");
         }
         let again = update(api, &path, |object| {
             for (field, value) in status.as_object().unwrap() {
@@ -227,7 +243,9 @@ fn every_kind_lives_by_every_verb() {
                     })
                     .collect();
                 let told = |wanted: &str| types.iter().filter(|have| *have == wanted).count();
-                assert_eq!((told("ADDED"), told("DELETED")), (2, 2), "{}: {types:?}", kind.name);
+                // Events of two groups are the same objects: each sees the other's, too.
+                let (added, deleted) = (told("ADDED"), told("DELETED"));
+                assert!(added == deleted && added > 0 && added % 2 == 0, "{}: {types:?}", kind.name);
                 assert!(told("MODIFIED") >= 2, "{}: {types:?}", kind.name);
                 assert_eq!((types[0].as_str(), types[types.len() - 1].as_str()), ("ADDED", "DELETED"));
             });

@@ -263,7 +263,6 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
 
-    use super::*;
     use crate::object::ApiObject;
 
     fn written(object: &dyn ApiObject) -> Value {
