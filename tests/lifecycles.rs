@@ -13,8 +13,9 @@ const NAMESPACE: &str = "lifecycles";
 const MERGE: &[(&str, &str)] = &[("content-type", "application/merge-patch+json")];
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-/// Kinds whose life is another one's business: namespaces go in steps (tests/cluster_controllers.rs).
-const ELSEWHERE: &[&str] = &["Namespace"];
+/// Kinds that take their time: namespaces go in steps (tests/cluster_controllers.rs), and a range of addresses is let go ten
+/// seconds after it was given up, as upstream.
+const ELSEWHERE: &[&str] = &["Namespace", "ServiceCIDR"];
 
 /// What is written into a status that has no conditions, or only some that are allowed.
 const STATUSES: &[(&str, &str)] = &[
