@@ -260,7 +260,6 @@ impl<S: SerializeStructVariant> SerializeStructVariant for Whole<'_, S> {
 mod tests {
     use k8s_openapi::api::core::v1 as core;
     use k8s_openapi::api::{autoscaling, events};
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
 
     use crate::object::ApiObject;
@@ -273,15 +272,9 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_null_where_go_says_so() {
-        let mut pod = core::Pod::default();
-        pod.status = Some(core::PodStatus {
-            conditions: Some(vec![core::PodCondition {
-                last_transition_time: Some(Time(jiff::Timestamp::UNIX_EPOCH)),
-                ..Default::default()
-            }]),
-            ..Default::default()
-        });
-        let conditions = json!([{"type": "", "status": "", "lastProbeTime": null, "lastTransitionTime": "1970-01-01T00:00:00Z"}]);
+        let status = json!({"conditions": [{"type": "X", "status": "True", "lastTransitionTime": "1970-01-01T00:00:00Z"}]});
+        let pod: core::Pod = serde_json::from_value(json!({ "status": status })).unwrap();
+        let conditions = json!([{"type": "X", "status": "True", "lastProbeTime": null, "lastTransitionTime": "1970-01-01T00:00:00Z"}]);
         assert_eq!(written(&pod)["status"], json!({ "conditions": conditions }));
         let event = written(&core::Event::default());
         for field in ["eventTime", "firstTimestamp", "lastTimestamp"] {
@@ -293,11 +286,10 @@ mod tests {
         {
             assert_eq!(event.get(field).is_some(), there, "{field}");
         }
-        let mut one = autoscaling::v1::HorizontalPodAutoscaler::default();
-        one.status = Some(Default::default());
+        let status = json!({"status": {}});
+        let one: autoscaling::v1::HorizontalPodAutoscaler = serde_json::from_value(status.clone()).unwrap();
         assert_eq!(written(&one)["status"].get("currentMetrics"), None);
-        let mut two = autoscaling::v2::HorizontalPodAutoscaler::default();
-        two.status = Some(Default::default());
+        let two: autoscaling::v2::HorizontalPodAutoscaler = serde_json::from_value(status).unwrap();
         assert_eq!(written(&two)["status"].get("currentMetrics"), Some(&Value::Null));
     }
 }
