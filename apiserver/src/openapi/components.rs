@@ -45,7 +45,8 @@ fn name_of(schema: &schemars::Schema) -> String {
     reference.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// `served`: every group and version of the server, for the documents that belong to all.
+/// `served`: every group and version of the server. Options of deletes and events of watches are of all of them; a
+/// document of built-in kinds names those of the core and its own only, as upstream.
 pub fn build(gv: &GroupVersion, kinds: &[&KindDef], served: &[GroupVersion]) -> Components {
     let mut generator = SchemaSettings::openapi3().into_generator();
     let objects: Vec<String> = kinds.iter().map(|kind| name_of(&kind.ops.schema(&mut generator))).collect();
@@ -74,11 +75,13 @@ pub fn build(gv: &GroupVersion, kinds: &[&KindDef], served: &[GroupVersion]) -> 
         mark(&mut schemas, &object, &[(gv, kind.resource.kind())]);
         names.push(KindNames { object, list });
     }
+    let custom = kinds.iter().any(|kind| !kind.built_in);
+    let shared = || served.iter().filter(|other| custom || other.group.is_empty() || *other == gv);
     for ((api_version, kind), name) in &documents {
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         let own = GroupVersion { group: group.to_owned(), version: version.to_owned() };
         if kind == "DeleteOptions" {
-            let all: Vec<_> = served.iter().map(|gv| (gv, kind.as_str())).collect();
+            let all: Vec<_> = shared().map(|gv| (gv, kind.as_str())).collect();
             mark(&mut schemas, name, &all);
         } else {
             mark(&mut schemas, name, &[(&own, kind)]);
@@ -92,7 +95,7 @@ pub fn build(gv: &GroupVersion, kinds: &[&KindDef], served: &[GroupVersion]) -> 
         json!({ "type": "object", "description": "A patch, in the form its media type says." }),
     );
     schemas.insert(meta_name("WatchEvent"), watch_event());
-    let all: Vec<_> = served.iter().map(|gv| (gv, "WatchEvent")).collect();
+    let all: Vec<_> = shared().map(|gv| (gv, "WatchEvent")).collect();
     mark(&mut schemas, &meta_name("WatchEvent"), &all);
     Components { schemas, kinds: names, documents }
 }

@@ -1,10 +1,12 @@
 //! OpenAPI v2 (Swagger) from the v3 documents, all groups in one.
 
+use serde_json::map::Entry;
 use serde_json::{Map, Value, json};
 
 use super::components::PREFIX;
 
 const DEFINITIONS: &str = "#/definitions/";
+const KINDS: &str = "x-kubernetes-group-version-kind";
 
 /// One v2 document of v3 documents.
 pub fn merged(documents: impl Iterator<Item = Value>) -> Value {
@@ -15,7 +17,10 @@ pub fn merged(documents: impl Iterator<Item = Value>) -> Value {
         info = document["info"].take();
         if let Value::Object(schemas) = document["components"]["schemas"].take() {
             for (name, schema) in schemas {
-                definitions.entry(name).or_insert_with(|| definition(schema));
+                match definitions.entry(name) {
+                    Entry::Vacant(free) => drop(free.insert(definition(schema))),
+                    Entry::Occupied(known) => unite(known.into_mut(), schema),
+                }
             }
         }
         if let Value::Object(items) = document["paths"].take() {
@@ -37,6 +42,17 @@ pub fn merged(documents: impl Iterator<Item = Value>) -> Value {
         },
         "security": [{ "BearerToken": [] }],
     })
+}
+
+/// Of a type that several documents have, each names the kinds it knows.
+fn unite(known: &mut Value, mut other: Value) {
+    let Some(Value::Array(more)) = other.get_mut(KINDS).map(Value::take) else { return };
+    let Some(kinds) = known.get_mut(KINDS).and_then(Value::as_array_mut) else { return };
+    for kind in more {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
 }
 
 /// A schema: references stand beside descriptions there, and a type has one form.

@@ -57,7 +57,7 @@ fn every_reference_leads_somewhere() {
 
 #[test]
 fn schemas_are_in_upstreams_form() {
-    let (_, core) = documents();
+    let (openapi, core) = documents();
     let schemas = &core["components"]["schemas"];
     let pod = &schemas["io.k8s.api.core.v1.Pod"];
     assert_eq!(
@@ -83,8 +83,16 @@ fn schemas_are_in_upstreams_form() {
         json!([{ "group": "", "version": "v1", "kind": "PodList" }])
     );
     assert_eq!(schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"], "int-or-string");
-    let options = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"];
-    assert!(options["x-kubernetes-group-version-kind"].as_array().unwrap().len() > 3);
+    let groups = |document: &Value| -> Vec<String> {
+        let options = &document["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"];
+        let kinds = options["x-kubernetes-group-version-kind"].as_array().unwrap();
+        kinds.iter().map(|kind| kind["group"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(groups(schemas), [""]);
+    let apps = parsed(openapi.document("apis/apps/v1").unwrap());
+    assert_eq!(groups(&apps["components"]["schemas"]), ["", "apps"]);
+    let swagger = parsed(openapi.swagger().unwrap());
+    assert!(groups(&swagger["definitions"]).len() > 20);
 }
 
 #[test]
