@@ -35,8 +35,14 @@ struct Version {
 
 #[derive(Default, Deserialize)]
 struct Status {
-    #[serde(default)]
-    conditions: Vec<Condition>,
+    /// `null` before the first is written.
+    conditions: Option<Vec<Condition>>,
+}
+
+impl Status {
+    fn established(&self) -> bool {
+        self.conditions.iter().flatten().any(|c| c.kind == "Established" && c.status == "True")
+    }
 }
 
 #[derive(Deserialize)]
@@ -50,7 +56,7 @@ struct Condition {
 /// conversion.
 pub fn resource_of(definition: &Object) -> Option<Resource> {
     let View { spec, status } = definition.decode::<View>().ok()?;
-    let established = status.conditions.iter().any(|c| c.kind == "Established" && c.status == "True");
+    let established = status.established();
     let version =
         spec.versions.iter().filter(|v| v.served).max_by_key(|v| v.storage).filter(|_| established)?;
     let namespaced = spec.scope == "Namespaced";
@@ -60,11 +66,20 @@ pub fn resource_of(definition: &Object) -> Option<Resource> {
 /// The resource of an established definition in a version of its own, where that is served.
 pub fn resource_at(definition: &Object, version: &str) -> Option<Resource> {
     let View { spec, status } = definition.decode::<View>().ok()?;
-    let established = status.conditions.iter().any(|c| c.kind == "Established" && c.status == "True");
+    let established = status.established();
     let served = spec.versions.iter().any(|v| v.served && v.name == version);
     let namespaced = spec.scope == "Namespaced";
     (established && served)
         .then(|| Resource::new(&spec.group, version, &spec.names.plural, &spec.names.kind, namespaced))
+}
+
+/// Group and plural of every definition, established or not.
+pub fn named(definitions: &Informer) -> Vec<(String, String)> {
+    let named = |definition: &Object| {
+        let spec = definition.decode::<View>().ok()?.spec;
+        Some((spec.group, spec.names.plural))
+    };
+    definitions.list().iter().filter_map(|definition| named(definition)).collect()
 }
 
 /// All of them, by an informer of CustomResourceDefinitions.

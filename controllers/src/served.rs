@@ -106,8 +106,10 @@ impl Follower {
                     let settled = discovered.stale.is_empty()
                         && agrees(&custom::resources(&self.definitions), &discovered);
                     let snapshot = self.take_in(&mut known, discovered);
+                    let dynamic = self.dynamic_groups();
+                    let left_over = snapshot.all.iter().any(|f| f.custom && !dynamic(f.resource()));
                     sender.send_replace(Some(Arc::new(snapshot)));
-                    settled
+                    settled && !left_over
                 }
                 Err(error) => {
                     warn!(%error, "asking what the API serves failed, again in {wait:?}");
@@ -130,13 +132,15 @@ impl Follower {
         let mut next = HashMap::new();
         let mut all = Vec::with_capacity(discovered.resources.len());
         let dynamic = self.dynamic_groups();
+        // What is built in is there from the beginning; of what comes later, discovery may know before the informers do.
+        let later = !known.is_empty();
         for served in discovered.resources {
             let old = known.remove(&served.resource);
             let followed = old.unwrap_or_else(|| {
                 debug!(resource = %served.resource, "served from now on");
                 let stop = self.shutdown.child_token();
                 // What can go has informers that end with it.
-                let custom = dynamic(&served.resource);
+                let custom = later || dynamic(&served.resource);
                 let informers = if custom {
                     Informers::new(self.client.clone(), stop.clone())
                 } else {
@@ -163,7 +167,7 @@ impl Follower {
 
     /// Whether a resource comes from a definition, or from another server.
     fn dynamic_groups(&self) -> impl Fn(&Resource) -> bool {
-        let defined: Vec<Resource> = custom::resources(&self.definitions);
+        let defined = custom::named(&self.definitions);
         let elsewhere: Vec<String> = self
             .services
             .list()
@@ -173,7 +177,7 @@ impl Follower {
             .map(|view| format!("{}/{}", view.spec.group, view.spec.version))
             .collect();
         move |resource: &Resource| {
-            defined.iter().any(|d| d.group() == resource.group() && d.plural() == resource.plural())
+            defined.iter().any(|(group, plural)| group == resource.group() && plural == resource.plural())
                 || elsewhere.contains(&resource.api_version())
         }
     }
@@ -240,7 +244,7 @@ mod tests {
         cluster.until("served", |_| names(&served).contains(&boat)).await;
         let followed = served.borrow().clone().unwrap().all.last().cloned().unwrap();
         assert_eq!(followed.resource().kind(), "Boat");
-        assert!(!followed.gone().is_cancelled());
+        assert!(followed.custom && !followed.gone().is_cancelled());
         cluster
             .context
             .client
