@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::guests::Guests;
 use crate::options::Cidr;
 use crate::server::Components;
+use crate::wasmlet_options::WasmletOptions;
 
 /// The domain that the cluster's names end in.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -27,6 +28,7 @@ pub struct Agent {
     pub address: IpAddr,
     pub data: PathBuf,
     pub rootless: bool,
+    pub wasmlet: WasmletOptions,
     /// New nodes take no pods until a cloud controller has seen to them.
     pub waits_for_cloud: bool,
     /// Who signed the certificates of those that may talk to the wasmlet, PEM.
@@ -101,6 +103,7 @@ impl Agent {
         let mut options = coracle_wasmlet::Options::new(self.name, self.data);
         options.address = self.address;
         options.rootless = self.rootless;
+        self.wasmlet.apply(&mut options);
         if self.waits_for_cloud {
             options.taints.push(Taint {
                 key: UNINITIALIZED.into(),

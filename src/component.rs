@@ -19,6 +19,7 @@ use crate::node::address_towards;
 use crate::options::{DataOptions, NetworkOptions, NodeCloudOptions, NodeOptions};
 use crate::process;
 use crate::server::Components;
+use crate::wasmlet_options::WasmletOptions;
 
 /// As whom the cloud controllers write.
 pub const CLOUD_FIELD_MANAGER: &str = "cloud-controller-manager";
@@ -154,6 +155,8 @@ pub struct Wasmlet {
     #[command(flatten)]
     node: NodeOptions,
     #[command(flatten)]
+    wasmlet: WasmletOptions,
+    #[command(flatten)]
     cloud: NodeCloudOptions,
     #[command(flatten)]
     networks: NetworkOptions,
@@ -161,6 +164,7 @@ pub struct Wasmlet {
 
 impl Wasmlet {
     pub fn run(self) -> anyhow::Result<()> {
+        self.wasmlet.check()?;
         let level = self.data.log_level.clone();
         process::run(&level, |shutdown| async move {
             let read = |path: &PathBuf| {
@@ -178,6 +182,7 @@ impl Wasmlet {
                 address,
                 data: data.path().to_owned(),
                 rootless: self.node.rootless(),
+                wasmlet: self.wasmlet.clone(),
                 waits_for_cloud: self.cloud.waits(),
                 client_ca,
                 serving: agent::fixed(serving),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use coracle_wasmlet::images::ImageStore;
+use coracle_wasmlet::images::auth::for_image;
+use coracle_wasmlet::images::{ImageStore, Reference, RegistryAuth};
 use coracle_wasmlet::images_directory;
 
 use crate::options::DataOptions;
@@ -35,6 +36,20 @@ enum Command {
         #[arg(required = true, value_name = "REF")]
         images: Vec<String>,
     },
+    /// Sends an image to a registry
+    Push {
+        #[arg(value_name = "REF")]
+        image: String,
+        /// The name it gets there [default: the one it has here]
+        #[arg(long = "as", value_name = "REF")]
+        to: Option<String>,
+        /// A docker configuration with credentials [default: $DOCKER_CONFIG/config.json, or ~/.docker/config.json]
+        #[arg(long, value_name = "FILE")]
+        auth_file: Option<PathBuf>,
+        /// Speak to the registry without TLS; on loopback it is anyhow
+        #[arg(long)]
+        plain_http: bool,
+    },
     /// Shows what an image is, needs and offers
     Inspect {
         #[arg(value_name = "REF")]
@@ -54,15 +69,40 @@ impl Image {
                 println!("removed {image}");
                 Ok(())
             }),
+            Command::Push { image, to, auth_file, plain_http } => {
+                let to = to.unwrap_or_else(|| image.clone());
+                let auth = credentials(auth_file, &to)?;
+                let digest = runtime()?.block_on(store.push(&image, &to, &auth, plain_http))?;
+                println!("pushed {to} {digest}");
+                Ok(())
+            }
             Command::Inspect { image } => inspect(&store, &image),
         }
     }
 }
 
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}
+
+/// What docker's configuration has for the image; nothing where there is none and none was named.
+fn credentials(file: Option<PathBuf>, image: &str) -> anyhow::Result<Vec<RegistryAuth>> {
+    let home = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let named = file.is_some();
+    let usual =
+        || Some(home("DOCKER_CONFIG").or_else(|| Some(home("HOME")?.join(".docker")))?.join("config.json"));
+    let Some(path) = file.or_else(usual) else { return Ok(Vec::new()) };
+    let json = match std::fs::read(&path) {
+        Ok(json) => json,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let reference: Reference = image.parse().with_context(|| format!("image name {image:?}"))?;
+    for_image(&json, false, &reference).with_context(|| path.display().to_string())
+}
+
 fn import(store: &Arc<ImageStore>, file: &std::path::Path, tag: &str) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let image = runtime.block_on(store.import(file, tag))?;
+    let image = runtime()?.block_on(store.import(file, tag))?;
     println!("imported {} {}", image.reference, image.digest);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The `coracle` binary: one subcommand per shape of the cluster, and a few for looking at one.
 
 mod options;
+mod wasmlet_options;
+mod memory;
 mod process;
 mod data_directory;
 mod kubeconfig;

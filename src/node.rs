@@ -23,6 +23,7 @@ use crate::process;
 use crate::rotation::Rotation;
 use crate::server::Components;
 use crate::virtual_nodes::{Runtime, VirtualOptions};
+use crate::wasmlet_options::WasmletOptions;
 
 /// A server that does not answer is asked again after this, then after twice as long.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ pub struct Node {
     #[command(flatten)]
     node: NodeOptions,
     #[command(flatten)]
+    wasmlet: WasmletOptions,
+    #[command(flatten)]
     cloud: NodeCloudOptions,
     /// What runs the pods
     #[arg(long, value_name = "RUNTIME", value_enum, default_value_t = Runtime::Wasm)]
@@ -61,6 +64,7 @@ struct Entered {
 
 impl Node {
     pub fn run(self) -> anyhow::Result<()> {
+        self.wasmlet.check()?;
         let level = self.data.log_level.clone();
         process::run(&level, |shutdown| self.work(shutdown))
     }
@@ -128,6 +132,7 @@ impl Node {
             address,
             data: data.to_owned(),
             rootless,
+            wasmlet: self.wasmlet.clone(),
             waits_for_cloud: self.cloud.waits(),
             client_ca: entered.ca,
             serving: entered.serving,

@@ -7,6 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::memory;
+
 /// Prints an error and its causes on one line of stderr.
 #[allow(clippy::print_stderr, reason = "the one place that speaks to the user of a failed command")]
 pub fn complain(error: &anyhow::Error) {
@@ -47,7 +49,7 @@ pub fn run<F>(level: &str, work: impl FnOnce(CancellationToken) -> F) -> anyhow:
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    bound_allocator();
+    memory::bound_arenas();
     init_logging(level)?;
     raise_open_files();
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -60,22 +62,12 @@ where
     let shutdown = CancellationToken::new();
     let result = runtime.block_on(async {
         stop_on_signals(shutdown.clone())?;
+        tokio::spawn(memory::give_back(shutdown.clone()));
         work(shutdown.clone()).await
     });
     // Blocking work (a compilation, say) must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     result
-}
-
-/// glibc would give every thread an arena of its own (eight for each core), and what one has freed no other uses.
-fn bound_allocator() {
-    #[cfg(target_env = "gnu")]
-    {
-        const ARENAS_MAX: usize = 4;
-        let arenas = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, ARENAS_MAX);
-        // SAFETY: mallopt only sets a number; no other thread runs yet. It returns 0 where it does not know the option.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(arenas).unwrap_or(1)) };
-    }
 }
 
 /// Pods hold sockets and logs: as many files as the system lets this process open.

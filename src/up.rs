@@ -10,6 +10,7 @@ use crate::data_directory::DataDirectory;
 use crate::options::{ControlPlaneOptions, DataOptions, NodeOptions};
 use crate::process;
 use crate::server::Components;
+use crate::wasmlet_options::WasmletOptions;
 
 #[derive(Args)]
 pub struct Up {
@@ -19,10 +20,13 @@ pub struct Up {
     control_plane: ControlPlaneOptions,
     #[command(flatten)]
     node: NodeOptions,
+    #[command(flatten)]
+    wasmlet: WasmletOptions,
 }
 
 impl Up {
     pub fn run(self) -> anyhow::Result<()> {
+        self.wasmlet.check()?;
         let level = self.data.log_level.clone();
         process::run(&level, |shutdown| self.work(shutdown))
     }
@@ -45,6 +49,7 @@ impl Up {
             address,
             data: data.path().to_owned(),
             rootless,
+            wasmlet: self.wasmlet.clone(),
             waits_for_cloud: self.control_plane.cloud.cloud_provider == ProviderName::External,
             client_ca: control_plane.pki.ca_certificate().to_owned(),
             serving: agent::fixed(serving),

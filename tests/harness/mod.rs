@@ -14,6 +14,7 @@ mod kubectl;
 mod machine;
 mod namespace;
 mod process;
+mod registry;
 mod requests;
 mod shared;
 
@@ -26,6 +27,7 @@ pub use kubectl::{KUBECTL_MINORS, Kubectl, Output, node_modules, python};
 pub use machine::{Machine, Network};
 pub use namespace::{MACHINE_ADDRESS, Namespace, is_root, need_root, run};
 pub use process::{Process, coracle};
+pub use registry::Registry;
 pub use requests::{echo, http_get, tcp_connect};
 pub use shared::{Shared, shared};
 

@@ -24,6 +24,7 @@ use crate::node::status::Facts;
 use crate::options::{Options, RuntimeKind};
 use crate::pods::Pods;
 use crate::pods::context::{Context, Ledger, NodeFacts};
+use crate::pods::image_collection::Collector;
 use crate::pods::images::{AnyImage, Images};
 use crate::pods::sources::Sources;
 use crate::pods::{keyvalue, orphans};
@@ -211,6 +212,18 @@ pub async fn run(
         life.clone(),
     );
     tokio::spawn(removing);
+    if let Some(store) = engine.store {
+        let collector = Collector {
+            store,
+            pods: informer.clone(),
+            data: options.data_dir.clone(),
+            policy: options.image_collection,
+            recorder: recorder.clone(),
+            node: node_reference(&options.node_name),
+            memory: Default::default(),
+        };
+        tokio::spawn(collector.run(reporter.short_of_disk(), life.clone()));
+    }
     reporter.set_not_ready(None);
     tokio::select! {
         () = reporter.known_ready() => {}
@@ -293,6 +306,8 @@ async fn pod_cidr(own: &Informer, name: &str) -> Result<Cidr, CidrError> {
 struct Engine {
     runtime: Arc<dyn Runtime>,
     images: Arc<dyn Images>,
+    /// Of a runtime that keeps images on disk.
+    store: Option<Arc<ImageStore>>,
     version: String,
     pods_max: u64,
     limited_by: Option<String>,
@@ -303,6 +318,7 @@ async fn build_runtime(options: &Options, directories: &Directories) -> Result<E
         return Ok(Engine {
             runtime: Arc::new(FakeRuntime),
             images: Arc::new(AnyImage),
+            store: None,
             version: "fake://1".into(),
             pods_max: u64::from(DEMAND.instances_max),
             limited_by: None,
@@ -326,7 +342,8 @@ async fn build_runtime(options: &Options, directories: &Directories) -> Result<E
             pods_max: u64::from(capacity.instances_max),
             limited_by: capacity.limited_by,
             runtime: Arc::new(runtime),
-            images: Arc::new(store),
+            images: Arc::new(store.clone()),
+            store: Some(store),
         })
     })
     .await?

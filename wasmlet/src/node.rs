@@ -63,6 +63,7 @@ pub struct Reporter {
     not_ready: watch::Sender<Option<String>>,
     /// The API says that the node is ready.
     known_ready: watch::Sender<bool>,
+    short_of_disk: watch::Sender<bool>,
 }
 
 impl Reporter {
@@ -82,6 +83,7 @@ impl Reporter {
             conditions: Mutex::default(),
             not_ready: watch::Sender::new(Some("node is starting".into())),
             known_ready: watch::Sender::new(false),
+            short_of_disk: watch::Sender::new(false),
         })
     }
 
@@ -92,6 +94,11 @@ impl Reporter {
     pub fn limit_pods(&self, most: u64) {
         let mut facts = self.facts.lock();
         facts.pods_max = facts.pods_max.min(most);
+    }
+
+    /// Whether there is DiskPressure; told when it begins and ends.
+    pub fn short_of_disk(&self) -> watch::Receiver<bool> {
+        self.short_of_disk.subscribe()
     }
 
     pub fn set_not_ready(&self, why: Option<String>) {
@@ -170,6 +177,8 @@ impl Reporter {
         let facts = self.facts();
         let images = self.images.list();
         let fresh = conditions(&available, not_ready.as_deref(), &self.conditions.lock(), now);
+        let short = fresh.iter().any(|condition| condition.kind == "DiskPressure" && condition.status);
+        self.short_of_disk.send_if_modified(|before| std::mem::replace(before, short) != short);
         let mut hasher = DefaultHasher::new();
         hasher.write(compose(&facts, &fresh, &images, Timestamp::UNIX_EPOCH).to_string().as_bytes());
         let hash = hasher.finish();

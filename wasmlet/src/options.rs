@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::images::collection::Policy;
 use crate::logs::Limits;
 use crate::network::{Cidr, ConnectBalancer, Resolver};
 use crate::node::Heartbeat;
@@ -44,6 +45,8 @@ pub struct Options {
     pub balancer: Option<Arc<dyn ConnectBalancer>>,
     /// Registries (`host` or `host:port`) spoken to without TLS, beside those on loopback.
     pub plain_http_registries: Vec<String>,
+    /// When images that no pod uses are removed.
+    pub image_collection: Policy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +78,7 @@ impl Options {
             resolver: None,
             balancer: None,
             plain_http_registries: Vec::new(),
+            image_collection: Policy::default(),
         }
     }
 }

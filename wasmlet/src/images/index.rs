@@ -27,6 +27,9 @@ pub struct Record {
     /// Manifest, configuration, module.
     pub blobs: Vec<String>,
     pub created_at: Timestamp,
+    /// Imported: what collects images leaves it alone.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -152,6 +155,7 @@ mod tests {
             config: ImageConfig::default(),
             blobs: Vec::new(),
             created_at: Timestamp::UNIX_EPOCH,
+            pinned: false,
         }
     }
 

@@ -97,6 +97,12 @@ pub struct Layer {
     pub gzip: bool,
 }
 
+/// What a manifest says it is; an OCI one where it does not say.
+pub fn media_type(bytes: &[u8]) -> String {
+    let raw: Option<RawManifest> = serde_json::from_slice(bytes).ok();
+    raw.and_then(|raw| raw.media_type).unwrap_or_else(|| MANIFEST.to_owned())
+}
+
 pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     let raw: RawManifest =
         serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;

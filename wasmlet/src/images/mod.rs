@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod blobs;
+pub mod collection;
 pub mod compiled;
 pub mod compose;
 pub mod digest;
@@ -10,6 +11,7 @@ mod import;
 pub mod index;
 pub mod inspect;
 pub mod manifest;
+mod push;
 pub mod reference;
 pub mod source;
 pub mod store;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::RegistryAuth;
 pub use error::{ImportError, PullError, PullFailure, StoreError};
 pub use inspect::{Inspection, Kind};
+pub use push::PushError;
 pub use reference::{Reference, ReferenceError};
 pub use store::{ImageStore, Listed, PullPolicy};
 

@@ -58,34 +58,44 @@ const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// Between two pieces of a blob; a registry that is silent for longer has gone away.
 const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
+pub(super) fn client(plain_http: bool) -> Client {
+    // reqwest asks the process for a TLS provider; an error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new(ClientConfig {
+        protocol: if plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
+        ..ClientConfig::default()
+    })
+}
+
+/// What the reference names, for the client.
+pub(super) fn target(reference: &Reference) -> oci_client::Reference {
+    let (registry, repository) = (reference.registry.clone(), reference.repository.clone());
+    match (&reference.digest, &reference.tag) {
+        (Some(digest), _) => oci_client::Reference::with_digest(registry, repository, digest.clone()),
+        (None, tag) => {
+            let tag = tag.clone().unwrap_or_else(|| "latest".to_owned());
+            oci_client::Reference::with_tag(registry, repository, tag)
+        }
+    }
+}
+
+pub(super) fn credentials(auth: Option<&RegistryAuth>) -> secrets::RegistryAuth {
+    match auth {
+        None => secrets::RegistryAuth::Anonymous,
+        Some(RegistryAuth::Basic { username, password }) => {
+            secrets::RegistryAuth::Basic(username.clone(), password.clone())
+        }
+        Some(RegistryAuth::Bearer(token)) => secrets::RegistryAuth::Bearer(token.clone()),
+    }
+}
+
 impl Registry {
     /// A client of its own for every pull: tokens of one pull secret are never used for another.
     pub fn new(reference: &Reference, auth: Option<&RegistryAuth>, plain_http: bool) -> Self {
-        // reqwest asks the process for a TLS provider; an error means that there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::new(ClientConfig {
-            protocol: if plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        });
-        let (registry, repository) = (reference.registry.clone(), reference.repository.clone());
-        let image = match (&reference.digest, &reference.tag) {
-            (Some(digest), _) => oci_client::Reference::with_digest(registry, repository, digest.clone()),
-            (None, tag) => {
-                let tag = tag.clone().unwrap_or_else(|| "latest".to_owned());
-                oci_client::Reference::with_tag(registry, repository, tag)
-            }
-        };
-        let auth = match auth {
-            None => secrets::RegistryAuth::Anonymous,
-            Some(RegistryAuth::Basic { username, password }) => {
-                secrets::RegistryAuth::Basic(username.clone(), password.clone())
-            }
-            Some(RegistryAuth::Bearer(token)) => secrets::RegistryAuth::Bearer(token.clone()),
-        };
-        Registry { client, image, auth }
+        Registry { client: client(plain_http), image: target(reference), auth: credentials(auth) }
     }
 
     async fn fetch(&self, image: &oci_client::Reference) -> Result<(Vec<u8>, String), SourceError> {
@@ -145,7 +155,7 @@ fn of_stream(error: io::Error, descriptor: &Descriptor) -> SourceError {
     SourceError::Unreachable(text)
 }
 
-fn of_registry(error: &OciDistributionError) -> SourceError {
+pub(super) fn of_registry(error: &OciDistributionError) -> SourceError {
     match error {
         OciDistributionError::ImageManifestNotFoundError(_)
         | OciDistributionError::ServerError { code: 404, .. } => SourceError::NotFound,

@@ -69,6 +69,8 @@ pub struct Listed {
     pub wasm_digest: String,
     pub size_bytes: u64,
     pub created_at: Timestamp,
+    /// It was imported, not pulled.
+    pub pinned: bool,
 }
 
 impl ImageStore {
@@ -168,7 +170,7 @@ impl ImageStore {
         let mut last = None;
         for auth in attempts {
             let source = Registry::new(reference, auth, plain_http);
-            match self.take(reference, &source).await {
+            match self.take(reference, &source, false).await {
                 Ok(image) => return Ok(image),
                 Err(failure) => last = Some(failure),
             }
@@ -177,13 +179,21 @@ impl ImageStore {
     }
 
     /// Brings an image from a source into the store under a name.
-    async fn take(&self, reference: &Reference, source: &dyn Source) -> Result<Arc<LocalImage>, PullFailure> {
+    async fn take(
+        &self,
+        reference: &Reference,
+        source: &dyn Source,
+        pinned: bool,
+    ) -> Result<Arc<LocalImage>, PullFailure> {
         // Shared with other pulls, in any process; keeps a collection from taking blobs that no index names yet.
         let _growing = self.lock_blobs(false)?;
         let (mut bytes, root) = source.root().await.map_err(PullFailure::Resolve)?;
         if let Ok(Some(here)) = self.lookup(reference)
             && here.digest == root
         {
+            if pinned {
+                self.pin(reference).map_err(PullFailure::store)?;
+            }
             return Ok(here);
         }
         let mut blobs = vec![self.put(bytes.clone()).await?];
@@ -218,11 +228,27 @@ impl ImageStore {
         };
         self.check_wasm(&wasm_digest).await?;
         blobs.push(wasm_digest.clone());
-        let record =
-            Record { digest: root, wasm_digest, size_bytes, config, blobs, created_at: Timestamp::now() };
+        let record = Record {
+            digest: root,
+            wasm_digest,
+            size_bytes,
+            config,
+            blobs,
+            created_at: Timestamp::now(),
+            pinned,
+        };
         let name = reference.to_string();
         self.index.put(&name, record.clone()).map_err(PullFailure::store)?;
         self.local(&name, record).map(Arc::new).ok_or_else(|| PullFailure::Store("bad digest".into()))
+    }
+
+    /// What was pulled is imported as well.
+    fn pin(&self, reference: &Reference) -> io::Result<()> {
+        let name = reference.to_string();
+        match self.index.get(&name)? {
+            Some(record) if !record.pinned => self.index.put(&name, Record { pinned: true, ..record }),
+            _ => Ok(()),
+        }
     }
 
     async fn configuration(
@@ -306,6 +332,16 @@ impl ImageStore {
         self.blobs.path(digest).ok_or_else(|| PullFailure::Store(format!("{digest}: no sha256 digest")))
     }
 
+    /// A blob that is here, whole. Blocking.
+    pub(super) fn blob(&self, digest: &str) -> io::Result<Vec<u8>> {
+        let path = self.blobs.path(digest).ok_or(io::ErrorKind::InvalidInput)?;
+        std::fs::read(path)
+    }
+
+    pub(super) fn has_blob(&self, digest: &str) -> bool {
+        self.blobs.has(digest, None)
+    }
+
     /// Imports a `.wasm` file, an OCI layout directory or an OCI archive under a name.
     pub async fn import(self: &Arc<Self>, path: &Path, tag: &str) -> Result<Arc<LocalImage>, ImportError> {
         let reference: Reference =
@@ -315,7 +351,7 @@ impl ImageStore {
             .await
             .map_err(|failure| ImportError::Failed { path: path.to_owned(), failure })??;
         let taken = self
-            .take(&reference, opened.source())
+            .take(&reference, opened.source(), true)
             .await
             .map_err(|failure| ImportError::Failed { path: path.to_owned(), failure });
         self.tidy().await;
@@ -363,6 +399,7 @@ impl ImageStore {
                 wasm_digest: record.wasm_digest,
                 size_bytes: record.size_bytes,
                 created_at: record.created_at,
+                pinned: record.pinned,
             })
             .collect())
     }

@@ -11,6 +11,7 @@ pub mod events;
 pub mod expansion;
 mod hooks;
 mod hostname;
+pub mod image_collection;
 pub mod images;
 pub mod keyvalue;
 mod network;
