@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use coracle_client::selector::Selector;
 use coracle_client::{Object, Uid};
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
+use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
 
 use crate::pod::{Load, PodInfo};
 use crate::resources::Resources;
+use crate::spread::{Domains, Selection, Spreads};
 use crate::volumes::Volumes;
 
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -71,6 +74,8 @@ pub struct Cache {
     known: usize,
     /// Pods of a controller in each zone: a cycle must not walk all nodes to know.
     per_zone: HashMap<Uid, HashMap<String, i64>>,
+    /// What constraints count. Behind a lock, as a question may have to be counted first.
+    spreads: Mutex<Spreads>,
     pub volumes: Volumes,
 }
 
@@ -102,6 +107,11 @@ impl Cache {
     /// How many pods of the controller each zone has; zones with none are not there.
     pub fn zones_of(&self, controller: &str) -> Option<&HashMap<String, i64>> {
         self.per_zone.get(controller)
+    }
+
+    /// The domains of all nodes with the pods of the selection.
+    pub fn spread(&self, selection: Selection, selector: &Selector) -> Arc<RwLock<Domains>> {
+        self.spreads.lock().ask(selection, selector, self.nodes())
     }
 
     fn count_zone(&mut self, at: usize, controller: &str, by: i64) {
@@ -171,6 +181,10 @@ impl Cache {
             self.count_node(at, -1);
         }
         self.known += usize::from(change.added);
+        let elsewhere = change.added || change.labels;
+        if elsewhere && !change.added {
+            self.spreads.get_mut().node(&self.nodes[at], -1);
+        }
         let node = &mut self.nodes[at];
         node.labels = labels;
         node.allocatable = allocatable;
@@ -178,6 +192,9 @@ impl Cache {
         node.taints = taints;
         node.unschedulable = unschedulable;
         node.known = true;
+        if elsewhere {
+            self.spreads.get_mut().node(&self.nodes[at], 1);
+        }
         if moved {
             self.count_node(at, 1);
         }
@@ -186,7 +203,10 @@ impl Cache {
 
     pub fn remove_node(&mut self, name: &str) {
         let Some(at) = self.by_name.get(name).copied() else { return };
-        self.known -= usize::from(self.nodes[at].known);
+        if self.nodes[at].known {
+            self.known -= 1;
+            self.spreads.get_mut().node(&self.nodes[at], -1);
+        }
         self.nodes[at].known = false;
         if self.nodes[at].pods.is_empty() {
             self.by_name.remove(name);
@@ -211,7 +231,10 @@ impl Cache {
         self.remove(uid);
         let controller = load.controller_uid.clone();
         self.volumes.use_claims(&load.namespace, &load.claims, uid);
-        self.slot(node).add(uid, load);
+        self.slot(node).add(uid, load.clone());
+        if let Some(at) = self.by_name.get(node).copied().filter(|at| self.nodes[*at].known) {
+            self.spreads.get_mut().pod(&load, &self.nodes[at], 1);
+        }
         if let (Some(controller), Some(at)) = (controller, self.by_name.get(node).copied()) {
             self.count_zone(at, &controller, 1);
         }
@@ -234,6 +257,9 @@ impl Cache {
         }
         if let Some(load) = self.nodes[at].pods.get(uid) {
             self.volumes.leave_claims(&load.namespace, &load.claims, uid);
+            if self.nodes[at].known {
+                self.spreads.get_mut().pod(load, &self.nodes[at], -1);
+            }
         }
         let removed = self.nodes[at].remove(uid);
         if !self.nodes[at].known && self.nodes[at].pods.is_empty() {

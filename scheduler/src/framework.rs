@@ -2,9 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::cache::{Cache, NodeChange, NodeInfo};
 use crate::pod::PodInfo;
+use crate::spread::Domains;
 use crate::volumes::Asked;
 
 /// Why a node does not take a pod.
@@ -56,7 +60,8 @@ pub struct DefaultSpread {
 pub struct SpreadCounts {
     pub topology_key: String,
     pub max_skew: i64,
-    pub per_domain: HashMap<String, i64>,
+    /// Shared with the cache, which changes nothing during a cycle.
+    pub domains: Arc<RwLock<Domains>>,
     pub least: i64,
     pub self_match: i64,
 }

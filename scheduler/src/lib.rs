@@ -11,6 +11,7 @@ pub mod pod;
 pub mod queue;
 pub mod resources;
 mod run;
+mod spread;
 mod volume_writes;
 pub mod volumes;
 #[cfg(test)]

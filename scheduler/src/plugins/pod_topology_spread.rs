@@ -1,12 +1,16 @@
 //! Spreads pods over domains: explicit constraints, else by default those of one controller over nodes and zones.
 
+use std::sync::Arc;
+
 use coracle_client::selector::Selector;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use parking_lot::RwLock;
 
 use super::node_affinity;
 use crate::cache::{Cache, NodeInfo, ZONE_LABEL};
 use crate::framework::{ClusterEvent, CycleState, DefaultSpread, Plugin, Rejection, SCORE_MAX, SpreadCounts};
 use crate::pod::PodInfo;
+use crate::spread::{self, Domains, Selection};
 
 pub struct PodTopologySpread;
 
@@ -18,30 +22,27 @@ fn hard(constraint: &TopologySpreadConstraint) -> bool {
     constraint.when_unsatisfiable == "DoNotSchedule"
 }
 
-/// The constraint's selector, narrowed to the pod's own values of `matchLabelKeys`.
-fn selects<'a>(
-    constraint: &TopologySpreadConstraint,
-    pod: &'a PodInfo,
-) -> Option<(Selector, Vec<(String, &'a str)>)> {
-    let selector = Selector::from_label_selector(constraint.label_selector.as_ref()).ok()?;
-    let keys = constraint
-        .match_label_keys
-        .iter()
-        .flatten()
-        .filter_map(|key| pod.load.labels.get(key).map(|value| (key.clone(), value.as_str())))
-        .collect();
-    Some((selector, keys))
+/// Whether every node counts that has the topology key. A pod that goes to some nodes only counts those.
+fn counts_all_nodes(constraint: &TopologySpreadConstraint, pod: &PodInfo) -> bool {
+    let required = pod.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = required
+        .is_some_and(|affinity| affinity.required_during_scheduling_ignored_during_execution.is_some());
+    let choosy = required || !pod.node_selector.is_empty();
+    let honours_affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
+    constraint.node_taints_policy.as_deref() != Some("Honor") && !(honours_affinity && choosy)
 }
 
-fn count(constraint: &TopologySpreadConstraint, pod: &PodInfo, cache: &Cache) -> SpreadCounts {
-    let mut counts = SpreadCounts {
-        topology_key: constraint.topology_key.clone(),
-        max_skew: constraint.max_skew.into(),
-        ..SpreadCounts::default()
-    };
-    let Some((selector, keys)) = selects(constraint, pod) else { return counts };
+/// The domains of the nodes that the pod may go to.
+fn walk(
+    constraint: &TopologySpreadConstraint,
+    selection: &Selection,
+    selector: &Selector,
+    pod: &PodInfo,
+    cache: &Cache,
+) -> Domains {
     let honours_affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
     let honours_taints = constraint.node_taints_policy.as_deref() == Some("Honor");
+    let mut domains = Domains::default();
     for node in cache.nodes() {
         let Some(domain) = node.labels.get(&constraint.topology_key) else { continue };
         let tainted = || {
@@ -55,22 +56,39 @@ fn count(constraint: &TopologySpreadConstraint, pod: &PodInfo, cache: &Cache) ->
         if (honours_affinity && !node_affinity::allows(pod, node)) || (honours_taints && tainted()) {
             continue;
         }
-        let matching = node
-            .pods
-            .values()
-            .filter(|load| {
-                !load.deleting
-                    && load.namespace == pod.load.namespace
-                    && selector.matches(&load.labels)
-                    && keys.iter().all(|(key, value)| load.labels.get(key).is_some_and(|v| v == value))
-            })
-            .count();
-        *counts.per_domain.entry(domain.clone()).or_default() += i64::try_from(matching).unwrap_or(i64::MAX);
+        domains.add(domain, 1, spread::matching(selection, selector, node));
     }
-    let domains = i32::try_from(counts.per_domain.len()).unwrap_or(i32::MAX);
-    let too_few = constraint.min_domains.is_some_and(|least| domains < least);
-    counts.least = if too_few { 0 } else { counts.per_domain.values().copied().min().unwrap_or(0) };
+    domains
+}
+
+fn count(constraint: &TopologySpreadConstraint, pod: &PodInfo, cache: &Cache) -> SpreadCounts {
+    let mut counts = SpreadCounts {
+        topology_key: constraint.topology_key.clone(),
+        max_skew: constraint.max_skew.into(),
+        ..SpreadCounts::default()
+    };
+    let Ok(selector) = Selector::from_label_selector(constraint.label_selector.as_ref()) else {
+        return counts;
+    };
+    // The selector is narrowed to the pod's own values of `matchLabelKeys`.
+    let keys = constraint.match_label_keys.iter().flatten();
+    let own = |key: &String| Some((key.clone(), pod.load.labels.get(key)?.clone()));
+    let selection = Selection {
+        namespace: pod.load.namespace.clone(),
+        topology_key: constraint.topology_key.clone(),
+        selector: selector.to_string(),
+        values: keys.filter_map(own).collect(),
+    };
     counts.self_match = i64::from(selector.matches(&pod.load.labels));
+    counts.domains = match counts_all_nodes(constraint, pod) {
+        true => cache.spread(selection, &selector),
+        false => Arc::new(RwLock::new(walk(constraint, &selection, &selector, pod, cache))),
+    };
+    let there = counts.domains.read();
+    let domains = i32::try_from(there.len()).unwrap_or(i32::MAX);
+    let too_few = constraint.min_domains.is_some_and(|least| domains < least);
+    counts.least = if too_few { 0 } else { there.least() };
+    drop(there);
     counts
 }
 
@@ -106,7 +124,7 @@ impl Plugin for PodTopologySpread {
                     "node(s) didn't match pod topology spread constraints (missing required label)",
                 ));
             };
-            let there = counts.per_domain.get(domain).copied().unwrap_or(0);
+            let there = counts.domains.read().there(domain);
             if there + counts.self_match - counts.least > counts.max_skew {
                 return Err(Rejection::new("node(s) didn't match pod topology spread constraints"));
             }
@@ -137,8 +155,8 @@ impl Plugin for PodTopologySpread {
         }
         for counts in &state.soft_spread {
             if let Some(domain) = node.labels.get(&counts.topology_key) {
-                let there = counts.per_domain.get(domain).copied().unwrap_or(0);
-                sum += crowd(there, counts.per_domain.len(), counts.max_skew);
+                let domains = counts.domains.read();
+                sum += crowd(domains.there(domain), domains.len(), counts.max_skew);
             }
         }
         sum.round() as i64
@@ -227,5 +245,73 @@ mod tests {
             ["a", "b"].map(|n| PodTopologySpread.score(&pod, cache.node(n).unwrap(), &state)).into();
         PodTopologySpread.normalize(&mut scores);
         assert!(scores[1] > scores[0], "{scores:?}");
+    }
+
+    /// What is kept as pods and nodes come and go is what a walk over the nodes counts.
+    #[test]
+    fn counts_that_are_kept_are_those_of_a_walk() {
+        let mut random = 7u64;
+        let mut below = move |bound: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % bound
+        };
+        let mut cache = Cache::default();
+        let asking: Vec<PodInfo> = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+            .into_iter()
+            .flat_map(|key| {
+                let spec = |extra: &str| constraint(1, extra).replace("topology.kubernetes.io/zone", key);
+                [spec(""), spec(r#","matchLabelKeys":["tier"]"#)].map(|spec| {
+                    let mut asking = pod(&spec);
+                    let load = Arc::get_mut(&mut asking.load).unwrap();
+                    load.labels.insert("tier".into(), "1".into());
+                    asking
+                })
+            })
+            .collect();
+        let mut counted = 0;
+        for step in 0..3_000 {
+            let name = format!("n{}", below(6));
+            let uid = format!("u{}", below(40));
+            match below(12) {
+                0..=2 => {
+                    let zone = format!(r#","topology.kubernetes.io/zone":"z{}""#, below(3));
+                    let zone = if below(5) == 0 { String::new() } else { zone };
+                    cache.set_node(&labelled_node(&name, "8", &zone, "")).unwrap();
+                }
+                3 => cache.remove_node(&name),
+                4..=8 => {
+                    let json = format!(
+                        r#"{{"metadata":{{"name":"p","namespace":"{}","uid":"{uid}","labels":{{"app":"{}","tier":"{}"}}{}}}}}"#,
+                        ["ns", "other"][below(8) as usize / 7],
+                        ["web", "db"][below(4) as usize / 3],
+                        below(2),
+                        if below(6) == 0 { r#","deletionTimestamp":"2026-01-01T00:00:00Z""# } else { "" },
+                    );
+                    let there =
+                        PodInfo::decode(&coracle_client::Object::parse(json.into(), &[]).unwrap()).unwrap();
+                    if below(2) == 0 { cache.assume(&there, &name) } else { cache.confirm(&there, &name) }
+                }
+                9 => cache.forget(&uid),
+                _ => {
+                    cache.remove(&uid);
+                }
+            }
+            for pod in &asking {
+                let [constraint] = &pod.spread[..] else { panic!("one constraint") };
+                let kept = count(constraint, pod, &cache).domains.read().clone();
+                let selector = Selector::from_label_selector(constraint.label_selector.as_ref()).unwrap();
+                let keys = constraint.match_label_keys.iter().flatten();
+                let selection = Selection {
+                    namespace: pod.load.namespace.clone(),
+                    topology_key: constraint.topology_key.clone(),
+                    selector: selector.to_string(),
+                    values: keys.filter_map(|k| Some((k.clone(), pod.load.labels.get(k)?.clone()))).collect(),
+                };
+                let walked = walk(constraint, &selection, &selector, pod, &cache);
+                assert_eq!(kept, walked, "step {step}");
+                counted += usize::from(walked.least() > 0);
+            }
+        }
+        assert!(counted > 100, "there was something to count");
     }
 }
