@@ -59,6 +59,7 @@ mod resource_quota;
 mod scale;
 mod served;
 mod steady;
+mod subject;
 mod template;
 #[cfg(test)]
 mod testing;

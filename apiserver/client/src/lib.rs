@@ -11,7 +11,6 @@ pub mod events;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
 #[cfg(any(test, feature = "test-support"))]
-mod fake_resources;
 pub mod http;
 pub mod informer;
 pub mod metrics;

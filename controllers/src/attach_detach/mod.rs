@@ -397,6 +397,26 @@ mod tests {
     use super::*;
     use crate::testing::{Cluster, from};
 
+    #[test]
+    fn attachments_are_ours_by_their_names() {
+        let hash = "0123456789abcdef".repeat(4);
+        for (name, want) in [
+            (format!("csi-{hash}"), true),
+            (format!("csi-{}", hash.to_uppercase()), true),
+            (hash.clone(), false),
+            (format!("csi-{}", &hash[1..]), false),
+            (format!("csi-{hash}0"), false),
+            (format!("csi-{}g", &hash[1..]), false),
+            ("by-hand".into(), false),
+            (String::new(), false),
+        ] {
+            let attachment: VolumeAttachment = from(serde_json::json!({"metadata": {"name": name},
+                "spec": {"attacher": "x", "nodeName": "n", "source": {}}}));
+            assert_eq!(is_ours(&attachment), want, "{name}");
+        }
+        assert!(!is_ours(&VolumeAttachment::default()));
+    }
+
     fn node(name: &str, status: Value) -> Node {
         from(json!({"metadata": {"name": name, "annotations": {MANAGED: "true"}}, "status": status}))
     }

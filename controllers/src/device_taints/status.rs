@@ -187,51 +187,41 @@ mod tests {
 
     #[test]
     fn conditions_in_upstreams_words() {
-        let seen = |published, allocated, pods, namespaces, evicted| Seen {
-            published,
-            allocated,
-            pods,
-            namespaces,
-            evicted,
-        };
-        for (effect, seen, want) in [
-            (
-                "NoSchedule",
-                seen(0, 0, 0, 0, 0),
-                ("OtherEffect", "Eviction only happens for the NoExecute effect.", false),
-            ),
-            (NO_EXECUTE, seen(0, 0, 0, 0, 0), ("NotStarted", "", false)),
+        let none = Seen::default;
+        for (effect, seen, reason, message, pending) in [
+            ("NoSchedule", none(), "OtherEffect", "Eviction only happens for the NoExecute effect.", false),
+            (NO_EXECUTE, none(), "NotStarted", "", false),
             (
                 NO_EXECUTE,
-                seen(0, 1, 1, 1, 0),
-                ("PodsPendingEviction", "1 pod needs to be evicted in 1 namespace.", true),
+                Seen { allocated: 1, pods: 1, namespaces: 1, ..none() },
+                "PodsPendingEviction",
+                "1 pod needs to be evicted in 1 namespace.",
+                true,
             ),
             (
                 NO_EXECUTE,
-                seen(0, 9, 5, 2, 1),
-                (
-                    "PodsPendingEviction",
-                    "5 pods need to be evicted in 2 different namespaces. 1 pod evicted since starting the controller.",
-                    true,
-                ),
+                Seen { allocated: 9, pods: 5, namespaces: 2, evicted: 1, ..none() },
+                "PodsPendingEviction",
+                "5 pods need to be evicted in 2 different namespaces. 1 pod evicted since starting the controller.",
+                true,
             ),
             (
                 NO_EXECUTE,
-                seen(0, 0, 0, 0, 3),
-                ("Completed", "3 pods evicted since starting the controller.", false),
+                Seen { evicted: 3, ..none() },
+                "Completed",
+                "3 pods evicted since starting the controller.",
+                false,
             ),
             (
                 NO_EFFECT,
-                seen(1, 2, 0, 0, 0),
-                (
-                    "NoEffect",
-                    "1 published device selected. 2 allocated devices selected. 0 pods would be evicted in 0 different namespaces if the effect was NoExecute. This information will not be updated again. Recreate the DeviceTaintRule to trigger an update.",
-                    false,
-                ),
+                Seen { published: 1, allocated: 2, ..none() },
+                "NoEffect",
+                "1 published device selected. 2 allocated devices selected. 0 pods would be evicted in 0 different namespaces if the effect was NoExecute. This information will not be updated again. Recreate the DeviceTaintRule to trigger an update.",
+                false,
             ),
         ] {
-            let (reason, message, pending) = summary(effect, &seen);
-            assert_eq!((reason, message.as_str(), pending), want);
+            let said = summary(effect, &seen);
+            assert_eq!((said.0, said.1.as_str(), said.2), (reason, message, pending), "{effect} {seen:?}");
         }
     }
 }

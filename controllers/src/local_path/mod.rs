@@ -6,7 +6,6 @@
 mod expansion;
 mod plan;
 
-use std::fmt;
 use std::time::Duration;
 
 use coracle_client::controller::{Outcome, Reconciler};
@@ -22,26 +21,13 @@ use serde_json::json;
 use tracing::debug;
 
 use crate::context::Context;
+use crate::subject::Subject;
 use plan::{Making, Unmaking, make, node_for, unmake};
 
 const CLASS: &str = "local-path";
 /// Index of volumes by the node whose disk they are on.
 const BY_NODE: &str = "node of local-path";
 const RETRY: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    Claim(Key),
-    Volume(Key),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Claim(key) | Self::Volume(key) => key.fmt(f),
-        }
-    }
-}
 
 pub async fn run(context: Context) {
     if !ensure_class(&context).await {
@@ -59,23 +45,13 @@ pub async fn run(context: Context) {
         .volumes
         .add_index(BY_NODE, |o| o.head.label(LOCAL_PATH_NODE).map(Into::into).into_iter().collect());
     let queue = WorkQueue::new();
-    let added = queue.clone();
-    provisioner.claims.on_change(move |change: &Change| {
-        if change.new.is_some() {
-            added.add(Subject::Claim(change.key()));
-        }
-    });
-    let added = queue.clone();
-    provisioner.volumes.on_change(move |change: &Change| {
-        if change.new.is_some() {
-            added.add(Subject::Volume(change.key()));
-        }
-    });
+    Subject::follow(&provisioner.claims, &queue, Subject::Claim);
+    Subject::follow(&provisioner.volumes, &queue, Subject::Other);
     let (added, volumes) = (queue.clone(), provisioner.volumes.clone());
     provisioner.nodes.on_change(move |change: &Change| {
         if change.new.is_none() {
             for volume in volumes.by_index(BY_NODE, &change.object().head.name) {
-                added.add(Subject::Volume(volume.key()));
+                added.add(Subject::Other(volume.key()));
             }
         }
     });
@@ -212,14 +188,10 @@ impl Reconciler for Provisioner {
     }
 
     async fn reconcile(&self, subject: &Subject) -> Result<Outcome, ApiError> {
-        let done = match subject {
+        subject.done(match subject {
             Subject::Claim(key) => self.claim(key).await,
-            Subject::Volume(key) => self.volume(key).await,
-        };
-        match done {
-            Err(error) if error.is_not_found() => Ok(Outcome::Done),
-            done => done.map(|()| Outcome::Done),
-        }
+            Subject::Other(key) => self.volume(key).await,
+        })
     }
 }
 

@@ -238,6 +238,24 @@ mod tests {
                 Some(&node),
                 "only the access modes",
             ),
+            (
+                "a snapshot",
+                claim(
+                    ours("n"),
+                    json!({"dataSource": {"apiGroup": "snapshot.storage.k8s.io",
+                    "kind": "VolumeSnapshot", "name": "s"}}),
+                ),
+                &class,
+                Some(&node),
+                "data sources are not supported",
+            ),
+            (
+                "another claim",
+                claim(ours("n"), json!({"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "c"}})),
+                &class,
+                Some(&node),
+                "data sources are not supported",
+            ),
             ("block", claim(ours("n"), json!({"volumeMode": "Block"})), &class, Some(&node), "block volumes"),
             (
                 "selector",

@@ -4,8 +4,6 @@ mod binding;
 mod claim;
 mod volume;
 
-use std::fmt;
-
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::persistent_volumes::{
@@ -15,10 +13,10 @@ use coracle_client::persistent_volumes::{
 use coracle_client::{ApiError, Change, Client, Informer, Key, Object, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use tracing::debug;
 
 use crate::context::Context;
 use crate::pods;
+use crate::subject::Subject;
 use claim::World;
 use volume::Reclaim;
 
@@ -32,21 +30,7 @@ const CLASSLESS: &str = "\0";
 /// Index of claims by the volume they name.
 const BY_VOLUME: &str = "spec.volumeName";
 
-/// A claim or a volume: one queue and one worker, as two claims must not be given one volume.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    Claim(Key),
-    Volume(Key),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Claim(key) | Self::Volume(key) => key.fmt(f),
-        }
-    }
-}
-
+/// One queue and one worker, as two claims must not be given one volume.
 pub async fn run(context: Context) {
     let binder = Binder {
         client: context.client.clone(),
@@ -101,22 +85,18 @@ struct Binder {
 
 impl Binder {
     fn follow(&self) {
+        Subject::follow(&self.claims, &self.queue, Subject::Claim);
+        Subject::follow(&self.volumes, &self.queue, Subject::Other);
         let (queue, volumes) = (self.queue.clone(), self.volumes.clone());
         self.claims.on_change(move |change: &Change| {
             let key = change.key();
             for volume in volumes.by_index(BY_CLAIM, &key.to_string()) {
-                queue.add(Subject::Volume(volume.key()));
-            }
-            if change.new.is_some() {
-                queue.add(Subject::Claim(key));
+                queue.add(Subject::Other(volume.key()));
             }
         });
         let (queue, claims) = (self.queue.clone(), self.claims.clone());
         self.volumes.on_change(move |change: &Change| {
             let object = change.object();
-            if change.new.is_some() {
-                queue.add(Subject::Volume(object.key()));
-            }
             for claim in claims.by_index(BY_VOLUME, &object.head.name) {
                 queue.add(Subject::Claim(claim.key()));
             }
@@ -353,17 +333,10 @@ impl Reconciler for Binder {
     }
 
     async fn reconcile(&self, subject: &Subject) -> Result<Outcome, ApiError> {
-        let done = match subject {
+        subject.done(match subject {
             Subject::Claim(key) => self.claim(key).await,
-            Subject::Volume(key) => self.volume(key).await,
-        };
-        match done {
-            Err(error) if error.is_not_found() => {
-                debug!(%subject, %error, "gone meanwhile");
-                Ok(Outcome::Done)
-            }
-            done => done.map(|()| Outcome::Done),
-        }
+            Subject::Other(key) => self.volume(key).await,
+        })
     }
 }
 

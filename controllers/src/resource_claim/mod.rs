@@ -3,7 +3,6 @@
 mod plan;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use coracle_client::controller::{Outcome, Reconciler};
 use coracle_client::events::{EventRecorder, EventType};
@@ -14,26 +13,13 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::pods::mentions;
+use crate::subject::Subject;
 use plan::{
     FINALIZER, Known, POD_CLAIM, claims_of, from_template, is_done, is_pod, statuses, steps, templated,
 };
 
 /// Index of pods by the claims of devices they use, as `namespace/name`.
 const BY_CLAIM: &str = "resource claim";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    Pod(Key),
-    Claim(Key),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod(key) | Self::Claim(key) => key.fmt(f),
-        }
-    }
-}
 
 pub async fn run(context: Context) {
     if !context.serves::<ResourceClaim>().await {
@@ -50,6 +36,7 @@ pub async fn run(context: Context) {
         .pods
         .add_index(BY_CLAIM, |pod| used(pod).into_iter().map(|key| key.to_string().into()).collect());
     let queue = WorkQueue::new();
+    Subject::follow(&controller.claims, &queue, Subject::Claim);
     let (added, claims) = (queue.clone(), controller.claims.clone());
     controller.pods.on_change(move |change: &Change| {
         let pod = change.object();
@@ -63,17 +50,14 @@ pub async fn run(context: Context) {
             added.add(Subject::Claim(claim.key()));
         }
         if change.new.is_some() {
-            added.add(Subject::Pod(pod.key()));
+            added.add(Subject::Other(pod.key()));
         }
     });
     let (added, pods) = (queue.clone(), controller.pods.clone());
     controller.claims.on_change(move |change: &Change| {
         let claim = change.object();
-        if change.new.is_some() {
-            added.add(Subject::Claim(claim.key()));
-        }
         for pod in pods.by_index(BY_CLAIM, &claim.key().to_string()) {
-            added.add(Subject::Pod(pod.key()));
+            added.add(Subject::Other(pod.key()));
         }
     });
     let (added, pods) = (queue.clone(), controller.pods.clone());
@@ -82,7 +66,7 @@ pub async fn run(context: Context) {
         if change.old.is_none() {
             let all = pods.list_namespace(&change.object().head.namespace);
             let waiting = all.iter().filter(|pod| mentions(pod, "resourceClaimTemplateName"));
-            waiting.for_each(|pod| added.add(Subject::Pod(pod.key())));
+            waiting.for_each(|pod| added.add(Subject::Other(pod.key())));
         }
     });
     context.work(controller, queue).await;
@@ -255,14 +239,10 @@ impl Reconciler for Controller {
     }
 
     async fn reconcile(&self, subject: &Subject) -> Result<Outcome, ApiError> {
-        let done = match subject {
-            Subject::Pod(key) => self.pod(key).await,
+        subject.done(match subject {
+            Subject::Other(key) => self.pod(key).await,
             Subject::Claim(key) => self.claim(key).await,
-        };
-        match done {
-            Err(error) if error.is_not_found() => Ok(Outcome::Done),
-            done => done.map(|()| Outcome::Done),
-        }
+        })
     }
 }
 
