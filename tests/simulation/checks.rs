@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use coracle_client::{ApiError, Client, Resource};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::Value;
+
+use crate::bindings;
 
 struct State {
     /// Plural to objects.
@@ -25,6 +27,7 @@ impl State {
             Resource::of::<Service>(),
             Resource::of::<EndpointSlice>(),
             Resource::of::<PersistentVolumeClaim>(),
+            Resource::of::<PersistentVolume>(),
             Resource::of::<Deployment>(),
             Resource::of::<ReplicaSet>(),
             Resource::of::<StatefulSet>(),
@@ -77,8 +80,17 @@ pub async fn faults(client: &Client) -> Result<Vec<String>, ApiError> {
                 ));
             }
             let owners = meta["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
-            let known =
-                ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "Service", "Node"];
+            let known = [
+                "Deployment",
+                "ReplicaSet",
+                "StatefulSet",
+                "DaemonSet",
+                "Job",
+                "CronJob",
+                "Service",
+                "Node",
+                "Pod",
+            ];
             let mut judged =
                 owners.iter().filter(|o| known.contains(&o["kind"].as_str().unwrap_or_default()));
             if !owners.is_empty()
@@ -115,6 +127,8 @@ pub async fn faults(client: &Client) -> Result<Vec<String>, ApiError> {
     jobs(&state, &mut faults);
     slices(&state, &mut faults);
     budgets(&state, &mut faults);
+    let (claims, volumes) = (state.of("persistentvolumeclaims"), state.of("persistentvolumes"));
+    faults.extend(bindings::faults(claims, volumes, state.of("pods")));
     Ok(faults)
 }
 

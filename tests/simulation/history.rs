@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::bindings::Bindings;
 use crate::clock;
 use crate::evictions::Evictions;
 
@@ -26,6 +27,7 @@ struct State {
     /// Uids that are gone for good.
     gone: BTreeSet<String>,
     evictions: Evictions,
+    bindings: Bindings,
     violations: Vec<String>,
     /// When which resource was last written, heartbeats aside.
     last_change: (i64, String),
@@ -87,6 +89,9 @@ impl History {
         };
         if let Some(early) = state.evictions.see(key, &object) {
             state.violations.push(early);
+        }
+        if let Some(twice) = state.bindings.see(key, &object) {
+            state.violations.push(twice);
         }
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         if !uid.is_empty() && state.gone.contains(&uid) {

@@ -12,8 +12,10 @@ mod store;
 mod server;
 mod wire;
 mod node;
+mod disks;
 mod stale;
 mod evictions;
+mod bindings;
 mod history;
 mod world;
 mod workload;
@@ -157,8 +159,9 @@ async fn converge(world: &World, workload: &Workload, seed: u64) {
     loop {
         tokio::time::sleep(Duration::from_secs(20)).await;
         let stopped = workload.stop_the_clock().await.err();
+        let given_up = disks::give_up(&workload.client).await.err();
         let mut faults = checks::faults(&workload.client).await.unwrap_or_else(|e| vec![e.to_string()]);
-        faults.extend(stopped.map(|error| error.to_string()));
+        faults.extend(stopped.into_iter().chain(given_up).map(|error| error.to_string()));
         let (quiet, last) = world.history.quiet_for();
         if faults.is_empty() && quiet < REST.as_nanos() as i64 {
             faults.push(format!("not at rest: {last} was written {:.1} s ago", quiet as f64 / 1e9));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use coracle_client::controller::{self, Outcome, Reconciler};
 use coracle_client::informer::InformerScope;
+use coracle_client::persistent_volumes::LOCAL_PATH_DIRECTORY;
 use coracle_client::{ApiError, Client, DeleteOptions, Informer, Informers, Key, Resource, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -18,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::disks;
 use crate::faults::Faults;
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -40,6 +42,7 @@ pub async fn run(name: String, number: u64, client: Client, faults: Arc<Faults>,
     let kubelet = Kubelet {
         pods,
         client: client.clone(),
+        node: name.clone(),
         faults,
         number,
         next_address: Mutex::new(1),
@@ -50,6 +53,7 @@ pub async fn run(name: String, number: u64, client: Client, faults: Arc<Faults>,
         biased;
         () = killed.cancelled() => {}
         () = work => {}
+        () = disks::run(client.clone(), &informers, &name, killed.clone()) => {}
         () = beat(&client, &name) => {}
         () = report(&client, &name, number) => {}
     }
@@ -100,8 +104,13 @@ async fn report(client: &Client, name: &str, number: u64) {
                         ("kubernetes.io/hostname".to_owned(), name.to_owned()),
                         ("topology.kubernetes.io/zone".to_owned(), format!("zone-{}", number % 2)),
                     ]);
-                    let metadata =
-                        ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() };
+                    let directory = (LOCAL_PATH_DIRECTORY.to_owned(), disks::DIRECTORY.to_owned());
+                    let metadata = ObjectMeta {
+                        name: Some(name.into()),
+                        labels: Some(labels),
+                        annotations: Some([directory].into()),
+                        ..ObjectMeta::default()
+                    };
                     client.create(&Node { metadata, ..Node::default() }).await?.decode()?
                 }
             };
@@ -152,6 +161,7 @@ async fn report(client: &Client, name: &str, number: u64) {
 struct Kubelet {
     pods: Informer,
     client: Client,
+    node: String,
     faults: Arc<Faults>,
     number: u64,
     next_address: Mutex<u64>,
@@ -221,6 +231,7 @@ impl Reconciler for Kubelet {
                 if !left.is_zero() {
                     return Ok(Outcome::After(left));
                 }
+                disks::mount(&self.client, &pod, &self.node).await?;
                 started(&pod, self.address())
             }
         };

@@ -4,7 +4,7 @@ use coracle_client::request::Propagation;
 use coracle_client::{ApiError, Client, DeleteOptions, PatchType, Request, Resource, Verb};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ impl Workload {
         let Some((_, resource)) = faults.pick(&kept).cloned() else { return "nothing".into() };
         let what = format!("{} {namespace}/{name}", resource.plural());
         let name = format!("{}-{name}", &resource.plural()[..2]);
-        let (did, result) = match faults.below(17) {
+        let (did, result) = match faults.below(18) {
             0..=3 => {
                 ("create", self.create(resource.clone(), namespace, workload(&resource, &name, faults)).await)
             }
@@ -114,6 +114,14 @@ impl Workload {
                 let object = cron_job(&format!("cron-{}", faults.below(NAMES)), faults);
                 ("cron job at", self.create(Resource::of::<CronJob>(), namespace, object).await)
             }
+            17 => match self.some_claim(namespace, faults).await {
+                Some(claim) => {
+                    let options = DeleteOptions::default();
+                    let deleted = self.client.delete::<PersistentVolumeClaim>(namespace, &claim, options);
+                    ("delete a claim at", deleted.await)
+                }
+                None => ("no claim to delete at", Ok(())),
+            },
             12 if faults.one_in(4) => {
                 let options = DeleteOptions::default();
                 ("delete the namespace of", self.client.delete::<Namespace>("", namespace, options).await)
@@ -138,6 +146,12 @@ impl Workload {
     async fn some_pod(&self, namespace: &str, faults: &Faults) -> Option<String> {
         let pods = self.client.list::<Pod>(namespace, Default::default()).await.ok()?.items;
         faults.pick(&pods).map(|pod| pod.head.name.to_string())
+    }
+
+    async fn some_claim(&self, namespace: &str, faults: &Faults) -> Option<String> {
+        let claims =
+            self.client.list::<PersistentVolumeClaim>(namespace, Default::default()).await.ok()?.items;
+        faults.pick(&claims).map(|claim| claim.head.name.to_string())
     }
 
     async fn evict(&self, namespace: &str, pod: &str) -> Result<(), ApiError> {
@@ -202,6 +216,13 @@ fn workload(resource: &Resource, name: &str, faults: &Faults) -> Value {
             object["spec"]["serviceName"] = json!(name);
             if faults.one_in(2) {
                 object["spec"]["podManagementPolicy"] = json!("Parallel");
+            }
+            if faults.one_in(2) {
+                object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {
+                    "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+                let policy = || if faults.one_in(2) { "Delete" } else { "Retain" };
+                object["spec"]["persistentVolumeClaimRetentionPolicy"] =
+                    json!({"whenScaled": policy(), "whenDeleted": policy()});
             }
         }
         _ => {}
