@@ -53,6 +53,8 @@ fn pods_of_deployments_and_jobs_live_and_go_on_many_nodes() {
     assert_eq!(cluster.kubectl("get nodes -l topology.kubernetes.io/zone=b -o name").lines().count(), 4);
     assert_eq!(cluster.field("node/fleet-3", ".status.allocatable.example\\.com/gpu"), "2");
     assert_eq!(cluster.field("node/fleet-3", ".spec.taints[0].key"), "reserved");
+    let requests = cluster.kubectl("get csr --field-selector spec.signerName=kubernetes.io/kubelet-serving");
+    assert!(requests.contains("Approved,Issued"), "{requests}");
     assert_eq!(cluster.field("lease/fleet-3 -n kube-node-lease", ".spec.holderIdentity"), "fleet-3");
 
     cluster.apply(&deployment("web", 60, &[]));
@@ -73,6 +75,29 @@ fn pods_of_deployments_and_jobs_live_and_go_on_many_nodes() {
     cluster.kubectl("run once --image=any --restart=Never --annotations=coracle.dev/fake-run-duration=100ms");
     until(&cluster, "pod/once", ".status.phase", "Succeeded");
     cluster.kubectl("delete pod once");
+
+    // Claims are bound to volumes of the nodes, and go with their pods and their set where that is asked for.
+    let set = serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+        "spec": {"replicas": 3, "serviceName": "db", "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": {"app": "db"}},
+            "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete", "whenDeleted": "Delete"},
+            "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "any"}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]},
+    });
+    cluster.apply(&set.to_string());
+    cluster.kubectl("rollout status statefulset/db --timeout=60s");
+    until(&cluster, "pvc", ".items[*].status.phase", "Bound Bound Bound");
+    assert_eq!(
+        cluster.field("pvc/data-db-1", ".metadata.annotations.volume\\.kubernetes\\.io/selected-node"),
+        cluster.field("pod/db-1", ".spec.nodeName")
+    );
+    cluster.kubectl("scale statefulset/db --replicas=1");
+    until(&cluster, "pvc", ".items[*].metadata.name", "data-db-0");
+    cluster.kubectl("delete statefulset db");
+    until(&cluster, "pvc", ".items[*].metadata.name", "");
+    until(&cluster, "pv", ".items[*].metadata.name", "");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! nodes and leases, and one server answers for their figures.
 
 mod behaviour;
+mod disks;
 mod fleet;
 mod leases;
 mod nodes;
@@ -154,6 +155,10 @@ pub async fn run(
     let leases = leases::Leases { fleet: fleet.clone(), heartbeat: options.heartbeat };
     let pods = pods::Pods { fleet: fleet.clone() };
     let mut working = tokio::task::JoinSet::new();
+    for (client, node) in access.each() {
+        let informers = Informers::new(client.clone(), life.clone());
+        working.spawn(disks::run(fleet.clone(), client.clone(), &informers, node, life.clone()));
+    }
     let (queue, end) = (fleet.node_queue.clone(), life.clone());
     working.spawn(controller::run(Arc::new(nodes), queue, nodes::WRITERS, end));
     let (queue, end) = (fleet.lease_queue.clone(), life.clone());
@@ -192,6 +197,16 @@ impl Access {
         match self {
             Access::Shared { client, .. } => Some(client.clone()),
             Access::Own(members) => members.first().map(|(_, client)| client.clone()),
+        }
+    }
+
+    /// The clients there are, with the node whose one is, where it is one's.
+    fn each(&self) -> Vec<(&Client, Option<&str>)> {
+        match self {
+            Access::Shared { client, .. } => vec![(client, None)],
+            Access::Own(members) => {
+                members.iter().map(|(name, client)| (client, Some(name.as_str()))).collect()
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::controller::{Outcome, Reconciler};
+use coracle_client::persistent_volumes::LOCAL_PATH_DIRECTORY;
 use coracle_client::{ApiError, PatchType};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::disks;
 use super::fleet::{Fleet, Member, Name, Report};
 use super::pod::RUNTIME;
 use super::server::{METRICS_PATH_ANNOTATION, metrics_path};
@@ -133,6 +135,7 @@ impl Nodes {
         let mut wanted: Node = facts.node();
         let mut annotations = self.template.annotations.clone();
         annotations.insert(METRICS_PATH_ANNOTATION.into(), metrics_path(name));
+        annotations.insert(LOCAL_PATH_DIRECTORY.into(), disks::DIRECTORY.into());
         wanted.metadata.annotations = Some(annotations);
         let node = node::register(&member.client, &wanted).await?;
         member.registered(node.metadata.uid);
