@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use coracle_apiserver::api::{self, Api};
 use coracle_apiserver::authn::{
     Authenticator, Authenticators, BootstrapTokens, Identity, MASTERS_GROUP, ServiceAccountTokens,
@@ -22,6 +22,7 @@ use coracle_apiserver::pki::{Pair, Pki, Subject};
 use coracle_apiserver::storage::Store;
 use coracle_apiserver::storage::embedded::{self, Embedded};
 use coracle_apiserver::storage::etcd::{self, Etcd};
+use coracle_apiserver::upkeep::ServerIdentity;
 use coracle_apiserver::{routes, server, upkeep};
 use coracle_client::Client;
 use coracle_controllers::{ADDONS_FIELD_MANAGER, Addons};
@@ -35,6 +36,9 @@ use crate::data_directory::DataDirectory;
 use crate::options::{Cidr, ControlPlaneOptions, ServiceCidr};
 use crate::server_leases::ServerLeases;
 use crate::{bootstrap, kubeconfig, kubernetes_endpoints, process};
+
+/// What servers say of how they store is of this version.
+const STORAGE_VERSIONS: &str = "internal.apiserver.k8s.io/v1alpha1";
 
 /// A running apiserver.
 pub struct ControlPlane {
@@ -81,6 +85,9 @@ impl ControlPlane {
         let pki = Arc::new(Pki::open_or_create(
             &options.pki_dir.clone().unwrap_or_else(|| data.path().join("pki")),
         )?);
+        if options.feature_gates.storage_versions && !options.runtime_config.serves(STORAGE_VERSIONS) {
+            bail!("--feature-gates StorageVersionAPI=true needs --runtime-config {STORAGE_VERSIONS}=true");
+        }
         let (store, embedded) = open_store(options, data).await?;
 
         let listening = CancellationToken::new();
@@ -108,6 +115,12 @@ impl ControlPlane {
                 service_cidr: Some(service_ranges.to_string()),
                 component_health: component_health.clone(),
                 metric_resolution: Some(options.metric_resolution),
+                runtime_config: options.runtime_config.clone(),
+                identity: options
+                    .feature_gates
+                    .identity(!embedded)
+                    .then(|| ServerIdentity::new(&process::hostname(), &address.to_string())),
+                storage_versions: options.feature_gates.storage_versions,
                 ..api::Options::default()
             },
             listening.clone(),
@@ -118,6 +131,7 @@ impl ControlPlane {
 
         upkeep::ensure(&api, &own, &service_ranges.to_string()).await.context("the server's own objects")?;
         bootstrap::ensure(&own, service_address, service_cidr.address(10), address).await?;
+        upkeep::introduce(&api, &own).await.context("saying who this server is")?;
         let leases = ServerLeases {
             store: store.clone(),
             client: own.clone(),

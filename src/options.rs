@@ -1,15 +1,19 @@
 //! The flags that several subcommands share, and their defaults.
 
+mod feature_gates;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use coracle_apiserver::runtime_config::RuntimeConfig;
 use coracle_client::election::Timing;
 use coracle_controllers::cloud::CloudOptions;
 use coracle_controllers::hpa::HpaOptions;
 
 use crate::process;
+pub use feature_gates::FeatureGates;
 
 pub const DEFAULT_PORT: u16 = 6443;
 
@@ -71,6 +75,13 @@ pub struct ControlPlaneOptions {
     /// Tokens that are always good: lines of TOKEN,USER,UID,"GROUP,GROUP"
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    /// Versions of the API that are not served by themselves: internal.apiserver.k8s.io/v1alpha1, or api/alpha for all
+    #[arg(long, value_name = "VERSION=BOOL,…", default_value = "", hide_default_value = true)]
+    pub runtime_config: RuntimeConfig,
+    /// StorageVersionAPI: servers say in StorageVersions how they store (false); APIServerIdentity: a Lease in
+    /// kube-system for each server (true with etcd)
+    #[arg(long, value_name = "GATE=BOOL,…", default_value = "", hide_default_value = true)]
+    pub feature_gates: FeatureGates,
     #[command(flatten)]
     pub autoscaling: HpaOptions,
     #[command(flatten)]

@@ -4,7 +4,7 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use harness::{Etcd, Kubectl, PATIENCE, Process, coracle, eventually};
@@ -29,10 +29,15 @@ struct Server {
 
 /// A server of the cluster whose CA and keys are in `<directory>/pki`.
 fn serve(directory: &Path, name: &str, etcd: &Etcd) -> Server {
+    serve_with(directory, name, etcd, &[])
+}
+
+fn serve_with(directory: &Path, name: &str, etcd: &Etcd, arguments: &[&str]) -> Server {
     let mut command = coracle();
     command
         .args(["server", "--listen", "127.0.0.1:0", "--etcd-servers", &etcd.endpoint])
         .args(TIMING)
+        .args(arguments)
         .arg("--pki-dir")
         .arg(directory.join("pki"))
         .arg("--data-dir")
@@ -83,6 +88,15 @@ impl Server {
         let metrics = self.kubectl.run("get --raw /metrics");
         metrics.contains(&format!("leader_election_master_status{{name=\"{lease}\"}} 1"))
     }
+}
+
+/// A file of the server's own manifests.
+fn manifest(directory: &Path, server: &str, name: &str) -> PathBuf {
+    let manifests = directory.join(server).join("manifests");
+    std::fs::create_dir_all(&manifests).unwrap();
+    let file = manifests.join(format!("{name}.yaml"));
+    std::fs::write(&file, format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n")).unwrap();
+    file
 }
 
 fn deployment(name: &str, replicas: u32) -> String {
@@ -144,6 +158,22 @@ fn a_killed_leader_is_followed_by_the_other_and_nothing_is_done_twice() {
     assert_eq!(second.endpoints().len(), 2, "both servers are behind the kubernetes Service");
     assert!(LEASES.iter().all(|lease| first.leads(lease) && !second.leads(lease)));
 
+    // Who leads applies its manifests, and nobody else.
+    let maps = |server: &Server| -> BTreeSet<String> {
+        let maps = server.list("configmaps").into_iter();
+        let names = maps.map(|map| map["metadata"]["name"].as_str().unwrap().to_owned());
+        names.filter(|name| name != "kube-root-ca.crt").collect()
+    };
+    let until = |server: &Server, wanted: &[&str]| {
+        eventually("the manifests' ConfigMaps", || match maps(server) {
+            found if found.iter().eq(wanted) => Ok(()),
+            found => Err(format!("{found:?}, not {wanted:?}")),
+        });
+    };
+    let second_file = manifest(path, "second", "of-second");
+    manifest(path, "first", "of-first");
+    until(&second, &["of-first"]);
+
     let mut player = coracle();
     player.args(["node", "--runtime", "fake", "--count", "4", "--node-capacity=pods=100", "--kubeconfig"]);
     player.arg(path.join("second.kubeconfig")).args(["--node-name", "node"]);
@@ -179,6 +209,10 @@ fn a_killed_leader_is_followed_by_the_other_and_nothing_is_done_twice() {
     });
     assert!(LEASES.iter().all(|lease| second.leads(lease)));
     nothing_was_done_twice(&second, &wanted);
+    // The other's file may be in its directory still: what it applied stays.
+    until(&second, &["of-first", "of-second"]);
+    std::fs::remove_file(second_file).unwrap();
+    until(&second, &["of-first"]);
 
     // A clean stop hands over at once: the lease is given up.
     let mut first = serve(path, "first", &etcd);
@@ -195,6 +229,64 @@ fn a_killed_leader_is_followed_by_the_other_and_nothing_is_done_twice() {
     eprintln!("handed over {:?} after a clean stop", stopped.elapsed());
     assert!(first.process.running());
     assert_eq!(first.endpoints().len(), 1, "who stops takes itself out");
+}
+
+#[test]
+fn servers_say_how_they_store_until_their_lease_is_gone() {
+    let etcd = Etcd::start();
+    let directory = tempfile::Builder::new().prefix("coracle-test-versions-").tempdir().unwrap();
+    let gates = "--feature-gates=StorageVersionAPI=true";
+    let flags = [gates, "--runtime-config=internal.apiserver.k8s.io/v1alpha1=true"];
+    let first = serve_with(directory.path(), "first", &etcd, &flags);
+    let names = |list: Vec<Value>| -> BTreeSet<String> {
+        list.iter().map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let leases =
+        || names(first.list("lease -n kube-system -l apiserver.kubernetes.io/identity=kube-apiserver"));
+    let only = leases();
+    assert_eq!(only.len(), 1);
+    let mut second = serve_with(directory.path(), "second", &etcd, &flags);
+    let both = leases();
+    assert_eq!(both.len(), 2);
+    let servers = |version: &Value| -> BTreeSet<String> {
+        let entries = version["status"]["storageVersions"].as_array().unwrap().iter();
+        entries.map(|entry| entry["apiServerID"].as_str().unwrap().to_owned()).collect()
+    };
+    let versions = first.list("storageversions");
+    for version in &versions {
+        assert_eq!(servers(version), both, "{version}");
+        assert_eq!(version["status"]["conditions"][0]["status"], "True", "{version}");
+    }
+    let autoscalers = versions
+        .iter()
+        .find(|version| version["metadata"]["name"] == "autoscaling.horizontalpodautoscalers")
+        .unwrap();
+    assert_eq!(autoscalers["status"]["commonEncodingVersion"], "autoscaling/v2");
+    assert!(names(versions).contains("core.pods"));
+    // The Lease of a server that lives comes back, and so do its entries.
+    let mine = only.first().unwrap();
+    first.kubectl.run(&format!("delete lease -n kube-system {mine}"));
+    eventually("the first server's Lease", || {
+        if leases() == both { Ok(()) } else { Err(format!("{:?}", leases())) }
+    });
+    second.process.kill();
+    let gone = both.difference(&only).next().unwrap();
+    first.kubectl.run(&format!("delete lease -n kube-system {gone}"));
+    eventually("the dead server is in no StorageVersion", || {
+        let versions = first.list("storageversions");
+        match versions.iter().find(|version| servers(version) != only) {
+            Some(version) => Err(version.to_string()),
+            None => Ok(()),
+        }
+    });
+
+    let output = coracle()
+        .args(["server", "--listen", "127.0.0.1:0", gates, "--data-dir"])
+        .arg(directory.path().join("refused"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("--runtime-config"), "{stderr}");
 }
 
 #[test]

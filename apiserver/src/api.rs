@@ -17,10 +17,12 @@ use crate::crd;
 use crate::kinds::{self, ServiceAllocator};
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
+use crate::runtime_config::RuntimeConfig;
 pub use crate::served::{Served, Table};
 use crate::storage::{self, Store};
 use crate::subresources::resource_metrics::{self, Meter};
 use crate::subresources::{NodeProxy, TokenIssuer};
+use crate::upkeep::ServerIdentity;
 use crate::watch_cache::{self, WatchCache};
 
 /// What the integrator hands in beside the store.
@@ -44,6 +46,12 @@ pub struct Options {
     pub component_health: Arc<ComponentHealth>,
     /// How old the figures of `metrics.k8s.io` may be; metrics-server's default where nothing is said.
     pub metric_resolution: Option<Duration>,
+    /// What is served beside the kinds that always are.
+    pub runtime_config: RuntimeConfig,
+    /// Who this server is among those of its store. None: nobody is told that it lives.
+    pub identity: Option<ServerIdentity>,
+    /// It says in which versions it stores; by its identity, where StorageVersions are served.
+    pub storage_versions: bool,
     /// Plug-ins that run after the built-in ones.
     pub admission: Vec<Arc<dyn Plugin>>,
 }
@@ -83,7 +91,7 @@ impl Api {
         options: Options,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, Error> {
-        let defs = kinds::all();
+        let defs = options.runtime_config.kinds();
         let stored = defs.iter().filter(|def| def.alias.is_none());
         let cache = Arc::new(WatchCache::new(stored.map(|def| def.resource.clone())));
         let table = Table::of(defs, &cache)?;

@@ -13,6 +13,7 @@ pub mod lookup;
 // What it asks for, and what it gets.
 pub mod api;
 pub mod served;
+pub mod runtime_config;
 pub mod verbs;
 pub mod subresources;
 pub mod admission;

@@ -42,6 +42,7 @@ mod service_cidr;
 mod statefulset;
 mod ttl_after_finished;
 mod trust_bundle;
+mod storage_version_gc;
 mod storage_version_migration;
 mod volume_expansion;
 mod volume_protection;

@@ -68,6 +68,7 @@ pub fn controllers() -> Vec<Controller> {
         "persistentvolume-protection-controller" => crate::volume_protection::volumes,
         "volumeattributesclass-protection-controller" => crate::volume_protection::attributes_classes,
         "resourceclaim-controller" => crate::resource_claim::run,
+        "storageversion-garbage-collector-controller" => crate::storage_version_gc::run,
         "storage-version-migrator-controller" => crate::storage_version_migration::run,
         "service-cidr-controller" => crate::service_cidr::run,
         "certificatesigningrequest-approving-controller" => crate::certificates::approver::run,

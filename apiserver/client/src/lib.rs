@@ -26,6 +26,7 @@ pub mod resource;
 mod label_query;
 pub mod selector;
 pub mod status;
+pub mod storage_versions;
 pub mod token_key;
 pub mod tolerations;
 pub mod unverified_tls;

@@ -177,6 +177,7 @@ const PRIORITIES: &[Group] = &[
     ("discovery.k8s.io", 16_200, &[("v1", 15)]),
     ("resource.k8s.io", 16_200, &[("v1", 21)]),
     ("flowcontrol.apiserver.k8s.io", 16_100, &[("v1", 21)]),
+    ("internal.apiserver.k8s.io", 16_000, &[("v1alpha1", 9)]),
     ("storagemigration.k8s.io", 15_900, &[("v1", 15)]),
     ("metrics.k8s.io", 100, &[("v1beta1", 100)]),
 ];

@@ -68,6 +68,7 @@ mod service_account;
 mod service_cidr;
 mod stateful_set;
 mod storage_class;
+mod storage_version;
 mod storage_version_migration;
 #[cfg(test)]
 mod testing;
@@ -102,7 +103,7 @@ use serde_json::Value;
 use crate::field_error::Errors;
 use crate::object::ApiObject;
 
-/// Every built-in kind, in the order discovery lists them.
+/// Every built-in kind that is always served, in the order discovery lists them.
 pub fn all() -> Vec<KindDef> {
     use k8s_openapi::api::{
         admissionregistration, apps, certificates, coordination, core, discovery, events, flowcontrol,
@@ -179,6 +180,11 @@ pub fn all() -> Vec<KindDef> {
         KindDef::of::<node_metrics::NodeMetrics>(),
         KindDef::of::<pod_metrics::PodMetrics>(),
     ]
+}
+
+/// Those that are served only where they are asked for (`--runtime-config`): what upstream calls alpha.
+pub fn off_by_default() -> Vec<KindDef> {
+    vec![KindDef::of::<k8s_openapi::api::apiserverinternal::v1alpha1::StorageVersion>()]
 }
 
 /// What ports may speak.

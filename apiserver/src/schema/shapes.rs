@@ -69,14 +69,14 @@ pub struct Types {
     kinds: HashMap<(String, String), u32>,
 }
 
-/// The types of all served kinds and of the documents beside them.
+/// The types of all kinds that can be served and of the documents beside them.
 pub fn types() -> &'static Types {
     static TYPES: OnceLock<Types> = OnceLock::new();
     TYPES.get_or_init(|| {
         let mut generator = SchemaSettings::openapi3().into_generator();
         let mut roots = documents(&mut generator);
         roots.push(("v1".to_owned(), "Status".to_owned(), generator.subschema_for::<meta::Status>()));
-        for kind in kinds::all() {
+        for kind in kinds::all().into_iter().chain(kinds::off_by_default()) {
             let schema = kind.ops.schema(&mut generator);
             roots.push((kind.resource.api_version(), kind.resource.kind().to_owned(), schema));
         }

@@ -3,9 +3,13 @@
 mod addresses;
 mod api_services;
 mod flow_control;
+mod identity;
 mod legacy_tokens;
 mod policy_types;
 mod priority_classes;
+mod storage_versions;
+
+pub use identity::ServerIdentity;
 
 use std::sync::Arc;
 
@@ -25,6 +29,16 @@ pub async fn ensure(api: &Api, client: &Client, service_cidr: &str) -> Result<()
     flow.and(groups).and(books).and(classes)
 }
 
+/// Says who this server is and in which versions it stores; before it serves, and when the namespaces are there.
+pub async fn introduce(api: &Api, client: &Client) -> Result<(), ApiError> {
+    let Some(identity) = &api.options.identity else { return Ok(()) };
+    identity::ensure(client, identity).await?;
+    match api.options.storage_versions {
+        true => storage_versions::ensure(api, client, &identity.id).await,
+        false => Ok(()),
+    }
+}
+
 /// Keeps it that way until `shutdown`.
 pub async fn run(api: Arc<Api>, client: Client, shutdown: CancellationToken) {
     let informers = Informers::new(client.clone(), shutdown.clone());
@@ -33,8 +47,22 @@ pub async fn run(api: Arc<Api>, client: Client, shutdown: CancellationToken) {
         api_services::run(api.clone(), client.clone(), &informers, shutdown.clone()),
         addresses::run(client.clone(), &informers, shutdown.clone()),
         legacy_tokens::run(client.clone(), &informers, shutdown.clone()),
-        policy_types::run(api, client, &informers, shutdown),
+        policy_types::run(api.clone(), client.clone(), &informers, shutdown.clone()),
+        told(api, client, &informers, shutdown),
     );
+}
+
+/// Who this server is, and what it stores.
+async fn told(api: Arc<Api>, client: Client, informers: &Informers, shutdown: CancellationToken) {
+    let Some(identity) = api.options.identity.clone() else { return };
+    let (server, tells) = (identity.id.clone(), api.options.storage_versions);
+    let lives = identity::run(client.clone(), identity, informers, shutdown.clone());
+    let stores = async {
+        if tells {
+            storage_versions::run(api, client, server, informers, shutdown).await;
+        }
+    };
+    tokio::join!(lives, stores);
 }
 
 /// Somebody else was as fast, which is as good.
