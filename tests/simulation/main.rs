@@ -50,6 +50,7 @@ async fn simulate(seed: u64) -> String {
     }
     let workload = Workload::new(world.user());
     workload.namespaces().await;
+    workload.begin(&world.faults).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
 
     world.faults.set(true);

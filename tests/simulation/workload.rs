@@ -58,6 +58,16 @@ impl Workload {
         }
     }
 
+    /// Something of each kind is there before anything goes wrong.
+    pub async fn begin(&self, faults: &Faults) {
+        for resource in [Resource::of::<StatefulSet>(), Resource::of::<Deployment>()] {
+            for namespace in NAMESPACES {
+                let name = format!("{}-app-0", &resource.plural()[..2]);
+                self.create(resource.clone(), namespace, workload(&resource, &name, faults)).await.ok();
+            }
+        }
+    }
+
     /// One thing that a user might do; errors are the user's to live with. Says what it was.
     pub async fn act(&self, faults: &Faults) -> String {
         let namespace = NAMESPACES[faults.below(NAMESPACES.len() as u64) as usize];
@@ -189,19 +199,27 @@ impl Workload {
     }
 }
 
-fn template(name: &str) -> Value {
-    json!({
+fn template(name: &str, faults: &Faults) -> Value {
+    let mut template = json!({
         "metadata": {"labels": {"app": name}},
         "spec": {"terminationGracePeriodSeconds": 2, "containers": [
             {"name": "main", "image": "x", "resources": {"requests": {"cpu": "10m"}}}
         ]}
-    })
+    });
+    if faults.one_in(2) {
+        // Less than the default of five minutes, which few machines are away for.
+        let seconds = 10 + faults.below(60);
+        let tolerate = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        template["spec"]["tolerations"] =
+            json!([tolerate("node.kubernetes.io/not-ready"), tolerate("node.kubernetes.io/unreachable")]);
+    }
+    template
 }
 
 fn workload(resource: &Resource, name: &str, faults: &Faults) -> Value {
     let mut object = json!({
         "apiVersion": resource.api_version(), "kind": resource.kind(), "metadata": {"name": name},
-        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template(name)}
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template(name, faults)}
     });
     match resource.plural() {
         "deployments" => {
@@ -217,7 +235,7 @@ fn workload(resource: &Resource, name: &str, faults: &Faults) -> Value {
             if faults.one_in(2) {
                 object["spec"]["podManagementPolicy"] = json!("Parallel");
             }
-            if faults.one_in(2) {
+            if !faults.one_in(3) {
                 object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {
                     "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
                 let policy = || if faults.one_in(2) { "Delete" } else { "Retain" };
