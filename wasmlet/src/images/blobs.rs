@@ -111,6 +111,11 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
+    /// How much is here.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         self.written += bytes.len() as u64;
         if self.written > self.size {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::{Client, RegistryOperation, secrets};
@@ -57,6 +57,10 @@ const ACCEPTED: [&str; 4] =
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// Between two pieces of a blob; a registry that is silent for longer has gone away.
 const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// A blob whose connection broke is gone on with after this, doubled while nothing comes…
+const RESUME_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
+/// …as often in a row.
+const RESUMES_IN_VAIN_MAX: u32 = 5;
 
 pub(super) fn client(plain_http: bool) -> Client {
     // reqwest asks the process for a TLS provider; an error means that there is one already.
@@ -112,6 +116,33 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Fetches what the writer does not have yet.
+    async fn go_on(&self, descriptor: &Descriptor, out: &mut BlobWriter) -> Result<(), SourceError> {
+        let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
+        let wanted = OciDescriptor { digest: descriptor.digest.clone(), size, ..OciDescriptor::default() };
+        let have = out.written();
+        let (blob, mut known) = if have == 0 {
+            (self.client.pull_blob_stream(&self.image, &wanted).await, 0)
+        } else {
+            match self.client.pull_blob_stream_partial(&self.image, &wanted, have, None).await {
+                Ok(BlobResponse::Partial(rest)) => (Ok(rest), 0),
+                // It does not know ranges: what is here already comes again.
+                Ok(BlobResponse::Full(whole)) => (Ok(whole), have),
+                Err(error) => (Err(error), 0),
+            }
+        };
+        let mut blob = blob.map_err(|error| of_registry(&error))?.stream;
+        while let Some(piece) = blob.next().await {
+            let piece = piece.map_err(|error| of_stream(error, descriptor))?;
+            let skipped = known.min(piece.len() as u64);
+            known -= skipped;
+            out.write(piece.get(skipped as usize..).unwrap_or_default()).await?;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Source for Registry {
     async fn root(&self) -> Result<(Vec<u8>, String), SourceError> {
@@ -128,21 +159,22 @@ impl Source for Registry {
     }
 
     async fn blob(&self, descriptor: &Descriptor, out: &mut BlobWriter) -> Result<(), SourceError> {
-        let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
-        let wanted = OciDescriptor { digest: descriptor.digest.clone(), size, ..OciDescriptor::default() };
-        let mut blob = self
-            .client
-            .pull_blob_stream(&self.image, &wanted)
-            .await
-            .map_err(|error| of_registry(&error))?
-            .stream;
-        while let Some(piece) = blob.next().await {
-            match piece {
-                Ok(piece) => out.write(&piece).await?,
-                Err(error) => return Err(of_stream(error, descriptor)),
+        let mut in_vain = 0;
+        loop {
+            let before = out.written();
+            let ended = self.go_on(descriptor, out).await;
+            // A registry that cannot be reached at all is the pull's back-off; one whose link breaks is asked for the rest.
+            let broken = match ended {
+                Err(error @ SourceError::Unreachable(_)) if out.written() > 0 => error,
+                other => return other,
+            };
+            in_vain = if out.written() > before { 0 } else { in_vain + 1 };
+            if in_vain > RESUMES_IN_VAIN_MAX {
+                return Err(broken);
             }
+            tracing::info!(blob = descriptor.digest, have = out.written(), of = descriptor.size, %broken, "a pull broke off; going on");
+            tokio::time::sleep(RESUME_AFTER * 2_u32.pow(in_vain)).await;
         }
-        Ok(())
     }
 }
 

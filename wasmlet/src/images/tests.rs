@@ -27,6 +27,32 @@ struct Registry {
     requests: Mutex<Vec<String>>,
     password: Option<String>,
     delay: Option<Duration>,
+    /// A bad link: connections break after so many bytes of a blob.
+    cut: Option<usize>,
+    ignores_ranges: bool,
+}
+
+/// A blob from where the client has it, but no further than the link holds.
+fn cut_off(registry: &Registry, request: &Request, whole: &[u8], most: usize) -> Response {
+    let range = request.headers().get("range").and_then(|range| range.to_str().ok());
+    let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let from = from.filter(|_| !registry.ignores_ranges);
+    // One that does not know ranges would never get further.
+    let most = if registry.ignores_ranges && range.is_some() { whole.len() } else { most };
+    let rest = &whole[from.unwrap_or(0)..];
+    let sent = bytes::Bytes::copy_from_slice(&rest[..most.min(rest.len())]);
+    let broken = (sent.len() < rest.len()).then(|| Err(std::io::Error::other("the link broke")));
+    let stream = futures::stream::iter([Ok(sent)].into_iter().chain(broken));
+    let body = Body::from_stream(futures::StreamExt::then(stream, |piece| async {
+        // What was sent before must have left.
+        tokio::task::yield_now().await;
+        piece
+    }));
+    Response::builder()
+        .status(if from.is_some() { 206 } else { 200 })
+        .header("content-length", rest.len())
+        .body(body)
+        .unwrap()
 }
 
 async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Response {
@@ -49,6 +75,10 @@ async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Resp
     }
     if path == "/v2/" {
         return reply(200, "application/json", b"{}".to_vec());
+    }
+    if let Some(most) = registry.cut.filter(|_| path.contains("/blobs/")) {
+        let whole = registry.answers.lock().get(&path).unwrap().2.clone();
+        return cut_off(&registry, &request, &whole, most);
     }
     match registry.answers.lock().get(&path) {
         Some((status, kind, body)) => reply(*status, kind, body.clone()),
@@ -160,6 +190,35 @@ async fn always_asks_and_fetches_only_what_is_new() {
     registry.artifact("app", "v1", WASM_LAYER, &module(2));
     let newer = store.ensure(&image, PullPolicy::Always, Vec::new()).await.unwrap();
     assert_eq!(fs::read(&newer.wasm_path).unwrap(), module(2));
+}
+
+#[tokio::test]
+async fn a_pull_goes_on_where_the_link_broke() {
+    for ignores_ranges in [false, true] {
+        let bad = Registry { cut: Some(40), ignores_ranges, ..Registry::default() };
+        let (registry, address) = bad.serve().await;
+        let (_dir, store) = store();
+        let mut module = module(1);
+        // A custom section, so that there is something to break.
+        module.extend([0, 100, 1, b'x']);
+        module.extend([7; 98]);
+        registry.artifact("team/app", "v1", WASM_LAYER, &module);
+        let image = format!("{address}/team/app:v1");
+        let local = store.ensure(&image, PullPolicy::IfNotPresent, Vec::new()).await.unwrap();
+        assert_eq!(fs::read(&local.wasm_path).unwrap(), module);
+        let asked = registry.count(&local.wasm_digest);
+        assert!(if ignores_ranges { asked == 2 } else { asked > 2 }, "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_lets_nothing_through_is_given_up() {
+    let (registry, address) = Registry { cut: Some(0), ..Registry::default() }.serve().await;
+    let (_dir, store) = store();
+    registry.artifact("team/app", "v1", WASM_LAYER, &module(1));
+    let image = format!("{address}/team/app:v1");
+    let error = store.ensure(&image, PullPolicy::IfNotPresent, Vec::new()).await.unwrap_err();
+    assert!(error.to_string().contains("failed to do request"), "{error}");
 }
 
 #[tokio::test]
