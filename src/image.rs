@@ -143,5 +143,13 @@ fn inspect(store: &ImageStore, image: &str) -> anyhow::Result<()> {
             println!("  {name}");
         }
     }
+    println!("compiled:");
+    let forms = store.compiled().forms(&image.wasm_digest).context("looking at compiled modules")?;
+    for (configuration, bytes) in &forms {
+        println!("  {configuration} ({})", size(*bytes));
+    }
+    if forms.is_empty() {
+        println!("  not yet: a pod's start does it");
+    }
     Ok(())
 }

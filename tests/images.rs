@@ -82,6 +82,12 @@ fn an_image_that_was_pushed_runs_from_the_registry() {
 
     cluster.kubectl(&format!("run hello --image={there} --port=8080"));
     cluster.kubectl("wait --for=condition=Ready pod/hello --timeout=60s");
+    let output =
+        coracle().args(["image", "inspect", &there, "--data-dir"]).arg(cluster.data()).output().unwrap();
+    let inspected = String::from_utf8(output.stdout).unwrap();
+    assert!(inspected.contains("wasi:http/incoming-handler"), "{inspected}");
+    let (_, compiled) = inspected.split_once("compiled:\n").unwrap();
+    assert!(compiled.contains("KiB)"), "the pod has compiled it: {inspected}");
     let digest = said.rsplit(' ').next().unwrap();
     let id = cluster.field("pod/hello", ".status.containerStatuses[0].imageID");
     assert!(id.ends_with(&format!("team/hello@{digest}")), "{id}");

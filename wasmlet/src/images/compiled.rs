@@ -62,6 +62,24 @@ impl CompiledCache {
         File::open(&path)
     }
 
+    /// What there is of a module: the engine configurations and the bytes of their machine code. Blocking.
+    pub fn forms(&self, wasm_digest: &str) -> io::Result<Vec<(String, u64)>> {
+        let Some(hex) = digest::sha256_hex(wasm_digest) else { return Ok(Vec::new()) };
+        let mut forms = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let compatibility = name.to_str().and_then(|name| {
+                name.strip_prefix(hex)?.strip_prefix('-')?.strip_suffix(".cwasm").map(str::to_owned)
+            });
+            if let Some(compatibility) = compatibility {
+                forms.push((compatibility, entry.metadata()?.len()));
+            }
+        }
+        forms.sort();
+        Ok(forms)
+    }
+
     /// Removes everything compiled from a module. Blocking.
     pub fn remove(&self, wasm_digest: &str) -> io::Result<()> {
         let Some(hex) = digest::sha256_hex(wasm_digest) else { return Ok(()) };
@@ -95,6 +113,8 @@ mod tests {
         assert!(cache.load(&key).is_none());
         cache.store(&key, b"code").unwrap();
         assert!(cache.load(&key).is_some());
+        assert_eq!(cache.forms(&key.wasm_digest).unwrap(), [("e1".to_owned(), 4)]);
+        assert_eq!(cache.forms(&digest::of_bytes(b"other")).unwrap(), []);
         let path = cache.path(&key).unwrap();
         fs::write(&path, b"c0de").unwrap();
         assert!(cache.load(&key).is_none(), "tampered");
