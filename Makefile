@@ -15,7 +15,7 @@ TEST_PACKAGES := etcd-client etcd-server iproute2 nftables python3 python3-venv 
 ifneq ($(shell id -u),0)
 PRIVILEGED_TESTS = sudo -v && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='sudo -E' \
 	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='sudo -E' \
-	$(CARGO) test --locked --test cloud --test components --test hello_http --test pod_network --test two_nodes
+	$(CARGO) test --locked --test cloud --test components --test dual_stack --test hello_http --test pod_network --test two_nodes
 else
 PRIVILEGED_TESTS = true
 endif

@@ -1,6 +1,6 @@
 //! The node's two components, wasmlet and proxy, set up for this machine.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::guests::Guests;
-use crate::options::Cidr;
+use crate::networks::Networks;
 use crate::server::Components;
 use crate::wasmlet_options::WasmletOptions;
 
@@ -37,8 +37,8 @@ pub struct Agent {
     pub serving: watch::Receiver<ServingIdentity>,
     pub client: Client,
     pub proxy_client: Client,
-    pub pod_cidr: Cidr,
-    pub service_cidr: Cidr,
+    pub pod_cidr: Networks,
+    pub service_cidr: Networks,
 }
 
 /// A pair as the wasmlet takes it.
@@ -52,14 +52,14 @@ pub fn fixed(pair: Pair) -> watch::Receiver<ServingIdentity> {
 }
 
 /// What this process is to know of Services, yet to be filled by its proxy.
-pub fn services(pod_cidr: Cidr, service_cidr: Cidr) -> Services {
-    let networks = [service_cidr, pod_cidr].map(|cidr| (cidr.network, cidr.prefix)).to_vec();
+pub fn services(pod_cidr: Networks, service_cidr: Networks) -> Services {
+    let networks = [service_cidr, pod_cidr].iter().flat_map(Networks::all).collect();
     Services::new(CLUSTER_DOMAIN, Some(dns_address(service_cidr)), networks)
 }
 
 /// The tenth address of the Service network, as everywhere.
-pub fn dns_address(service_cidr: Cidr) -> Ipv4Addr {
-    Ipv4Addr::from_bits(service_cidr.network.to_bits().wrapping_add(10))
+pub fn dns_address(service_cidr: Networks) -> Ipv4Addr {
+    Ipv4Addr::from_bits(service_cidr.first.network.to_bits().wrapping_add(10))
 }
 
 /// How the proxy of a node is set up.
@@ -67,19 +67,37 @@ pub fn proxy_options(
     node: &str,
     rootless: bool,
     address: IpAddr,
-    pod_cidr: Cidr,
-    service_cidr: Cidr,
+    pod_cidr: Networks,
+    service_cidr: Networks,
 ) -> coracle_proxy::Options {
     coracle_proxy::Options {
         node_name: node.to_owned(),
         mode: if rootless { coracle_proxy::Mode::Userspace } else { coracle_proxy::Mode::Nftables },
-        service_cidr: (service_cidr.network, service_cidr.prefix),
-        pod_cidr: (pod_cidr.network, pod_cidr.prefix),
+        service_cidr: (service_cidr.first.network, service_cidr.first.prefix),
+        pod_cidr: (pod_cidr.first.network, pod_cidr.first.prefix),
+        second: pod_cidr.second.map(|pods| coracle_proxy::Second {
+            pod_cidr: pods,
+            service_cidr: service_cidr.second,
+            node_address: second_address(address),
+        }),
         node_address: address,
         dns_address: Some(dns_address(service_cidr)),
         services: services(pod_cidr, service_cidr),
         keep_rules: false,
     }
+}
+
+/// A global IPv6 address of the interface that has this one.
+fn second_address(first: IpAddr) -> Option<Ipv6Addr> {
+    let interfaces: Vec<_> = nix::ifaddrs::getifaddrs().ok()?.collect();
+    let has_first = |i: &&nix::ifaddrs::InterfaceAddress| {
+        i.address.as_ref().and_then(|a| a.as_sockaddr_in()).is_some_and(|a| IpAddr::V4(a.ip()) == first)
+    };
+    // An address may have a label for a name: `eth0:1`.
+    let name = interfaces.iter().find(has_first)?.interface_name.split(':').next()?;
+    let of_it = interfaces.iter().filter(|i| i.interface_name == name);
+    let mut six = of_it.filter_map(|i| Some(i.address.as_ref()?.as_sockaddr_in6()?.ip()));
+    six.find(|ip| !ip.is_loopback() && !ip.is_unicast_link_local())
 }
 
 impl Agent {
@@ -93,6 +111,13 @@ impl Agent {
         self.start_wasmlet(Some(services), running, shutdown);
     }
 
+    /// The node's second address, where pods have two: one that the interface of its first has, too. A cloud says itself
+    /// which addresses its machines have.
+    fn address6(&self) -> Option<Ipv6Addr> {
+        self.pod_cidr.second.filter(|_| !self.rootless && !self.waits_for_cloud)?;
+        second_address(self.address)
+    }
+
     /// Without a proxy in this process, guests' names and connections to Services go over the network, as containers' do.
     pub fn start_wasmlet(
         self,
@@ -100,6 +125,7 @@ impl Agent {
         running: &mut Components,
         shutdown: &CancellationToken,
     ) {
+        let address6 = self.address6();
         let mut options = coracle_wasmlet::Options::new(self.name, self.data);
         options.address = self.address;
         options.rootless = self.rootless;
@@ -112,10 +138,9 @@ impl Agent {
                 ..Taint::default()
             });
         }
-        options.cluster_networks = [self.pod_cidr, self.service_cidr]
-            .into_iter()
-            .filter_map(|c| coracle_wasmlet::network::Cidr::new(c.network, c.prefix))
-            .collect();
+        options.address6 = address6;
+        options.cluster_networks =
+            [self.pod_cidr, self.service_cidr].iter().flat_map(Networks::all).collect();
         options.cluster_domain = CLUSTER_DOMAIN.into();
         options.cluster_dns = dns_address(self.service_cidr).into();
         if let Some(services) = services {

@@ -15,8 +15,9 @@ use crate::agent::{self, Agent};
 use crate::data_directory::DataDirectory;
 use crate::join;
 use crate::monitoring::{self, Listening};
+use crate::networks::{self, NetworkOptions};
 use crate::node::address_towards;
-use crate::options::{DataOptions, NetworkOptions, NodeCloudOptions, NodeOptions};
+use crate::options::{DataOptions, NodeCloudOptions, NodeOptions};
 use crate::process;
 use crate::server::Components;
 use crate::wasmlet_options::WasmletOptions;
@@ -177,11 +178,13 @@ impl Wasmlet {
             let address: IpAddr = address_towards(&config.cluster_url)?;
             let data = DataDirectory::open(&self.data.directory()?)?;
             let transport = Https::new(config)?;
+            let rootless = self.node.rootless();
+            networks::check(&self.networks.pod_cidr, &self.networks.service_cidr, rootless)?;
             let agent = Agent {
                 name: self.node.name()?,
                 address,
                 data: data.path().to_owned(),
-                rootless: self.node.rootless(),
+                rootless,
                 wasmlet: self.wasmlet.clone(),
                 waits_for_cloud: self.cloud.waits(),
                 client_ca,
@@ -220,13 +223,10 @@ impl Proxy {
             let address = address_towards(&config.cluster_url)?;
             let client = Client::new(Https::new(config)?, "kube-proxy");
             let NetworkOptions { pod_cidr, service_cidr } = self.networks;
-            let mut options = agent::proxy_options(
-                &self.node.name()?,
-                self.node.rootless(),
-                address,
-                pod_cidr,
-                service_cidr,
-            );
+            let rootless = self.node.rootless();
+            networks::check(&pod_cidr, &service_cidr, rootless)?;
+            let mut options =
+                agent::proxy_options(&self.node.name()?, rootless, address, pod_cidr, service_cidr);
             // Alone, it may be restarted beside a wasmlet and pods that go on.
             options.keep_rules = true;
             coracle_proxy::run(options, client, shutdown).await.context("the proxy failed")

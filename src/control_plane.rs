@@ -33,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::data_directory::DataDirectory;
-use crate::options::{Cidr, ControlPlaneOptions, ServiceCidr};
+use crate::networks::{self, Cidr, Networks};
+use crate::options::ControlPlaneOptions;
 use crate::server_leases::ServerLeases;
 use crate::{bootstrap, kubeconfig, kubernetes_endpoints, process};
 
@@ -54,10 +55,8 @@ pub struct ControlPlane {
     pub address: SocketAddr,
     pub kubeconfig: PathBuf,
     manifests: PathBuf,
-    pub pod_cidr: Cidr,
-    pub service_cidr: Cidr,
-    /// The range of Services' second addresses.
-    pub service_cidr_v6: Option<(std::net::Ipv6Addr, u8)>,
+    pub pod_cidr: Networks,
+    pub service_cidr: Networks,
     /// Where the components of this process say that they run.
     pub component_health: Arc<ComponentHealth>,
     serving: JoinHandle<()>,
@@ -73,14 +72,14 @@ impl ControlPlane {
         data: &DataDirectory,
         rootless: bool,
     ) -> anyhow::Result<Self> {
-        let (pod_cidr, service_ranges) = networks(options, rootless);
-        let service_cidr = service_ranges.first;
+        let (pod_cidr, service_cidr) = networks_of(options, rootless);
+        networks::check(&pod_cidr, &service_cidr, rootless)?;
         let listener = TcpListener::bind(options.listen)
             .await
             .with_context(|| format!("cannot listen on {}", options.listen))?;
         let bound = listener.local_addr().context("the listener's address")?;
         let address = SocketAddr::new(reachable(bound.ip()), bound.port());
-        let service_address = service_cidr.address(1);
+        let service_address = service_cidr.first.address(1);
 
         let pki = Arc::new(Pki::open_or_create(
             &options.pki_dir.clone().unwrap_or_else(|| data.path().join("pki")),
@@ -112,7 +111,7 @@ impl ControlPlane {
                 token_issuer: Some(key.clone()),
                 authorizer: Some(authorizers.clone()),
                 lookup: Some(lookup.clone()),
-                service_cidr: Some(service_ranges.to_string()),
+                service_cidr: Some(service_cidr.to_string()),
                 component_health: component_health.clone(),
                 metric_resolution: Some(options.metric_resolution),
                 runtime_config: options.runtime_config.clone(),
@@ -129,8 +128,8 @@ impl ControlPlane {
         .with_context(|| format!("starting the API on the store in {}", data.path().display()))?;
         deferred.provide(Direct::new(api.clone(), Identity::new("system:apiserver", &[MASTERS_GROUP])));
 
-        upkeep::ensure(&api, &own, &service_ranges.to_string()).await.context("the server's own objects")?;
-        bootstrap::ensure(&own, service_address, service_cidr.address(10), address).await?;
+        upkeep::ensure(&api, &own, &service_cidr.to_string()).await.context("the server's own objects")?;
+        bootstrap::ensure(&own, service_address, service_cidr.first.address(10), address).await?;
         upkeep::introduce(&api, &own).await.context("saying who this server is")?;
         let leases = ServerLeases {
             store: store.clone(),
@@ -183,7 +182,6 @@ impl ControlPlane {
             manifests: data.path().join("manifests"),
             pod_cidr,
             service_cidr,
-            service_cidr_v6: service_ranges.second,
             component_health,
             serving,
             background,
@@ -242,27 +240,14 @@ fn authenticators(
     Ok(Authenticators::new(list, options.anonymous_auth))
 }
 
-impl ControlPlane {
-    /// All that Services get addresses from.
-    pub fn service_ranges(&self) -> Vec<coracle_controllers::Cidr> {
-        let first = (self.service_cidr.network.into(), self.service_cidr.prefix);
-        let second = self.service_cidr_v6.map(|(network, prefix)| (network.into(), prefix));
-        let ranges = std::iter::once(first).chain(second);
-        ranges.map(|(address, prefix)| coracle_controllers::Cidr { address, prefix }).collect()
-    }
-}
-
-fn networks(options: &ControlPlaneOptions, rootless: bool) -> (Cidr, ServiceCidr) {
-    let first = |rooted: Ipv4Addr, loopback: Ipv4Addr| Cidr {
-        network: if rootless { loopback } else { rooted },
-        prefix: 16,
+fn networks_of(options: &ControlPlaneOptions, rootless: bool) -> (Networks, Networks) {
+    let first = |rooted: Ipv4Addr, loopback: Ipv4Addr| Networks {
+        first: Cidr { network: if rootless { loopback } else { rooted }, prefix: 16 },
+        second: None,
     };
     (
         options.pod_cidr.unwrap_or(first([10, 244, 0, 0].into(), [127, 64, 0, 0].into())),
-        options.service_cidr.unwrap_or(ServiceCidr {
-            first: first([10, 96, 0, 0].into(), [127, 96, 0, 0].into()),
-            second: None,
-        }),
+        options.service_cidr.unwrap_or(first([10, 96, 0, 0].into(), [127, 96, 0, 0].into())),
     )
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use async_trait::async_trait;
 use coracle_proxy::Services;
 use coracle_proxy::dns::{Family, NameError};
-use coracle_wasmlet::network::{Choice, ConnectBalancer, ResolveError, Resolver};
+use coracle_wasmlet::network::resolver::joined;
+use coracle_wasmlet::network::{Choice, ConnectBalancer, Families, ResolveError, Resolver};
 use coracle_wasmlet::runtime::Protocol;
 
 /// The proxy's tables as the wasmlet asks them.
@@ -13,8 +14,21 @@ pub struct Guests(pub Services);
 
 #[async_trait]
 impl Resolver for Guests {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        match self.0.names().addresses(name, Family::V4).await {
+    async fn resolve(&self, name: &str, families: Families) -> Result<Vec<IpAddr>, ResolveError> {
+        match families {
+            Families::V4 => self.of_family(name, Family::V4).await,
+            Families::Both => {
+                let (four, six) =
+                    tokio::join!(self.of_family(name, Family::V4), self.of_family(name, Family::V6));
+                joined(four, six)
+            }
+        }
+    }
+}
+
+impl Guests {
+    async fn of_family(&self, name: &str, family: Family) -> Result<Vec<IpAddr>, ResolveError> {
+        match self.0.names().addresses(name, family).await {
             Ok(addresses) if addresses.is_empty() => Err(ResolveError::NotFound(name.to_owned())),
             Ok(addresses) => Ok(addresses),
             Err(NameError::NotFound) => Err(ResolveError::NotFound(name.to_owned())),

@@ -1,6 +1,7 @@
 //! The `coracle` binary: one subcommand per shape of the cluster, and a few for looking at one.
 
 mod options;
+mod networks;
 mod wasmlet_options;
 mod memory;
 mod process;

@@ -18,7 +18,8 @@ use tracing::warn;
 use crate::agent::{self, Agent};
 use crate::data_directory::DataDirectory;
 use crate::join::{self, CLIENT_SIGNER, Credential, Held, Joined, SERVING_SIGNER, Token, Wanted};
-use crate::options::{DataOptions, NetworkOptions, NodeCloudOptions, NodeOptions};
+use crate::networks::{self, NetworkOptions};
+use crate::options::{DataOptions, NodeCloudOptions, NodeOptions};
 use crate::process;
 use crate::rotation::Rotation;
 use crate::server::Components;
@@ -126,6 +127,7 @@ impl Node {
             return Ok(());
         }
         let rootless = self.node.rootless();
+        networks::check(&self.networks.pod_cidr, &self.networks.service_cidr, rootless)?;
         let entered = self.enter(server, name, address, data.join("node"), running, components).await?;
         let agent = Agent {
             name: name.to_owned(),

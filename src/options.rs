@@ -12,6 +12,7 @@ use coracle_client::election::Timing;
 use coracle_controllers::cloud::CloudOptions;
 use coracle_controllers::hpa::HpaOptions;
 
+use crate::networks::{Networks, parse_pods, parse_services};
 use crate::process;
 pub use feature_gates::FeatureGates;
 
@@ -49,11 +50,12 @@ pub struct ControlPlaneOptions {
     pub etcd_keyfile: Option<PathBuf>,
     /// The network that Services get their addresses from, and after a comma an IPv6 one for the second address of those
     /// that ask for two [default: 10.96.0.0/16; rootless 127.96.0.0/16]
-    #[arg(long, value_name = "CIDR[,CIDR]", value_parser = parse_service_cidr)]
-    pub service_cidr: Option<ServiceCidr>,
-    /// The network that nodes get their pods' addresses from [default: 10.244.0.0/16; rootless 127.64.0.0/16]
-    #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
-    pub pod_cidr: Option<Cidr>,
+    #[arg(long, value_name = "CIDR[,CIDR]", value_parser = parse_services)]
+    pub service_cidr: Option<Networks>,
+    /// The network that nodes get their pods' addresses from, and after a comma an IPv6 one for a second address of every
+    /// pod [default: 10.244.0.0/16; rootless 127.64.0.0/16]
+    #[arg(long, value_name = "CIDR[,CIDR]", value_parser = parse_pods)]
+    pub pod_cidr: Option<Networks>,
     /// How long a node may be silent before it counts as lost
     #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = parse_duration)]
     pub node_monitor_grace_period: std::time::Duration,
@@ -118,17 +120,6 @@ impl NodeCloudOptions {
     }
 }
 
-/// The cluster's networks, for nodes and proxies that are not in the control plane's process.
-#[derive(Args, Clone, Debug)]
-pub struct NetworkOptions {
-    /// The cluster's pod network
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_parser = parse_cidr)]
-    pub pod_cidr: Cidr,
-    /// The cluster's Service network
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16", value_parser = parse_cidr)]
-    pub service_cidr: Cidr,
-}
-
 impl NodeOptions {
     pub fn name(&self) -> anyhow::Result<String> {
         let name = self.node_name.clone().unwrap_or_else(process::hostname).to_lowercase();
@@ -160,78 +151,6 @@ pub fn has_net_admin() -> bool {
             u64::from_str_radix(line.trim(), 16).ok()
         })
         .is_some_and(|capabilities| capabilities & CAP_NET_ADMIN != 0)
-}
-
-/// An IPv4 network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    pub network: std::net::Ipv4Addr,
-    pub prefix: u8,
-}
-
-impl Cidr {
-    /// The `n`th address of the network.
-    pub fn address(&self, n: u32) -> IpAddr {
-        IpAddr::V4(std::net::Ipv4Addr::from_bits(self.network.to_bits().wrapping_add(n)))
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-pub fn parse_cidr(text: &str) -> Result<Cidr, String> {
-    let wrong = || "give an IPv4 network such as 10.244.0.0/16".to_owned();
-    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-    let address: std::net::Ipv4Addr = address.parse().map_err(|_| wrong())?;
-    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
-    if !(8..=28).contains(&prefix) {
-        return Err("the prefix must be from /8 to /28".into());
-    }
-    let mask = u32::MAX << (32 - u32::from(prefix));
-    let network = std::net::Ipv4Addr::from_bits(address.to_bits() & mask);
-    if network != address {
-        return Err(format!("the address has bits beyond the prefix; did you mean {network}/{prefix}?"));
-    }
-    Ok(Cidr { network, prefix })
-}
-
-/// The ranges of Services: IPv4's, which nodes forward, and maybe one of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceCidr {
-    pub first: Cidr,
-    /// The network and its prefix.
-    pub second: Option<(std::net::Ipv6Addr, u8)>,
-}
-
-impl std::fmt::Display for ServiceCidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.first.fmt(f)?;
-        self.second.map_or(Ok(()), |(network, prefix)| write!(f, ",{network}/{prefix}"))
-    }
-}
-
-fn parse_service_cidr(text: &str) -> Result<ServiceCidr, String> {
-    let Some((first, second)) = text.split_once(',') else {
-        return Ok(ServiceCidr { first: parse_cidr(text)?, second: None });
-    };
-    let first = parse_cidr(first).map_err(|why| format!("the first range: {why}"))?;
-    let wrong = || "the second range: give an IPv6 network such as fd00:96::/112".to_owned();
-    let (address, prefix) = second.split_once('/').ok_or_else(wrong)?;
-    let address: std::net::Ipv6Addr = address.parse().map_err(|_| wrong())?;
-    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
-    if !(64..=124).contains(&prefix) {
-        return Err("the second range: the prefix must be from /64 to /124".into());
-    }
-    let network = std::net::Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - u32::from(prefix))));
-    if network != address {
-        return Err(format!(
-            "the second range: the address has bits beyond the prefix; did you mean {network}/{prefix}?"
-        ));
-    }
-    Ok(ServiceCidr { first, second: Some((network, prefix)) })
 }
 
 /// `ADDR:PORT`; an address alone gets the default port.
@@ -292,32 +211,6 @@ pub fn is_root() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn networks_are_checked() {
-        assert_eq!(parse_cidr("10.244.0.0/16").unwrap().address(1).to_string(), "10.244.0.1");
-        for bad in ["", "10.244.0.0", "10.244.0.1/16", "10.0.0.0/33", "10.0.0.0/30", "x/8", "fd00::/64"] {
-            assert!(parse_cidr(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn service_networks_are_one_or_two() {
-        for text in ["10.96.0.0/16", "10.96.0.0/16,fd00:96::/112"] {
-            assert_eq!(parse_service_cidr(text).unwrap().to_string(), text);
-        }
-        for (bad, why) in [
-            ("fd00:96::/112", "give an IPv4 network"),
-            ("fd00:96::/112,10.96.0.0/16", "the first range: give an IPv4 network"),
-            ("10.96.0.0/16,10.97.0.0/16", "the second range: give an IPv6 network"),
-            ("10.96.0.0/16,fd00:96::/48", "the second range: the prefix must be from /64 to /124"),
-            ("10.96.0.0/16,fd00:96::1/112", "did you mean fd00:96::/112?"),
-            ("10.96.0.0/16,fd00::/112,fd01::/112", "the second range: give an IPv6 network"),
-        ] {
-            let error = parse_service_cidr(bad).unwrap_err();
-            assert!(error.contains(why), "{bad}: {error}");
-        }
-    }
 
     #[test]
     fn durations_are_checked() {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::component::CLOUD_FIELD_MANAGER;
 use crate::control_plane::ControlPlane;
 use crate::data_directory::DataDirectory;
+use crate::networks::NodeMasks;
 use crate::options::{ControlPlaneOptions, DataOptions};
 use crate::process;
 
@@ -19,9 +20,8 @@ pub struct Server {
     data: DataOptions,
     #[command(flatten)]
     control_plane: ControlPlaneOptions,
-    /// The prefix length of a node's pod range: /24 holds 253 pods
-    #[arg(long, value_name = "BITS", default_value_t = 24, value_parser = clap::value_parser!(u8).range(9..=30))]
-    node_cidr_mask_size: u8,
+    #[command(flatten)]
+    masks: NodeMasks,
 }
 
 impl Server {
@@ -32,12 +32,8 @@ impl Server {
             let control_plane = ControlPlane::start(&self.control_plane, &data, false).await?;
             control_plane.announce();
             let components = CancellationToken::new();
-            let mut running = Components::start(
-                &control_plane,
-                &self.control_plane,
-                self.node_cidr_mask_size,
-                &components,
-            )?;
+            let mut running =
+                Components::start(&control_plane, &self.control_plane, self.masks, &components)?;
             let result = running.until(&shutdown).await;
             components.cancel();
             running.ended().await;
@@ -81,7 +77,7 @@ impl Components {
     pub fn start(
         control_plane: &ControlPlane,
         options: &ControlPlaneOptions,
-        node_cidr_mask_size: u8,
+        masks: NodeMasks,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let pki = &control_plane.pki;
@@ -109,12 +105,11 @@ impl Components {
             node_monitor_grace_period: options.node_monitor_grace_period,
             cluster_signing_duration: options.cluster_signing_duration,
             autoscaling: options.autoscaling.clone(),
-            node_cidr_mask_size,
-            cluster_cidr: vec![coracle_controllers::Cidr {
-                address: control_plane.pod_cidr.network.into(),
-                prefix: control_plane.pod_cidr.prefix,
-            }],
-            service_cluster_ip_range: control_plane.service_ranges(),
+            node_cidr_mask_size: masks.node_cidr_mask_size,
+            node_cidr_mask_size_ipv4: masks.node_cidr_mask_size_ipv4,
+            node_cidr_mask_size_ipv6: masks.node_cidr_mask_size_ipv6,
+            cluster_cidr: control_plane.pod_cidr.ranges(),
+            service_cluster_ip_range: control_plane.service_cidr.ranges(),
             signer: Some(signer),
             addons: Some(control_plane.addons()),
             account_token_key: Some(control_plane.token_key.clone()),

@@ -39,9 +39,8 @@ impl Up {
         control_plane.announce();
 
         let components = CancellationToken::new();
-        // One machine holds more pods than a /24 has addresses; a quarter of the network leaves room for others.
-        let mask = control_plane.pod_cidr.prefix + 2;
-        let mut running = Components::start(&control_plane, &self.control_plane, mask, &components)?;
+        let masks = control_plane.pod_cidr.masks_of_one();
+        let mut running = Components::start(&control_plane, &self.control_plane, masks, &components)?;
         let address = control_plane.address.ip();
         let serving = control_plane.pki.node_serving(&name, &[address])?;
         let agent = Agent {

@@ -95,13 +95,17 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     pub service_cluster_ip_range: Vec<Cidr>,
 
-    /// The prefix length of a node's IPv4 pod range
-    #[arg(long, default_value_t = 24)]
-    pub node_cidr_mask_size: u8,
+    /// The prefix length of a node's pod range, where there is one cluster CIDR [default: 24, of IPv6 64]
+    #[arg(long)]
+    pub node_cidr_mask_size: Option<u8>,
 
-    /// The prefix length of a node's IPv6 pod range
-    #[arg(long, default_value_t = 64)]
-    pub node_cidr_mask_size_ipv6: u8,
+    /// The prefix length of a node's IPv4 pod range [default: 24]
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+
+    /// The prefix length of a node's IPv6 pod range [default: 64]
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
 
     #[command(flatten)]
     pub autoscaling: hpa::HpaOptions,
@@ -160,8 +164,9 @@ impl Default for Options {
             node_eviction_rate: 0.1,
             cluster_cidr: vec![Cidr { address: IpAddr::from([10, 244, 0, 0]), prefix: 16 }],
             service_cluster_ip_range: Vec::new(),
-            node_cidr_mask_size: 24,
-            node_cidr_mask_size_ipv6: 64,
+            node_cidr_mask_size: None,
+            node_cidr_mask_size_ipv4: None,
+            node_cidr_mask_size_ipv6: None,
             autoscaling: hpa::HpaOptions::default(),
             terminated_pod_gc_threshold: 12500,
             cluster_signing_cert_file: None,

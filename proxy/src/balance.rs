@@ -1,7 +1,7 @@
 //! Chooses an endpoint: in turn, or for a known client the one it had.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,14 +17,14 @@ pub struct Balancer {
 
 struct State {
     sources: Vec<Source>,
-    endpoints: Vec<SocketAddrV4>,
+    endpoints: Vec<SocketAddr>,
     next: usize,
     affinity: Option<Duration>,
-    clients: HashMap<IpAddr, (SocketAddrV4, Instant)>,
+    clients: HashMap<IpAddr, (SocketAddr, Instant)>,
 }
 
 impl Balancer {
-    pub fn new(endpoints: &[SocketAddrV4], affinity: Option<Duration>) -> Self {
+    pub fn new(endpoints: &[SocketAddr], affinity: Option<Duration>) -> Self {
         let next = if endpoints.is_empty() { 0 } else { rand::random_range(0..endpoints.len()) };
         Self {
             state: Mutex::new(State {
@@ -38,7 +38,7 @@ impl Balancer {
     }
 
     /// New endpoints; clients keep theirs where it is still among them.
-    pub fn set(&self, endpoints: &[SocketAddrV4], affinity: Option<Duration>) {
+    pub fn set(&self, endpoints: &[SocketAddr], affinity: Option<Duration>) {
         let mut state = self.state.lock();
         state.endpoints = endpoints.to_vec();
         state.affinity = affinity;
@@ -54,7 +54,7 @@ impl Balancer {
         self.state.lock().sources = sources.to_vec();
     }
 
-    pub fn choose(&self, client: IpAddr, now: Instant) -> Option<SocketAddrV4> {
+    pub fn choose(&self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
         let mut state = self.state.lock();
         if state.endpoints.is_empty() || !table::admits(&state.sources, client) {
             return None;
@@ -85,7 +85,7 @@ impl Balancer {
 }
 
 impl State {
-    fn in_turn(&mut self) -> SocketAddrV4 {
+    fn in_turn(&mut self) -> SocketAddr {
         self.next = (self.next + 1) % self.endpoints.len();
         self.endpoints[self.next]
     }
@@ -98,8 +98,8 @@ mod tests {
 
     use super::*;
 
-    fn endpoint(last: u8) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, last), 80)
+    fn endpoint(last: u8) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(10, 0, 0, last).into(), 80)
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
         let rest: Vec<_> = all.into_iter().filter(|e| Some(*e) != first).collect();
         sticky.set(&rest, Some(Duration::from_secs(10)));
         assert_ne!(sticky.choose(client, now), first, "its endpoint is gone");
-        plain.let_in(&[(Ipv4Addr::new(10, 0, 0, 0), 8)]);
+        plain.let_in(&[(Ipv4Addr::new(10, 0, 0, 0).into(), 8)]);
         assert_eq!(plain.choose(client, now), None, "not of the networks that are let in");
         assert_eq!(Balancer::new(&[], None).choose(client, now), None);
     }

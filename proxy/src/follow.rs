@@ -1,7 +1,7 @@
 //! Follows Services and EndpointSlices, and hands the rules of what changed to the backend.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::announce::Announcer;
+use crate::dns::Family;
 use crate::dns::names::{self, ServiceNames};
 use crate::health_check::HealthChecks;
 use crate::table::{self, Place, ServiceRules};
@@ -111,6 +112,7 @@ pub async fn run(
         for name in &names {
             let (mut rules, service_names) = current(name, &services, &slices, place, options);
             leave_dns(&mut rules, options);
+            rules.ports.retain(|port| port.family == Family::V4 || options.second.is_some());
             options.services.set(name, &rules, service_names);
             beside.announcer.set(name, &rules.announcement);
             beside.health.set(name, rules.health_check);
@@ -164,17 +166,16 @@ fn current(
 /// The cluster's DNS address is served by the node itself.
 fn leave_dns(rules: &mut ServiceRules, options: &Options) {
     for port in rules.ports.iter_mut().filter(|port| port.port == crate::dns::PORT) {
-        port.addresses.retain(|address| Some(*address) != options.dns_address);
+        port.addresses.retain(|address| Some(*address) != options.dns_address.map(IpAddr::V4));
     }
 }
 
 /// No Service but the API's leads to what listens on the node's loopback, unless a pod does (on the node's network).
 fn confine(slice: &mut EndpointSlice, options: &Options) {
     let (network, prefix) = options.pod_cidr;
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    let is_pod = |ip: Ipv4Addr| ip.to_bits() & mask == network.to_bits() & mask;
+    let is_pod = |ip: IpAddr| table::contains((network.into(), prefix), ip);
     let of_the_node =
-        |address: &String| address.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback() && !is_pod(ip));
+        |address: &String| address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() && !is_pod(ip));
     let is_a_pods = |e: &Endpoint| e.target_ref.as_ref().and_then(|r| r.kind.as_deref()) == Some("Pod");
     if let Some(endpoints) = &mut slice.endpoints {
         endpoints.retain(|e| is_a_pods(e) || !e.addresses.iter().any(of_the_node));

@@ -11,7 +11,7 @@ mod services;
 pub mod table;
 mod userspace;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -39,6 +39,8 @@ pub struct Options {
     pub service_cidr: (Ipv4Addr, u8),
     /// The cluster's pod network: its traffic keeps its source address.
     pub pod_cidr: (Ipv4Addr, u8),
+    /// What there is of IPv6; None: pods have IPv4 addresses only, and so have Services on this node.
+    pub second: Option<Second>,
     /// The node's own address, the source of its connections to Services.
     pub node_address: IpAddr,
     /// The cluster's DNS address; None: this node does not serve it.
@@ -47,6 +49,15 @@ pub struct Options {
     pub services: Services,
     /// Whether rules and routes stay in the kernel after an orderly end. They do where pods outlive this process.
     pub keep_rules: bool,
+}
+
+/// The cluster's IPv6.
+#[derive(Clone, Copy, Debug)]
+pub struct Second {
+    pub pod_cidr: (Ipv6Addr, u8),
+    pub service_cidr: Option<(Ipv6Addr, u8)>,
+    /// The node's own address.
+    pub node_address: Option<Ipv6Addr>,
 }
 
 #[derive(Debug, thiserror::Error)]

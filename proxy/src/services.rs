@@ -9,8 +9,8 @@ use std::time::Instant;
 use parking_lot::RwLock;
 
 use crate::balance::Balancer;
-use crate::dns::Names;
 use crate::dns::names::ServiceNames;
+use crate::dns::{Family, Names};
 use crate::table::{PortRules, Protocol, ServiceRules, WayIn};
 
 /// Filled by the proxy as it follows Services and endpoints. Cheap to clone.
@@ -30,7 +30,7 @@ pub enum Choice {
 }
 
 /// Where clients come in: an address of a Service, or (None) every address of the node.
-type Entrance = (Option<Ipv4Addr>, Protocol, u16);
+type Entrance = (Family, Option<IpAddr>, Protocol, u16);
 
 /// A Service and where its connections go.
 type Claim = (Arc<str>, Arc<Balancer>);
@@ -45,7 +45,7 @@ struct Connects {
 
 impl Services {
     /// `networks`: those of the cluster's Services and pods.
-    pub fn new(domain: &str, dns: Option<Ipv4Addr>, networks: Vec<(Ipv4Addr, u8)>) -> Self {
+    pub fn new(domain: &str, dns: Option<Ipv4Addr>, networks: Vec<(IpAddr, u8)>) -> Self {
         Self { names: Names::new(domain, dns, networks), connects: Arc::default() }
     }
 
@@ -55,13 +55,14 @@ impl Services {
 
     /// Where a connection from `source` to a Service's address goes.
     pub fn choose(&self, source: IpAddr, destination: SocketAddr, protocol: Protocol) -> Choice {
-        let IpAddr::V4(address) = destination.ip() else { return Choice::NotAService };
-        self.at((Some(address), protocol, destination.port()), source)
+        let ip = destination.ip();
+        self.at((Family::of(ip), Some(ip), protocol, destination.port()), source)
     }
 
-    /// Where a connection from `source` to a port of the node goes, if it is a Service's.
+    /// Where a connection from `source` to a port of the node, at its address of the same family, goes, if it is a
+    /// Service's.
     pub fn choose_node_port(&self, source: IpAddr, port: u16, protocol: Protocol) -> Choice {
-        self.at((None, protocol, port), source)
+        self.at((Family::of(source), None, protocol, port), source)
     }
 
     fn at(&self, entrance: Entrance, source: IpAddr) -> Choice {
@@ -69,7 +70,7 @@ impl Services {
         match balancer {
             None => Choice::NotAService,
             Some((_, balancer)) => match balancer.choose(source, Instant::now()) {
-                Some(endpoint) => Choice::Endpoint(endpoint.into()),
+                Some(endpoint) => Choice::Endpoint(endpoint),
                 None => Choice::NoEndpoint,
             },
         }
@@ -120,7 +121,7 @@ impl Connects {
 fn entrances(rules: &ServiceRules) -> Vec<(Entrance, WayIn<'_>, &PortRules)> {
     let of_port = |port| {
         let ways = PortRules::ways_in(port).into_iter();
-        ways.map(move |way| ((way.address, port.protocol, way.port), way, port))
+        ways.map(move |way| ((way.family, way.address, port.protocol, way.port), way, port))
     };
     rules.ports.iter().flat_map(of_port).collect()
 }
@@ -134,6 +135,7 @@ mod tests {
     fn rules(endpoints: &[&str], affinity: bool) -> ServiceRules {
         let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
         let port = PortRules {
+            family: Family::V4,
             name: String::new(),
             protocol: Protocol::Tcp,
             port: 80,

@@ -1,11 +1,13 @@
 //! What the rules of one Service are, worked out of it and its EndpointSlices. Pure.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use crate::dns::Family;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -44,20 +46,21 @@ pub struct HealthCheck {
 }
 
 /// A network whose clients are let in.
-pub type Source = (Ipv4Addr, u8);
+pub type Source = (IpAddr, u8);
 
-/// One port of a Service.
+/// One port of a Service in one family, which all its addresses are of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRules {
+    pub family: Family,
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
     /// The addresses on which `port` is served inside the cluster.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// Those outside: external IPs.
-    pub external_addresses: Vec<Ipv4Addr>,
+    pub external_addresses: Vec<IpAddr>,
     /// Load balancers' addresses.
-    pub balanced_addresses: Vec<Ipv4Addr>,
+    pub balanced_addresses: Vec<IpAddr>,
     /// Whose clients load balancers let in; empty: everybody's.
     pub sources: Vec<Source>,
     /// Served on every address of the node.
@@ -65,20 +68,21 @@ pub struct PortRules {
     /// A client keeps its endpoint for this long after its last connection.
     pub affinity: Option<Duration>,
     /// For clients inside the cluster; empty: refuse.
-    pub endpoints: Vec<SocketAddrV4>,
+    pub endpoints: Vec<SocketAddr>,
     /// From outside, where the traffic policy is `Local` the node's own only; empty: refuse.
-    pub node_port_endpoints: Vec<SocketAddrV4>,
+    pub node_port_endpoints: Vec<SocketAddr>,
     /// With the policy `Local`: what clients inside the cluster reach by the addresses for outside. Else empty.
-    pub inside_endpoints: Vec<SocketAddrV4>,
+    pub inside_endpoints: Vec<SocketAddr>,
 }
 
 /// A way in to a port, for clients inside the cluster, which this node's own are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WayIn<'a> {
+    pub family: Family,
     /// None: every address of the node.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     pub port: u16,
-    pub endpoints: &'a [SocketAddrV4],
+    pub endpoints: &'a [SocketAddr],
     /// Whose clients are let in; empty: everybody's.
     pub sources: &'a [Source],
 }
@@ -87,7 +91,7 @@ impl PortRules {
     pub fn ways_in(&self) -> Vec<WayIn<'_>> {
         let outside =
             if self.inside_endpoints.is_empty() { &self.node_port_endpoints } else { &self.inside_endpoints };
-        let at = |addresses: &[Ipv4Addr]| addresses.iter().map(|a| (Some(*a), self.port)).collect::<Vec<_>>();
+        let at = |addresses: &[IpAddr]| addresses.iter().map(|a| (Some(*a), self.port)).collect::<Vec<_>>();
         let groups = [
             (at(&self.addresses), &self.endpoints, &[][..]),
             (at(&self.external_addresses), outside, &[][..]),
@@ -101,7 +105,13 @@ impl PortRules {
         groups
             .into_iter()
             .flat_map(|(ways, endpoints, sources)| {
-                ways.into_iter().map(move |(address, port)| WayIn { address, port, endpoints, sources })
+                ways.into_iter().map(move |(address, port)| WayIn {
+                    family: self.family,
+                    address,
+                    port,
+                    endpoints,
+                    sources,
+                })
             })
             .collect()
     }
@@ -124,20 +134,21 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
     if spec.type_.as_deref() == Some("ExternalName") {
         return ServiceRules::default();
     }
-    // The first or the second address: "None" is no address.
-    let addresses = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
-    let cluster_ip = addresses.filter_map(|ip| ip.parse::<Ipv4Addr>().ok()).next();
-    let Some(cluster_ip) = cluster_ip else { return ServiceRules::default() };
-    let external: Vec<Ipv4Addr> =
-        spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
+    // "None" is no address.
+    let listed = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+    let mut cluster_ips: Vec<IpAddr> = listed.filter_map(|ip| ip.parse().ok()).collect();
+    cluster_ips.dedup();
+    cluster_ips.sort_by_key(IpAddr::is_ipv6);
+    cluster_ips.dedup_by_key(|ip| ip.is_ipv6());
+    if cluster_ips.is_empty() {
+        return ServiceRules::default();
+    }
+    let external: Vec<IpAddr> = spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
     let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
-    let balanced: Vec<Ipv4Addr> = if is_balanced { balanced(service) } else { Vec::new() };
+    let balanced: Vec<IpAddr> = if is_balanced { balanced(service) } else { Vec::new() };
     let sources: Vec<Source> =
         spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| source(range)).collect();
-    // Ranges of which none can be read let nobody in.
-    let closed =
-        spec.load_balancer_source_ranges.as_ref().is_some_and(|r| !r.is_empty()) && sources.is_empty();
-    let balanced = if closed { Vec::new() } else { balanced };
+    let is_restricted = spec.load_balancer_source_ranges.as_ref().is_some_and(|r| !r.is_empty());
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let seconds = spec
             .session_affinity_config
@@ -149,15 +160,22 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
     });
     let local = |policy: Option<&str>| policy == Some("Local");
     let exposes_node_ports = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
-    let ports = spec
-        .ports
-        .iter()
-        .flatten()
-        .filter_map(|port| {
-            let all = endpoints(port, slices, Reach::Near(place));
-            let own = || endpoints(port, slices, Reach::Node(place.node));
+    let of = |family: Family, addresses: &[IpAddr]| -> Vec<IpAddr> {
+        addresses.iter().filter(|ip| Family::of(**ip) == family).copied().collect()
+    };
+    let ports = |cluster_ip: IpAddr| {
+        let family = Family::of(cluster_ip);
+        let sources: Vec<Source> = sources.iter().filter(|s| Family::of(s.0) == family).copied().collect();
+        // Ranges of which none is of the family, or can be read, let nobody in.
+        let balanced = if is_restricted && sources.is_empty() { Vec::new() } else { of(family, &balanced) };
+        let external = of(family, &external);
+        spec.ports.iter().flatten().filter_map(move |port| {
+            let all = endpoints(port, slices, family, Reach::Near(place));
+            let own = || endpoints(port, slices, family, Reach::Node(place.node));
             let for_policy = |only_own: bool| if only_own { own() } else { all.clone() };
+            let is_local_outside = local(spec.external_traffic_policy.as_deref());
             Some(PortRules {
+                family,
                 name: port.name.clone().unwrap_or_default(),
                 protocol: protocol(port.protocol.as_deref())?,
                 port: u16::try_from(port.port).ok()?,
@@ -172,26 +190,29 @@ pub fn rules(service: &Service, slices: &[EndpointSlice], place: Place<'_>) -> S
                     .filter(|p| *p != 0),
                 affinity,
                 endpoints: for_policy(local(spec.internal_traffic_policy.as_deref())),
-                node_port_endpoints: for_policy(local(spec.external_traffic_policy.as_deref())),
-                inside_endpoints: if local(spec.external_traffic_policy.as_deref()) {
-                    all
-                } else {
-                    Vec::new()
-                },
+                node_port_endpoints: for_policy(is_local_outside),
+                inside_endpoints: if is_local_outside { all } else { Vec::new() },
             })
         })
-        .collect();
+    };
+    let ports: Vec<PortRules> = cluster_ips.into_iter().flat_map(ports).collect();
+    // What neighbours are told is IPv4's only.
+    let told = ports.iter().flat_map(|port| &port.balanced_addresses);
+    let mut told: Vec<Ipv4Addr> =
+        told.filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
+    told.sort_unstable();
+    told.dedup();
     let announced = service.metadata.annotations.as_ref().and_then(|a| a.get(ANNOUNCED_BY));
     let announced = announced.is_some_and(|by| by == place.node);
     ServiceRules {
         ports,
-        announcement: Announcement { addresses: if announced { balanced } else { Vec::new() } },
+        announcement: Announcement { addresses: if announced { told } else { Vec::new() } },
         health_check: health_check(service, slices, place.node),
     }
 }
 
 /// Addresses in the status whose traffic comes as it was sent; with `Proxy` the load balancer changes it on the way.
-fn balanced(service: &Service) -> Vec<Ipv4Addr> {
+fn balanced(service: &Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
     status
         .into_iter()
@@ -203,20 +224,34 @@ fn balanced(service: &Service) -> Vec<Ipv4Addr> {
 
 fn source(range: &str) -> Option<Source> {
     let (address, prefix) = range.trim().split_once('/')?;
-    let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 32)?;
-    let address: Ipv4Addr = address.parse().ok()?;
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    Some((Ipv4Addr::from_bits(address.to_bits() & mask), prefix))
+    let (address, prefix): (IpAddr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    (prefix <= bits).then(|| (masked(address, prefix), prefix))
+}
+
+/// The network address.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32u32.saturating_sub(prefix)).unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128u32.saturating_sub(prefix)).unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+        }
+    }
+}
+
+/// Whether an address lies in a network.
+pub fn contains((network, prefix): (IpAddr, u8), address: IpAddr) -> bool {
+    network.is_ipv4() == address.is_ipv4() && masked(address, prefix) == masked(network, prefix)
 }
 
 /// Whether a client's address lies in one of the networks; without any everybody is let in.
 pub fn admits(sources: &[Source], client: IpAddr) -> bool {
-    let IpAddr::V4(client) = client.to_canonical() else { return sources.is_empty() };
-    sources.is_empty()
-        || sources.iter().any(|(network, prefix)| {
-            let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
-            client.to_bits() & mask == network.to_bits()
-        })
+    sources.is_empty() || sources.iter().any(|source| contains(*source, client.to_canonical()))
 }
 
 fn health_check(service: &Service, slices: &[EndpointSlice], node: &str) -> Option<HealthCheck> {
@@ -231,9 +266,11 @@ fn health_check(service: &Service, slices: &[EndpointSlice], node: &str) -> Opti
     let own = |endpoint: &&Endpoint| {
         endpoint.node_name.as_deref() == Some(node) && matches!(state(endpoint), State::Ready)
     };
+    // An endpoint of two families is one.
+    let family = spec.ip_families.iter().flatten().next().map_or("IPv4", String::as_str);
     let addresses: BTreeSet<&String> = slices
         .iter()
-        .filter(|slice| slice.address_type == "IPv4")
+        .filter(|slice| slice.address_type == family)
         .flat_map(|slice| slice.endpoints.iter().flatten())
         .filter(own)
         .filter_map(|endpoint| endpoint.addresses.first())
@@ -259,11 +296,20 @@ enum Reach<'a> {
 }
 
 /// Ready endpoints of a port; where there are none, those that end but still serve.
-fn endpoints(port: &ServicePort, slices: &[EndpointSlice], reach: Reach<'_>) -> Vec<SocketAddrV4> {
-    let mut ready: Vec<(SocketAddrV4, &Endpoint)> = Vec::new();
+fn endpoints(
+    port: &ServicePort,
+    slices: &[EndpointSlice],
+    family: Family,
+    reach: Reach<'_>,
+) -> Vec<SocketAddr> {
+    let mut ready: Vec<(SocketAddr, &Endpoint)> = Vec::new();
     let mut ending = BTreeSet::new();
     let protocol_text = port.protocol.as_deref().unwrap_or("TCP");
-    for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
+    let address_type = match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    for slice in slices.iter().filter(|s| s.address_type == address_type) {
         let target = slice.ports.iter().flatten().find(|p| {
             p.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
                 && p.protocol.as_deref().unwrap_or("TCP") == protocol_text
@@ -274,10 +320,9 @@ fn endpoints(port: &ServicePort, slices: &[EndpointSlice], reach: Reach<'_>) -> 
                 continue;
             }
             // Addresses of one endpoint are alternatives; consumers use the first.
-            let Some(IpAddr::V4(ip)) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
-                continue;
-            };
-            let address = SocketAddrV4::new(ip, target);
+            let ip: Option<IpAddr> = endpoint.addresses.first().and_then(|a| a.parse().ok());
+            let Some(ip) = ip.filter(|ip| Family::of(*ip) == family) else { continue };
+            let address = SocketAddr::new(ip, target);
             match state(endpoint) {
                 State::Ready => ready.push((address, endpoint)),
                 State::Ending => drop(ending.insert(address)),
@@ -293,7 +338,7 @@ fn endpoints(port: &ServicePort, slices: &[EndpointSlice], reach: Reach<'_>) -> 
 }
 
 /// Hints count when every endpoint has one and one is for here; those for nodes before those for zones.
-fn keep_near(ready: &mut Vec<(SocketAddrV4, &Endpoint)>, place: Place<'_>) {
+fn keep_near(ready: &mut Vec<(SocketAddr, &Endpoint)>, place: Place<'_>) {
     let for_node = |e: &Endpoint| {
         let nodes = e.hints.as_ref().and_then(|h| h.for_nodes.as_ref()).filter(|n| !n.is_empty());
         nodes.map(|nodes| nodes.iter().any(|n| n.name == place.node))
@@ -332,202 +377,4 @@ fn state(endpoint: &Endpoint) -> State {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const A: Place<'_> = Place { node: "a", zone: Some("west") };
-
-    fn service(spec: Value) -> Service {
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": spec})).unwrap()
-    }
-
-    fn slice(endpoints: Value) -> EndpointSlice {
-        serde_json::from_value(json!({
-            "metadata": {"name": "web-1"}, "addressType": "IPv4", "endpoints": endpoints,
-            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]
-        }))
-        .unwrap()
-    }
-
-    fn plain() -> Value {
-        json!({"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80}]})
-    }
-
-    fn with(mut base: Value, extra: Value) -> Value {
-        for (key, value) in extra.as_object().unwrap() {
-            base[key] = value.clone();
-        }
-        base
-    }
-
-    #[test]
-    fn endpoints_are_the_ready_ones_else_those_that_still_serve() {
-        let ready = json!({"addresses": ["10.244.0.2"], "conditions": {"ready": true}, "nodeName": "a"});
-        let unready = json!({"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": false}});
-        let ending = json!({"addresses": ["10.244.0.4"], "conditions": {"ready": false, "serving": true, "terminating": true}});
-        let unknown = json!({"addresses": ["10.244.0.5"]});
-        for (endpoints, want) in [
-            (json!([ready, unready, ending]), vec!["10.244.0.2:8080"]),
-            (json!([unready, ending]), vec!["10.244.0.4:8080"]),
-            (json!([unready]), vec![]),
-            (json!([unknown]), vec!["10.244.0.5:8080"]),
-            (json!([ready, ready]), vec!["10.244.0.2:8080"]),
-        ] {
-            let rules = rules(&service(plain()), &[slice(endpoints.clone())], A);
-            let got: Vec<String> = rules.ports[0].endpoints.iter().map(ToString::to_string).collect();
-            assert_eq!(got, want, "{endpoints}");
-        }
-    }
-
-    #[test]
-    fn services_have_rules_by_type() {
-        for (spec, ports) in [
-            (plain(), 1),
-            (with(plain(), json!({"clusterIP": "None"})), 0),
-            (with(plain(), json!({"type": "ExternalName"})), 0),
-            (with(plain(), json!({"ports": [{"port": 80, "protocol": "SCTP"}]})), 0),
-            (json!({"ports": [{"port": 80}]}), 0),
-        ] {
-            assert_eq!(rules(&service(spec.clone()), &[], A).ports.len(), ports, "{spec}");
-        }
-        let node_port = json!({"ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
-        let of_type =
-            |t: &str| rules(&service(with(with(plain(), node_port.clone()), json!({"type": t}))), &[], A);
-        assert_eq!(of_type("NodePort").ports[0].node_port, Some(30080));
-        assert_eq!(of_type("ClusterIP").ports[0].node_port, None);
-    }
-
-    #[test]
-    fn local_policies_keep_to_the_node() {
-        let here = json!({"addresses": ["10.244.0.2"], "nodeName": "a"});
-        let there = json!({"addresses": ["10.244.1.2"], "nodeName": "b"});
-        let slices = [slice(json!([here, there]))];
-        for (extra, inside, outside) in [
-            (json!({}), 2, 2),
-            (json!({"externalTrafficPolicy": "Local"}), 2, 1),
-            (json!({"internalTrafficPolicy": "Local"}), 1, 2),
-        ] {
-            let got = rules(&service(with(plain(), extra.clone())), &slices, A);
-            let counts = (got.ports[0].endpoints.len(), got.ports[0].node_port_endpoints.len());
-            assert_eq!(counts, (inside, outside), "{extra}");
-        }
-    }
-
-    #[test]
-    fn hints_keep_traffic_near_where_all_have_them_and_one_is_for_here() {
-        let zone = |ip: &str, zone: &str| json!({"addresses": [ip], "hints": {"forZones": [{"name": zone}]}});
-        let node = |ip: &str, node: &str| json!({"addresses": [ip], "hints": {"forNodes": [{"name": node}], "forZones": [{"name": "west"}]}});
-        let none = |ip: &str| json!({"addresses": [ip]});
-        for (endpoints, want) in [
-            (json!([zone("10.0.0.1", "west"), zone("10.0.0.2", "east")]), vec![1]),
-            (json!([zone("10.0.0.1", "east"), zone("10.0.0.2", "east")]), vec![1, 2]),
-            (json!([zone("10.0.0.1", "west"), none("10.0.0.2")]), vec![1, 2]),
-            (json!([node("10.0.0.1", "b"), node("10.0.0.2", "a")]), vec![2]),
-            (json!([node("10.0.0.1", "b"), node("10.0.0.2", "c")]), vec![1, 2]),
-            (json!([node("10.0.0.1", "a"), zone("10.0.0.2", "east")]), vec![1]),
-        ] {
-            let rules = rules(&service(plain()), &[slice(endpoints.clone())], A);
-            let got: Vec<u8> = rules.ports[0].endpoints.iter().map(|e| e.ip().octets()[3]).collect();
-            assert_eq!(got, want, "{endpoints}");
-        }
-    }
-
-    #[test]
-    fn affinity_has_a_time() {
-        for (extra, want) in [
-            (json!({}), None),
-            (json!({"sessionAffinity": "ClientIP"}), Some(10_800)),
-            (
-                json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}),
-                Some(5),
-            ),
-        ] {
-            let got = rules(&service(with(plain(), extra)), &[], A).ports[0].affinity;
-            assert_eq!(got, want.map(Duration::from_secs));
-        }
-    }
-
-    #[test]
-    fn load_balancers_addresses_are_served_as_their_mode_and_ranges_say() {
-        let base = with(plain(), json!({"type": "LoadBalancer", "externalIPs": ["192.0.2.1"]}));
-        for (spec, ingress, balanced, sources) in [
-            (json!({}), json!([]), vec![], 0),
-            (json!({}), json!([{"ip": "192.0.2.9"}]), vec!["192.0.2.9"], 0),
-            (json!({}), json!([{"ip": "192.0.2.9", "ipMode": "VIP"}]), vec!["192.0.2.9"], 0),
-            (json!({}), json!([{"ip": "192.0.2.9", "ipMode": "Proxy"}]), vec![], 0),
-            (json!({}), json!([{"hostname": "lb.example.com"}, {"ip": "fd00::1"}]), vec![], 0),
-            (json!({"type": "NodePort"}), json!([{"ip": "192.0.2.9"}]), vec![], 0),
-            (
-                json!({"loadBalancerSourceRanges": ["10.0.0.0/8", "x"]}),
-                json!([{"ip": "192.0.2.9"}]),
-                vec!["192.0.2.9"],
-                1,
-            ),
-            (json!({"loadBalancerSourceRanges": ["fd00::/8"]}), json!([{"ip": "192.0.2.9"}]), vec![], 0),
-        ] {
-            let mut service = service(with(base.clone(), spec.clone()));
-            service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": ingress}})).unwrap();
-            let port = rules(&service, &[], A).ports.remove(0);
-            let got: Vec<String> = port.balanced_addresses.iter().map(ToString::to_string).collect();
-            assert_eq!(
-                (got, port.sources.len()),
-                (balanced.into_iter().map(str::to_owned).collect(), sources),
-                "{spec}"
-            );
-            assert_eq!(port.external_addresses.len(), 1);
-        }
-    }
-
-    #[test]
-    fn the_node_that_is_named_answers() {
-        for (by, want) in [(None, 0), (Some("a"), 1), (Some("b"), 0)] {
-            let mut service = service(with(plain(), json!({"type": "LoadBalancer"})));
-            service.metadata.annotations =
-                by.map(|by: &str| [(ANNOUNCED_BY.to_owned(), by.to_owned())].into());
-            service.status =
-                serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}})).unwrap();
-            assert_eq!(rules(&service, &[], A).announcement.addresses.len(), want, "{by:?}");
-        }
-    }
-
-    #[test]
-    fn health_is_checked_where_the_policy_is_local() {
-        let slices = [slice(json!([
-            {"addresses": ["10.244.0.2"], "nodeName": "a"},
-            {"addresses": ["10.244.0.3"], "nodeName": "a", "conditions": {"ready": false}},
-            {"addresses": ["10.244.1.2"], "nodeName": "b"},
-        ]))];
-        let port = json!({"type": "LoadBalancer", "healthCheckNodePort": 30999});
-        let local = json!({"externalTrafficPolicy": "Local"});
-        for (extra, node, want) in [
-            (with(port.clone(), local.clone()), "a", Some(1)),
-            (with(port.clone(), local.clone()), "c", Some(0)),
-            (port, "a", None),
-            (with(json!({"type": "LoadBalancer"}), local), "a", None),
-        ] {
-            let got = rules(&service(with(plain(), extra.clone())), &slices, Place { node, zone: None })
-                .health_check;
-            assert_eq!(got.map(|h| h.local_endpoints), want, "{extra}");
-        }
-    }
-
-    #[test]
-    fn clients_are_let_in_by_their_networks() {
-        let sources = [("10.0.0.0".parse().unwrap(), 8), ("192.0.2.7".parse().unwrap(), 32)];
-        for (client, want) in [
-            ("10.1.2.3", true),
-            ("11.0.0.1", false),
-            ("192.0.2.7", true),
-            ("::ffff:10.0.0.1", true),
-            ("fd00::1", false),
-        ] {
-            assert_eq!(admits(&sources, client.parse().unwrap()), want, "{client}");
-        }
-        assert!(
-            admits(&[], "1.2.3.4".parse().unwrap())
-                && admits(&[("0.0.0.0".parse().unwrap(), 0)], "1.2.3.4".parse().unwrap())
-        );
-    }
-}
+mod tests;

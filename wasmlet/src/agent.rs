@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::images::{self, ImageStore, StoreError};
 use crate::logs::Logs;
-use crate::network::{self, Cidr, CidrError, Mode, Network, NetworkError};
+use crate::network::{self, Cidr, Cidr6, Cidr6Error, CidrError, Mode, Network, NetworkError};
 use crate::node::Reporter;
 use crate::node::machine::Machine;
 use crate::node::status::Facts;
@@ -66,6 +66,8 @@ pub enum Error {
     Listen { address: std::net::IpAddr, source: std::io::Error },
     #[error("the node's pod range: {0}")]
     Cidr(#[from] CidrError),
+    #[error("the node's second pod range: {0}")]
+    Cidr6(#[from] Cidr6Error),
     #[error("pod network: {0}")]
     Network(#[from] NetworkError),
     #[error("node server: {0}")]
@@ -109,6 +111,7 @@ pub async fn run(
     let facts = Facts {
         name: options.node_name.clone(),
         address: options.address.to_string(),
+        address6: options.address6.map(|address| address.to_string()),
         port: server_address.port(),
         machine,
         pods_max: options.max_pods.map_or(engine.pods_max, |max| engine.pods_max.min(u64::from(max))),
@@ -141,13 +144,17 @@ pub async fn run(
     reporter.set_not_ready(Some("the node has no podCIDR yet".into()));
     let beating = tokio::spawn(reporter.clone().run(node, own.clone(), life.clone()));
 
-    let cidr = tokio::select! {
-        cidr = pod_cidr(&own, &options.node_name) => cidr?,
+    let (cidr, second) = tokio::select! {
+        ranges = pod_ranges(&own, &options.node_name) => ranges?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    // In a cluster of two families, a rootless node's pods have an address of one.
+    let second = second.filter(|_| !options.rootless);
     let network = Network::new(network::Options {
         mode: if options.rootless { Mode::Rootless(cidr) } else { Mode::AnyIp(cidr) },
+        second,
         address: options.address,
+        address6: options.address6,
         cluster_dns: options.cluster_dns,
         cluster_domain: options.cluster_domain.clone(),
         resolver: options.resolver.clone(),
@@ -180,7 +187,7 @@ pub async fn run(
         services: informers.of::<Service>(),
         node: NodeFacts {
             name: options.node_name.clone(),
-            host_ip: options.address,
+            host_ips: std::iter::once(options.address).chain(options.address6.map(Into::into)).collect(),
             cluster_domain: options.cluster_domain.clone(),
             allocatable: facts.capacity(),
             labels: facts.all_labels(),
@@ -238,7 +245,7 @@ pub async fn run(
     ready(Ready {
         name: options.node_name.clone(),
         server: server_address,
-        pod_cidr: cidr.to_string(),
+        pod_cidr: second.map_or_else(|| cidr.to_string(), |second| format!("{cidr},{second}")),
         pods_max: facts.pods_max,
         limited_by: engine.limited_by,
     });
@@ -273,19 +280,20 @@ fn node_reference(name: &str) -> ObjectReference {
     }
 }
 
-/// The range that node IPAM gave us: there already, or with a change of the node.
-async fn pod_cidr(own: &Informer, name: &str) -> Result<Cidr, CidrError> {
+/// The ranges that node IPAM gave us, IPv4's and maybe one of IPv6: there already, or with a change of the node.
+async fn pod_ranges(own: &Informer, name: &str) -> Result<(Cidr, Option<Cidr6>), Error> {
     #[derive(serde::Deserialize)]
     struct View {
         #[serde(default)]
         spec: SpecView,
     }
     #[derive(serde::Deserialize, Default)]
-    #[serde(rename_all = "camelCase", default)]
+    #[serde(default)]
     struct SpecView {
-        pod_cidr: Option<String>,
         #[serde(rename = "podCIDR")]
-        pod_range: Option<String>,
+        first: Option<String>,
+        #[serde(rename = "podCIDRs")]
+        all: Option<Vec<String>>,
     }
     let (changed, mut changes) = watch::channel(());
     own.on_change(move |_| {
@@ -294,13 +302,20 @@ async fn pod_cidr(own: &Informer, name: &str) -> Result<Cidr, CidrError> {
     loop {
         changes.borrow_and_update();
         let view = own.get("", name).and_then(|object| object.decode::<View>().ok());
-        if let Some(range) = view.and_then(|view| view.spec.pod_range.or(view.spec.pod_cidr)) {
-            return range.parse();
+        let listed = view.map(|view| view.spec.all.into_iter().flatten().chain(view.spec.first).collect());
+        let mut all: Vec<String> = listed.unwrap_or_default();
+        if let Some(range) = take_family(&mut all, |range| !range.contains(':')) {
+            let second = take_family(&mut all, |range| range.contains(':'));
+            return Ok((range.parse()?, second.map(|range| range.parse()).transpose()?));
         }
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
+}
+
+fn take_family(all: &mut Vec<String>, is_of: impl Fn(&String) -> bool) -> Option<String> {
+    all.iter().position(is_of).map(|at| all.swap_remove(at))
 }
 
 struct Engine {

@@ -1,7 +1,7 @@
 //! What a wasmlet is told at its start.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 use crate::images::collection::Policy;
 use crate::logs::Limits;
-use crate::network::{Cidr, ConnectBalancer, Resolver};
+use crate::network::{ConnectBalancer, Ranges, Resolver};
 use crate::node::Heartbeat;
 use crate::server::PORT;
 
@@ -20,12 +20,14 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Where the apiserver reaches this node: `InternalIP`, and what the server listens on.
     pub address: IpAddr,
+    /// The node's other address, of IPv6, if it has one.
+    pub address6: Option<Ipv6Addr>,
     /// Another one is taken when this is in use.
     pub port: u16,
     /// Pod addresses lie in 127.0.0.0/8 instead of a range made local by a route.
     pub rootless: bool,
     /// Of the cluster's Services and pods.
-    pub cluster_networks: Vec<Cidr>,
+    pub cluster_networks: Ranges,
     /// The cluster's DNS server.
     pub cluster_dns: IpAddr,
     pub cluster_domain: String,
@@ -63,9 +65,10 @@ impl Options {
             node_name: node_name.into(),
             data_dir: data_dir.into(),
             address: Ipv4Addr::LOCALHOST.into(),
+            address6: None,
             port: PORT,
             rootless: false,
-            cluster_networks: Vec::new(),
+            cluster_networks: Ranges::default(),
             cluster_dns: Ipv4Addr::new(10, 96, 0, 10).into(),
             cluster_domain: "cluster.local".into(),
             labels: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! Node IPAM: every node has a pod range of its own out of the cluster's.
 
+mod masks;
 mod ranges;
 
 use coracle_client::controller::{Outcome, Reconciler};
@@ -24,20 +25,13 @@ fn pools(options: &Options) -> Result<Vec<Ranges>, String> {
     if families.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
         return Err("at most one range of each IP family".into());
     }
-    options
-        .cluster_cidr
-        .iter()
-        .map(|cidr| {
-            let size = if cidr.address.is_ipv4() {
-                options.node_cidr_mask_size
-            } else {
-                options.node_cidr_mask_size_ipv6
-            };
-            let mut ranges = Ranges::new(*cidr, size)?;
-            options.service_cluster_ip_range.iter().for_each(|other| ranges.exclude(*other));
-            Ok(ranges)
-        })
-        .collect()
+    let masks = masks::of(options)?;
+    let pool = |cidr: &Cidr| {
+        let mut ranges = Ranges::new(*cidr, masks.of_family(cidr.address.is_ipv4()))?;
+        options.service_cluster_ip_range.iter().for_each(|other| ranges.exclude(*other));
+        Ok(ranges)
+    };
+    options.cluster_cidr.iter().map(pool).collect()
 }
 
 /// Name of the index of nodes that have no range yet.

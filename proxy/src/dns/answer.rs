@@ -6,6 +6,7 @@ use hickory_resolver::proto::rr::rdata::{CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::zone::{Node, Target, VERSION, Zone};
+use crate::table::contains;
 
 /// How long others may remember what we say: a Service's endpoints change.
 pub const TTL: u32 = 5;
@@ -31,7 +32,7 @@ pub struct Alias {
     pub target: Name,
 }
 
-pub fn answer(zone: &Zone, networks: &[(Ipv4Addr, u8)], name: &Name, kind: RecordType) -> Answer {
+pub fn answer(zone: &Zone, networks: &[(IpAddr, u8)], name: &Name, kind: RecordType) -> Answer {
     let text = name.to_ascii();
     if let Some(below) = zone.within(&text) {
         return match zone.find(below) {
@@ -147,12 +148,8 @@ fn reversed(name: &str) -> Option<IpAddr> {
     (count == 32).then(|| Ipv6Addr::from_bits(bits).into())
 }
 
-fn is_within(networks: &[(Ipv4Addr, u8)], address: IpAddr) -> bool {
-    let IpAddr::V4(address) = address else { return false };
-    networks.iter().any(|(network, prefix)| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
-        address.to_bits() & mask == network.to_bits() & mask
-    })
+fn is_within(networks: &[(IpAddr, u8)], address: IpAddr) -> bool {
+    networks.iter().any(|network| contains(*network, address))
 }
 
 #[cfg(test)]

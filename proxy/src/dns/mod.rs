@@ -47,16 +47,22 @@ pub struct Names {
 struct Inner {
     zone: RwLock<Zone>,
     /// Whose reverse names nobody else knows.
-    networks: Vec<(Ipv4Addr, u8)>,
+    networks: Vec<(IpAddr, u8)>,
     upstream: Upstream,
     synced: watch::Sender<bool>,
 }
 
-/// Which addresses of a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     V4,
     V6,
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,14 +83,14 @@ pub(crate) struct Said {
 }
 
 impl Names {
-    pub fn new(domain: &str, server: Option<Ipv4Addr>, networks: Vec<(Ipv4Addr, u8)>) -> Self {
+    pub fn new(domain: &str, server: Option<Ipv4Addr>, networks: Vec<(IpAddr, u8)>) -> Self {
         Self::with_upstream(domain, server, networks, Path::new(RESOLV_CONF))
     }
 
     fn with_upstream(
         domain: &str,
         server: Option<Ipv4Addr>,
-        networks: Vec<(Ipv4Addr, u8)>,
+        networks: Vec<(IpAddr, u8)>,
         resolv_conf: &Path,
     ) -> Self {
         let server = server.map(IpAddr::V4);

@@ -145,11 +145,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::dns::Family;
     use crate::table::{PortRules, Protocol};
 
     fn port(endpoints: &[&str]) -> PortRules {
         let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
         PortRules {
+            family: Family::V4,
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,

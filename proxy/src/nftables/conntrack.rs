@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
@@ -11,6 +11,7 @@ use nix::sys::socket::{
 use tracing::{debug, warn};
 
 use super::render::Entrance;
+use crate::dns::Family;
 
 const UDP: u8 = 17;
 /// Sets of one request; what remains after that waits for the next change of its Service.
@@ -22,12 +23,12 @@ const DUMP_BUFFER: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     pub entrance: Entrance,
-    pub endpoints: Vec<SocketAddrV4>,
+    pub endpoints: Vec<SocketAddr>,
 }
 
 /// One line per entrance, with the endpoints of all.
 pub fn merged(all: Vec<Watched>) -> Vec<Watched> {
-    let mut by_entrance: BTreeMap<Entrance, Vec<SocketAddrV4>> = BTreeMap::new();
+    let mut by_entrance: BTreeMap<Entrance, Vec<SocketAddr>> = BTreeMap::new();
     for watched in all {
         by_entrance.entry(watched.entrance).or_default().extend(watched.endpoints);
     }
@@ -51,9 +52,9 @@ pub async fn forget(watched: Vec<Watched>) {
 struct Flow {
     protocol: u8,
     /// Where the client sends to.
-    to: SocketAddrV4,
+    to: SocketAddr,
     /// Who answers.
-    from: SocketAddrV4,
+    from: SocketAddr,
     /// The attribute that names it to the kernel, as it came.
     original: Vec<u8>,
 }
@@ -62,8 +63,10 @@ fn is_stale(flow: &Flow, watched: &[Watched]) -> bool {
     flow.protocol == UDP
         && watched.iter().any(|w| {
             let entered = match &w.entrance {
-                Entrance::Service { address, port, .. } => flow.to == SocketAddrV4::new(*address, *port),
-                Entrance::NodePort { port, .. } => flow.to.port() == *port,
+                Entrance::Service { address, port, .. } => flow.to == SocketAddr::new(*address, *port),
+                Entrance::NodePort { family, port, .. } => {
+                    flow.to.port() == *port && Family::of(flow.to.ip()) == *family
+                }
             };
             entered && !w.endpoints.contains(&flow.from)
         })
@@ -71,7 +74,7 @@ fn is_stale(flow: &Flow, watched: &[Watched]) -> bool {
 
 fn forget_flows(watched: &[Watched]) -> io::Result<usize> {
     let dump = Netlink::open()?;
-    dump.send(GET, NLM_F_REQUEST | NLM_F_DUMP, &[])?;
+    dump.send(GET, NLM_F_REQUEST | NLM_F_DUMP, ANY_FAMILY, &[])?;
     let mut stale = Vec::new();
     dump.receive(|payload| {
         if let Some(flow) = parse(payload)
@@ -83,7 +86,8 @@ fn forget_flows(watched: &[Watched]) -> io::Result<usize> {
     })?;
     let deletion = Netlink::open()?;
     for flow in &stale {
-        deletion.send(DELETE, NLM_F_REQUEST | NLM_F_ACK, &flow.original)?;
+        let family = if flow.to.is_ipv4() { AF_INET } else { AF_INET6 };
+        deletion.send(DELETE, NLM_F_REQUEST | NLM_F_ACK, family, &flow.original)?;
         match deletion.receive(|_| {}) {
             // It ended by itself.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -103,7 +107,10 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
 /// struct nfgenmsg: family, version, resource.
-const FAMILY_HEADER: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+const FAMILY_HEADER: usize = 4;
+const ANY_FAMILY: u8 = 0;
+const AF_INET: u8 = libc::AF_INET as u8;
+const AF_INET6: u8 = libc::AF_INET6 as u8;
 
 struct Netlink {
     socket: OwnedFd,
@@ -121,15 +128,15 @@ impl Netlink {
         Ok(Self { socket })
     }
 
-    fn send(&self, kind: u16, flags: u16, attributes: &[u8]) -> io::Result<()> {
-        let length = HEADER + FAMILY_HEADER.len() + attributes.len();
+    fn send(&self, kind: u16, flags: u16, family: u8, attributes: &[u8]) -> io::Result<()> {
+        let length = HEADER + FAMILY_HEADER + attributes.len();
         let length = u32::try_from(length).map_err(io::Error::other)?;
         let mut message = Vec::new();
         message.extend(length.to_ne_bytes());
         message.extend(kind.to_ne_bytes());
         message.extend(flags.to_ne_bytes());
         message.extend([0; 8]);
-        message.extend(FAMILY_HEADER);
+        message.extend([family, 0, 0, 0]);
         message.extend(attributes);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
         Ok(())
@@ -185,20 +192,25 @@ const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const IP: u16 = 1;
 const PROTOCOL: u16 = 2;
-const SOURCE_ADDRESS: u16 = 1;
-const DESTINATION_ADDRESS: u16 = 2;
+/// Of IPv4, IPv6.
+const SOURCE_ADDRESS: (u16, u16) = (1, 3);
+const DESTINATION_ADDRESS: (u16, u16) = (2, 4);
 const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
 
 fn parse(payload: &[u8]) -> Option<Flow> {
-    let body = payload.get(FAMILY_HEADER.len()..)?;
+    let body = payload.get(FAMILY_HEADER..)?;
     let (_, whole, original) = attributes(body).find(|(kind, ..)| *kind == TUPLE_ORIGINAL)?;
     let reply = attribute(body, TUPLE_REPLY)?;
-    let end = |tuple: &[u8], address: u16, port: u16| {
-        let ip: [u8; 4] = attribute(attribute(tuple, IP)?, address)?.try_into().ok()?;
+    let end = |tuple: &[u8], address: (u16, u16), port: u16| {
+        let ip = attribute(tuple, IP)?;
+        let ip: IpAddr = match attribute(ip, address.0) {
+            Some(four) => <[u8; 4]>::try_from(four).ok()?.into(),
+            None => <[u8; 16]>::try_from(attribute(ip, address.1)?).ok()?.into(),
+        };
         let port: [u8; 2] = attribute(attribute(tuple, PROTOCOL)?, port)?.try_into().ok()?;
-        Some(SocketAddrV4::new(Ipv4Addr::from(ip), u16::from_be_bytes(port)))
+        Some(SocketAddr::new(ip, u16::from_be_bytes(port)))
     };
     Some(Flow {
         protocol: *attribute(attribute(original, PROTOCOL)?, PROTOCOL_NUMBER)?.first()?,
@@ -227,17 +239,11 @@ mod tests {
     }
 
     fn tuple(kind: u16, from: &str, to: &str) -> Vec<u8> {
-        let (from, to): (SocketAddrV4, SocketAddrV4) = (from.parse().unwrap(), to.parse().unwrap());
+        let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
         nested(
             kind,
             &[
-                nested(
-                    IP,
-                    &[
-                        leaf(SOURCE_ADDRESS, &from.ip().octets()),
-                        leaf(DESTINATION_ADDRESS, &to.ip().octets()),
-                    ],
-                ),
+                nested(IP, &[address(SOURCE_ADDRESS, from.ip()), address(DESTINATION_ADDRESS, to.ip())]),
                 nested(
                     PROTOCOL,
                     &[
@@ -250,10 +256,17 @@ mod tests {
         )
     }
 
+    fn address(kind: (u16, u16), ip: IpAddr) -> Vec<u8> {
+        match ip {
+            IpAddr::V4(ip) => leaf(kind.0, &ip.octets()),
+            IpAddr::V6(ip) => leaf(kind.1, &ip.octets()),
+        }
+    }
+
     fn flow(to: &str, answering: &str) -> Flow {
-        let client = "10.244.0.9:5000";
+        let client = if to.starts_with('[') { "[fd00:244::9]:5000" } else { "10.244.0.9:5000" };
         let body = [tuple(TUPLE_ORIGINAL, client, to), tuple(TUPLE_REPLY, answering, client)].concat();
-        parse(&[FAMILY_HEADER.to_vec(), body].concat()).unwrap()
+        parse(&[vec![0; FAMILY_HEADER], body].concat()).unwrap()
     }
 
     #[test]
@@ -264,7 +277,7 @@ mod tests {
         assert_eq!(flow.from.to_string(), "10.244.0.2:5353");
         assert_eq!(flow.original, tuple(TUPLE_ORIGINAL, "10.244.0.9:5000", "10.96.0.10:53"));
         for end in 0..flow.original.len() {
-            let bytes = [FAMILY_HEADER.to_vec(), flow.original[..end].to_vec()].concat();
+            let bytes = [vec![0; FAMILY_HEADER], flow.original[..end].to_vec()].concat();
             assert_eq!(parse(&bytes), None, "{end}");
         }
     }
@@ -274,14 +287,20 @@ mod tests {
         let endpoints = vec!["10.244.0.2:5353".parse().unwrap()];
         let service =
             Entrance::Service { address: "10.96.0.10".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
-        let node_port = Entrance::NodePort { protocol: Protocol::Udp, port: 30_053 };
-        let watched = [service, node_port].map(|entrance| Watched { entrance, endpoints: endpoints.clone() });
+        let node_port = Entrance::NodePort { family: Family::V4, protocol: Protocol::Udp, port: 30_053 };
+        let six =
+            Entrance::Service { address: "fd00:96::10".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
+        let watched =
+            [service, node_port, six].map(|entrance| Watched { entrance, endpoints: endpoints.clone() });
         for (to, answering, stale) in [
             ("10.96.0.10:53", "10.244.0.2:5353", false),
             ("10.96.0.10:53", "10.244.0.3:5353", true),
             ("10.96.0.11:53", "10.244.0.3:5353", false),
             ("192.0.2.10:30053", "10.244.0.2:5353", false),
             ("192.0.2.10:30053", "192.0.2.10:30053", true),
+            ("[2001:db8::1]:30053", "[2001:db8::1]:30053", false),
+            ("[fd00:96::10]:53", "[fd00:244::3]:5353", true),
+            ("[fd00:96::11]:53", "[fd00:244::3]:5353", false),
         ] {
             assert_eq!(is_stale(&flow(to, answering), &watched), stale, "{to} {answering}");
         }
@@ -289,9 +308,9 @@ mod tests {
 
     #[test]
     fn an_entrance_that_stays_keeps_its_endpoints() {
-        let entrance = Entrance::NodePort { protocol: Protocol::Udp, port: 1 };
+        let entrance = Entrance::NodePort { family: Family::V4, protocol: Protocol::Udp, port: 1 };
         let endpoint = "10.0.0.1:1".parse().unwrap();
-        let with = |endpoints: Vec<SocketAddrV4>| Watched { entrance: entrance.clone(), endpoints };
+        let with = |endpoints: Vec<SocketAddr>| Watched { entrance: entrance.clone(), endpoints };
         assert_eq!(merged(vec![with(vec![]), with(vec![endpoint])]), [with(vec![endpoint])]);
     }
 }

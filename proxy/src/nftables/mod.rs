@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::{debug, warn};
 
+use crate::dns::Family;
 use crate::table::Protocol;
 use crate::{Backend, Error, Options, ServiceRules};
 use change::State;
@@ -25,6 +26,8 @@ use library::Library;
 pub struct Nftables {
     nft: Nft,
     base: String,
+    /// Whose tables there are.
+    families: &'static [Family],
     /// What is to be in the kernel.
     state: State,
     /// Whether it is; if not, everything is made anew.
@@ -39,7 +42,15 @@ impl Nftables {
         let base = render::base(options);
         let nft = Nft::open();
         nft.run(&base).await?;
-        Ok(Self { nft, base, state: State::default(), in_effect: true, keep_rules: options.keep_rules })
+        let families = if options.second.is_some() { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
+        if families.len() == 1 {
+            // What a process of two families left; the kernel may not know the other at all.
+            if let Err(error) = nft.run(&render::removal(Family::V6)).await {
+                debug!(%error, "no IPv6 table to remove");
+            }
+        }
+        let state = State::default();
+        Ok(Self { nft, base, families, state, in_effect: true, keep_rules: options.keep_rules })
     }
 }
 
@@ -75,7 +86,8 @@ impl Backend for Nftables {
         if self.keep_rules {
             return;
         }
-        if let Err(error) = self.nft.run(render::REMOVAL).await {
+        let removal: String = self.families.iter().map(|family| render::removal(*family)).collect();
+        if let Err(error) = self.nft.run(&removal).await {
             warn!(%error, "the rules could not be removed");
         }
     }

@@ -10,8 +10,9 @@ use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::Mode;
+use crate::dns::Family;
 use crate::table::PortRules;
+use crate::{Mode, Second};
 
 /// Runs a test on a runtime whose only thread has an empty network of its own; false without the rights to do so.
 #[allow(clippy::print_stderr)]
@@ -38,6 +39,7 @@ fn options() -> Options {
         mode: Mode::Nftables,
         service_cidr: ([10, 96, 0, 0].into(), 16),
         pod_cidr: ([10, 244, 0, 0].into(), 16),
+        second: None,
         node_address: [127, 0, 0, 1].into(),
         dns_address: Some([10, 96, 0, 53].into()),
         services: crate::Services::new("cluster.local", None, Vec::new()),
@@ -48,6 +50,7 @@ fn options() -> Options {
 fn port(protocol: Protocol, number: u16, node_port: Option<u16>, endpoints: &[&str]) -> PortRules {
     let endpoints: Vec<_> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
     PortRules {
+        family: Family::V4,
         external_addresses: Vec::new(),
         balanced_addresses: Vec::new(),
         sources: Vec::new(),
@@ -347,5 +350,82 @@ fn datagrams_of_a_known_client_follow_the_endpoints() {
         for (client, to) in &clients {
             ask_udp(client, to).unwrap();
         }
+    });
+}
+
+fn dual_options() -> Options {
+    let second = Second {
+        pod_cidr: ("fd00:244::".parse().unwrap(), 64),
+        service_cidr: Some(("fd00:96::".parse().unwrap(), 112)),
+        node_address: None,
+    };
+    Options { second: Some(second), ..options() }
+}
+
+fn port6(protocol: Protocol, number: u16, node_port: Option<u16>, endpoints: &[&str]) -> PortRules {
+    let addresses = vec!["fd00:96::10".parse().unwrap()];
+    PortRules { family: Family::V6, addresses, ..port(protocol, number, node_port, endpoints) }
+}
+
+#[test]
+fn services_of_two_families() {
+    in_namespace(async {
+        const A: &str = "10.244.0.2:8080";
+        const A6: &str = "[fd00:244::2]:8080";
+        const B6: &str = "[fd00:244::3]:8080";
+        const DNS6: &str = "[fd00:244::2]:5353";
+        if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+            return;
+        }
+        std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
+        ip("-6 route add local fd00:244::/64 dev lo");
+        ip("-6 route add local fd00:96::/112 dev lo");
+        [A, A6, B6].into_iter().for_each(tcp_server);
+        udp_server(DNS6);
+        let mut backend = Nftables::start(&dual_options()).await.unwrap();
+        let web = |six: &[&str]| {
+            vec![port(Protocol::Tcp, 80, Some(30_080), &[A]), port6(Protocol::Tcp, 80, Some(30_080), six)]
+        };
+        set(&mut backend, "ns/web", web(&[A6])).await;
+        for (address, endpoint) in
+            [("10.96.0.10:80", A), ("[fd00:96::10]:80", A6), ("127.0.0.1:30080", A), ("[::1]:30080", A6)]
+        {
+            assert_eq!(ask_tcp(address).as_deref(), Ok(endpoint), "{address}");
+        }
+        for nobody in ["[fd00:96::10]:81", "[fd00:96::99]:80", "[fd00:96::10]:30080", "[::1]:30081"] {
+            assert_eq!(ask_tcp(nobody), REFUSED, "{nobody}");
+        }
+        set(&mut backend, "ns/web", web(&[])).await;
+        assert_eq!(ask_tcp("[fd00:96::10]:80"), REFUSED);
+        assert_eq!(ask_tcp("10.96.0.10:80").as_deref(), Ok(A), "the other family goes on");
+        let sticky = |endpoints: &[&str]| {
+            let affinity = Some(Duration::from_secs(600));
+            vec![PortRules { affinity, ..port6(Protocol::Tcp, 80, None, endpoints) }]
+        };
+        set(&mut backend, "ns/web", sticky(&[A6, B6])).await;
+        let first = ask_tcp("[fd00:96::10]:80").unwrap();
+        for _ in 0..20 {
+            assert_eq!(ask_tcp("[fd00:96::10]:80").as_ref(), Ok(&first));
+        }
+        let other = if first == A6 { B6 } else { A6 };
+        set(&mut backend, "ns/web", sticky(&[other])).await;
+        assert_eq!(ask_tcp("[fd00:96::10]:80").as_deref(), Ok(other));
+        // The same socket all along: to conntrack it is one flow.
+        set(&mut backend, "ns/dns", vec![port6(Protocol::Udp, 53, None, &[DNS6])]).await;
+        let client = UdpSocket::bind("[::]:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        assert_eq!(ask_udp(&client, "[fd00:96::10]:53").unwrap(), DNS6);
+        set(&mut backend, "ns/dns", vec![port6(Protocol::Udp, 53, None, &[])]).await;
+        assert!(ask_udp(&client, "[fd00:96::10]:53").is_err(), "no endpoint");
+        backend.stop().await;
+        let left = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+        // A process of one family takes away what one of two left.
+        let mut kept = Nftables::start(&Options { keep_rules: true, ..dual_options() }).await.unwrap();
+        kept.stop().await;
+        let mut single = Nftables::start(&options()).await.unwrap();
+        let tables = std::process::Command::new("nft").args(["list", "tables"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&tables.stdout), "table ip coracle\n");
+        single.stop().await;
     });
 }

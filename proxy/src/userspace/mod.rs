@@ -5,7 +5,7 @@ mod udp;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::balance::Balancer;
+use crate::dns::Family;
 use crate::table::{Protocol, ServiceRules, WayIn};
 use crate::{Backend, Error};
 
@@ -33,7 +34,7 @@ pub struct Userspace {
 /// Where clients come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entrance {
-    address: SocketAddrV4,
+    address: SocketAddr,
     protocol: Protocol,
 }
 
@@ -128,7 +129,11 @@ fn entrances(rules: &ServiceRules) -> BTreeMap<Entrance, (WayIn<'_>, Option<Dura
     let mut all = BTreeMap::new();
     for port in &rules.ports {
         for way in port.ways_in().into_iter().filter(|way| !way.endpoints.is_empty()) {
-            let address = SocketAddrV4::new(way.address.unwrap_or(Ipv4Addr::LOCALHOST), way.port);
+            let loopback: IpAddr = match way.family {
+                Family::V4 => Ipv4Addr::LOCALHOST.into(),
+                Family::V6 => Ipv6Addr::LOCALHOST.into(),
+            };
+            let address = SocketAddr::new(way.address.unwrap_or(loopback), way.port);
             all.insert(Entrance { address, protocol: port.protocol }, (way, port.affinity));
         }
     }

@@ -1,7 +1,7 @@
 //! TCP: each accepted connection is joined to one of its own to an endpoint.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,10 @@ const BACKLOG: u32 = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Listens at once; serves in the background until closed. Connections that are open then go on.
-pub fn serve(address: SocketAddrV4, balancer: Arc<Balancer>, closed: CancellationToken) -> io::Result<()> {
-    let socket = TcpSocket::new_v4()?;
+pub fn serve(address: SocketAddr, balancer: Arc<Balancer>, closed: CancellationToken) -> io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    socket.bind(address.into())?;
+    socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;
     tokio::spawn(accept(listener, balancer, closed));
     Ok(())

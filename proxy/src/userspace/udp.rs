@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const DATAGRAM_MAX: usize = 65_535;
 
 type Flows = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
 
-pub fn serve(address: SocketAddrV4, balancer: Arc<Balancer>, closed: CancellationToken) -> io::Result<()> {
+pub fn serve(address: SocketAddr, balancer: Arc<Balancer>, closed: CancellationToken) -> io::Result<()> {
     let socket = std::net::UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
     let socket = Arc::new(UdpSocket::from_std(socket)?);
@@ -55,7 +55,11 @@ async fn forward(
                     continue;
                 }
                 let Some(endpoint) = balancer.choose(client.ip(), Instant::now()) else { continue };
-                let flow = Arc::new(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?);
+                let any: IpAddr = match endpoint {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let flow = Arc::new(UdpSocket::bind((any, 0)).await?);
                 flow.connect(endpoint).await?;
                 flows.lock().insert(client, flow.clone());
                 tokio::spawn(answers(socket.clone(), flow.clone(), client, flows.clone(), closed.clone()));

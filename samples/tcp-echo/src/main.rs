@@ -1,10 +1,11 @@
-//! A TCP server over wasi:sockets that sends back every byte it receives, many connections at a time.
+//! A TCP server over wasi:sockets that sends back every byte it receives, many connections at a time, at every address of
+//! its pod.
 
 use wasip2::io::poll::{poll, Pollable};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::network::{
-    ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress,
+    ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress,
 };
 use wasip2::sockets::tcp::TcpSocket;
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
@@ -14,21 +15,29 @@ const READ_BYTES_MAX: u64 = 4096;
 
 fn main() {
     let port = std::env::var("PORT").ok().and_then(|text| text.parse().ok()).unwrap_or(7000);
-    let listener = match listen(port) {
-        Ok(listener) => listener,
-        Err(error) => {
-            eprintln!("tcp-echo: cannot listen on port {port}: {error:?}");
-            std::process::exit(1);
+    let four = IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (0, 0, 0, 0) });
+    let address = (0, 0, 0, 0, 0, 0, 0, 0);
+    let six = IpSocketAddress::Ipv6(Ipv6SocketAddress { port, flow_info: 0, address, scope_id: 0 });
+    let mut listeners = Vec::new();
+    // A socket of WASI is of one family.
+    for (family, any) in [(IpAddressFamily::Ipv4, four), (IpAddressFamily::Ipv6, six)] {
+        match listen(family, any) {
+            Ok(listener) => listeners.push(listener),
+            // The pod has no address of this family.
+            Err(ErrorCode::NotSupported) => {}
+            Err(error) => {
+                eprintln!("tcp-echo: cannot listen on port {port}: {error:?}");
+                std::process::exit(1);
+            }
         }
-    };
+    }
     println!("tcp-echo: listening on port {port}");
-    serve(&listener);
+    serve(&listeners);
 }
 
-fn listen(port: u16) -> Result<TcpSocket, ErrorCode> {
-    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+fn listen(family: IpAddressFamily, any: IpSocketAddress) -> Result<TcpSocket, ErrorCode> {
+    let socket = create_tcp_socket(family)?;
     let ready = socket.subscribe();
-    let any = IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (0, 0, 0, 0) });
     socket.start_bind(&instance_network(), any)?;
     finish(&ready, || socket.finish_bind())?;
     socket.start_listen()?;
@@ -92,29 +101,25 @@ impl Connection {
     }
 }
 
-fn serve(listener: &TcpSocket) {
-    let incoming = listener.subscribe();
+fn serve(listeners: &[TcpSocket]) {
+    let incoming: Vec<Pollable> = listeners.iter().map(TcpSocket::subscribe).collect();
     let mut connections: Vec<Connection> = Vec::new();
     loop {
         let mut waits: Vec<&Pollable> = connections.iter().map(Connection::interest).collect();
         let accepting = connections.len() < CONNECTIONS_MAX;
         if accepting {
-            waits.push(&incoming);
+            waits.extend(&incoming);
         }
+        let known = connections.len();
         let ready = poll(&waits);
         let mut over: Vec<usize> = Vec::new();
         for index in ready.into_iter().map(|index| index as usize) {
-            match connections.get_mut(index) {
-                Some(connection) => {
-                    if !connection.advance() {
-                        over.push(index);
-                    }
+            if index < known {
+                if !connections[index].advance() {
+                    over.push(index);
                 }
-                None => {
-                    if !accept(listener, &mut connections) {
-                        return;
-                    }
-                }
+            } else if !accept(&listeners[index - known], &mut connections) {
+                return;
             }
         }
         // From the end, so that the earlier indexes stay true; new connections stand after them all.

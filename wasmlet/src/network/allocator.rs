@@ -13,6 +13,8 @@ pub struct Allocator {
     taken: HashMap<Ipv4Addr, String>,
     owners: HashMap<String, Ipv4Addr>,
     next: u64,
+    /// No number from here on is given.
+    end: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +32,17 @@ const FIRST_USABLE: u64 = 2;
 
 impl Allocator {
     pub fn new(cidr: Cidr) -> Self {
-        Allocator { cidr, taken: HashMap::new(), owners: HashMap::new(), next: FIRST_USABLE }
+        Self::within(cidr, u64::MAX)
+    }
+
+    /// Gives only the range's first `size` addresses, less the one that would be the last of so many.
+    pub fn within(cidr: Cidr, size: u64) -> Self {
+        Allocator { cidr, taken: HashMap::new(), owners: HashMap::new(), next: FIRST_USABLE, end: size }
     }
 
     /// How many pods the range holds.
     pub fn usable(&self) -> u64 {
-        self.cidr.size().saturating_sub(FIRST_USABLE + 1)
+        self.cidr.size().min(self.end).saturating_sub(FIRST_USABLE + 1)
     }
 
     pub fn in_use(&self) -> usize {
@@ -107,6 +114,14 @@ mod tests {
             a.allocate("x").unwrap_err().to_string(),
             "no pod address left in 10.0.0.0/29: all 5 are in use"
         );
+    }
+
+    #[test]
+    fn a_smaller_second_range_bounds_the_first() {
+        let mut a = Allocator::within("10.0.0.0/24".parse().unwrap(), 8);
+        assert_eq!(a.usable(), 5);
+        assert!((0..5).all(|i| a.allocate(&i.to_string()).is_ok()) && a.allocate("x").is_err());
+        assert!(a.claim(Ipv4Addr::new(10, 0, 0, 9), "y").is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,8 +78,8 @@ impl HostPorts {
         self.taken.lock().retain(|t| *t.uid != *uid);
     }
 
-    pub fn has(&self, address: Ipv4Addr, port: u16, protocol: Protocol) -> bool {
-        let is_at = |t: &Taken| t.address.is_none_or(|a| a == IpAddr::V4(address));
+    pub fn has(&self, address: IpAddr, port: u16, protocol: Protocol) -> bool {
+        let is_at = |t: &Taken| t.address.is_none_or(|a| a == address);
         self.taken.lock().iter().any(|t| t.port == port && t.protocol == protocol && is_at(t))
     }
 }
@@ -151,7 +151,12 @@ async fn datagrams(socket: Arc<UdpSocket>, to: SocketAddr, end: CancellationToke
             Some(flow) => flow,
             None if clients.lock().len() >= CLIENTS_MAX => continue,
             None => {
-                let Ok(flow) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await else { continue };
+                let any = if to.is_ipv4() {
+                    Ipv4Addr::UNSPECIFIED.into()
+                } else {
+                    IpAddr::from(Ipv6Addr::UNSPECIFIED)
+                };
+                let Ok(flow) = UdpSocket::bind((any, 0)).await else { continue };
                 if flow.connect(to).await.is_err() {
                     continue;
                 }
@@ -212,11 +217,11 @@ mod tests {
         }
         let error = ports.claim("b", "ns/b", &[port(80, Protocol::Tcp, None)]).unwrap_err();
         assert_eq!(error.to_string(), "hostPort 80/Tcp is taken by pod ns/a");
-        assert!(ports.has([10, 9, 9, 9].into(), 80, Protocol::Tcp));
-        assert!(!ports.has([10, 9, 9, 9].into(), 53, Protocol::Udp));
+        assert!(ports.has(IpAddr::from([10, 9, 9, 9]), 80, Protocol::Tcp));
+        assert!(!ports.has(IpAddr::from([10, 9, 9, 9]), 53, Protocol::Udp));
         ports.claim("a", "ns/a", &[port(80, Protocol::Tcp, None)]).expect("its own, again");
         ports.release("a");
-        assert!(!ports.has([10, 9, 9, 9].into(), 80, Protocol::Tcp));
+        assert!(!ports.has(IpAddr::from([10, 9, 9, 9]), 80, Protocol::Tcp));
     }
 
     #[tokio::test]

@@ -11,23 +11,24 @@ mod nameservers;
 mod node_addresses;
 pub mod outbound;
 pub mod pod;
+mod pod6;
 pub mod resolver;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 pub use allocator::AllocateError;
 pub use anyip::RouteError;
-pub use cidr::{Cidr, CidrError};
+pub use cidr::{Cidr, Cidr6, Cidr6Error, CidrError, Ranges};
 pub use dns_config::{DnsConfig, NodeDns, ResolvConf};
 pub use host_ports::HostPortTaken;
 pub use names::Hosts;
 pub use outbound::AllowList;
 pub use pod::{AddressError, Choice, ConnectBalancer, PodNetwork};
-pub use resolver::{ResolveError, Resolver, SearchList};
+pub use resolver::{Families, ResolveError, Resolver, SearchList};
 
 use crate::runtime::Port;
 use allocator::Allocator;
@@ -36,6 +37,7 @@ use nameservers::Nameservers;
 use node_addresses::NodeAddresses;
 use outbound::Outbound;
 use pod::{PodNetworkParts, Shared};
+use pod6::Six;
 
 /// How pod addresses come to exist on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +64,23 @@ pub enum NetworkError {
     NotLoopback(Cidr),
     #[error("pod range {0} lies in 127.0.0.0/8, which only a rootless node may use")]
     Loopback(Cidr),
+    #[error("a rootless node's pods cannot have addresses of {0} beside theirs in 127.0.0.0/8")]
+    RootlessSecond(Cidr6),
+    #[error("pod range {0} overlaps with fd7f:c0ac:1e::/64, where pods' own loopbacks are")]
+    Loopbacks(Cidr6),
     #[error("make {cidr} local: {source}")]
-    Route { cidr: Cidr, source: RouteError },
+    Route { cidr: String, source: RouteError },
 }
 
 /// What the node's network is made of.
 pub struct Options {
     pub mode: Mode,
+    /// Pods have an address of this range, too, with the same number in it as the one in the first.
+    pub second: Option<Cidr6>,
     /// The address by which others know the node.
     pub address: IpAddr,
+    /// Its second one, which pods on the node's network have as theirs.
+    pub address6: Option<Ipv6Addr>,
     /// The cluster's DNS server.
     pub cluster_dns: IpAddr,
     pub cluster_domain: String,
@@ -78,19 +88,21 @@ pub struct Options {
     pub resolver: Option<Arc<dyn Resolver>>,
     pub balancer: Option<Arc<dyn ConnectBalancer>>,
     /// Of the cluster's Services and pods; the node's own pod range need not be among them.
-    pub cluster_networks: Vec<Cidr>,
+    pub cluster_networks: Ranges,
 }
 
 impl Options {
     pub fn new(mode: Mode) -> Self {
         Options {
             mode,
+            second: None,
             address: Ipv4Addr::LOCALHOST.into(),
+            address6: None,
             cluster_dns: Ipv4Addr::new(10, 96, 0, 10).into(),
             cluster_domain: "cluster.local".into(),
             resolver: None,
             balancer: None,
-            cluster_networks: Vec::new(),
+            cluster_networks: Ranges::default(),
         }
     }
 }
@@ -144,6 +156,7 @@ pub enum CreateError {
 /// The node's pod network: one per node.
 pub struct Network {
     mode: Mode,
+    second: Option<Cidr6>,
     cluster_dns: IpAddr,
     nameservers: Nameservers,
     shared: Arc<Shared>,
@@ -167,22 +180,43 @@ impl Network {
             }
             Mode::Rootless(_) => {}
             Mode::AnyIp(_) if cidr.network().is_loopback() => return Err(NetworkError::Loopback(cidr)),
-            Mode::AnyIp(_) => {
-                anyip::make_local(cidr).await.map_err(|source| NetworkError::Route { cidr, source })?;
+            Mode::AnyIp(_) => {}
+        }
+        let second = options.second;
+        if let Some(second) = second {
+            if matches!(options.mode, Mode::Rootless(_)) {
+                return Err(NetworkError::RootlessSecond(second));
+            }
+            let (IpAddr::V6(loopbacks), prefix) = pod6::LOOPBACKS else { unreachable!("IPv6") };
+            if Cidr6::new(loopbacks, prefix).is_some_and(|loopbacks| second.overlaps(&loopbacks)) {
+                return Err(NetworkError::Loopbacks(second));
             }
         }
-        let pods = Mutex::new(Pods { allocator: Allocator::new(cidr), networks: HashMap::new() });
+        if let Mode::AnyIp(_) = options.mode {
+            anyip::make_local(cidr, second).await.map_err(|source| NetworkError::Route {
+                cidr: second.map_or_else(|| cidr.to_string(), |second| format!("{cidr} and {second}")),
+                source,
+            })?;
+        }
+        // A pod has the same number in both ranges: the smaller one bounds them.
+        let fits = second.map_or(u64::MAX, |second| second.size());
+        let allocator = Allocator::within(cidr, fits);
+        let pods = Mutex::new(Pods { allocator, networks: HashMap::new() });
         let mut cluster_networks = options.cluster_networks;
-        cluster_networks.push(cidr);
+        cluster_networks.add(cidr.network().into(), cidr.prefix());
+        if let Some(second) = second {
+            cluster_networks.add(second.network().into(), second.prefix());
+        }
         Ok(Network {
             mode: options.mode,
+            second,
             cluster_dns: options.cluster_dns,
             nameservers: Nameservers::new(options.resolver.map(|resolver| (options.cluster_dns, resolver))),
             shared: Arc::new(Shared {
                 balancer: options.balancer,
                 cluster_networks,
                 cluster_domain: options.cluster_domain,
-                node: NodeAddresses::new(options.address),
+                node: NodeAddresses::new(options.address, options.address6),
                 host_ports: Default::default(),
             }),
             pods,
@@ -192,7 +226,7 @@ impl Network {
     /// The range is local no more. No pod may run by then.
     pub async fn close(&self) {
         if let Mode::AnyIp(cidr) = self.mode
-            && let Err(error) = anyip::remove(cidr).await
+            && let Err(error) = anyip::remove(cidr, self.second).await
         {
             tracing::warn!(%error, %cidr, "the route of the pod range could not be removed");
         }
@@ -230,11 +264,19 @@ impl Network {
             Some(address) if pods.allocator.claim(address, pod_uid).is_ok() => address,
             _ => pods.allocator.allocate(pod_uid).inspect_err(|_| self.shared.host_ports.release(pod_uid))?,
         };
-        let own = request.own_names.into_iter().map(|name| (name, IpAddr::V4(ip)));
+        let six = if request.host_network {
+            self.shared.node.primary6().map(Six::of_node)
+        } else {
+            self.second_address(ip).map(|second| Six::of_pod(second, ip))
+        };
+        let addresses = || std::iter::once(IpAddr::V4(ip)).chain(six.map(|six| IpAddr::V6(six.ip)));
+        let own =
+            request.own_names.into_iter().flat_map(|name| addresses().map(move |ip| (name.clone(), ip)));
         let hosts = Hosts::new(own.chain(request.hosts));
         let network = Arc::new(PodNetwork::new(PodNetworkParts {
             ip,
             loopback: if request.host_network { Ipv4Addr::LOCALHOST } else { private_loopback(ip) },
+            six,
             host: request.host_network,
             names: PodNames::new(hosts, &request.dns, |server| self.nameservers.at(server)),
             outbound: request.allowed.map(Outbound::new),
@@ -242,6 +284,11 @@ impl Network {
         }));
         pods.networks.insert(pod_uid.to_owned(), network.clone());
         Ok(network)
+    }
+
+    fn second_address(&self, ip: Ipv4Addr) -> Option<Ipv6Addr> {
+        let number = ip.to_bits().wrapping_sub(self.mode.cidr().network().to_bits());
+        self.second?.nth(number.into())
     }
 
     /// The pod that has an address.
@@ -343,7 +390,7 @@ mod tests {
         let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         assert_eq!(client.local_addr().unwrap().ip(), pod.ip(), "probes come from the pod's own address");
         drop((listener, client));
-        anyip::remove(cidr).await.unwrap();
+        anyip::remove(cidr, None).await.unwrap();
         assert!(before.is_err());
         assert!(tokio::net::TcpListener::bind((pod.ip(), 0)).await.is_err(), "removed");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dns_config::DnsConfig;
-use super::resolver::{ResolveError, Resolver};
+use super::resolver::{Families, ResolveError, Resolver};
 
 /// A pod's `/etc/hosts` and `/etc/resolv.conf`, ready to be asked.
 pub struct PodNames {
@@ -29,12 +29,12 @@ impl PodNames {
     }
 
     /// The addresses of an absolute name.
-    pub async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    pub async fn ask(&self, name: &str, families: Families) -> Result<Vec<IpAddr>, ResolveError> {
         let mut last =
             ResolveError::Temporary { name: name.to_owned(), reason: "the pod has no DNS server".into() };
         for _ in 0..self.attempts.max(1) {
             for server in &self.servers {
-                match tokio::time::timeout(self.timeout, server.resolve(name)).await {
+                match tokio::time::timeout(self.timeout, server.resolve(name, families)).await {
                     Ok(Err(error @ ResolveError::Temporary { .. })) => last = error,
                     Ok(answer) => return answer,
                     Err(_) => {
@@ -85,7 +85,7 @@ mod tests {
     struct Server(Result<Vec<IpAddr>, ResolveError>);
     #[async_trait::async_trait]
     impl Resolver for Server {
-        async fn resolve(&self, _name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        async fn resolve(&self, _name: &str, _: Families) -> Result<Vec<IpAddr>, ResolveError> {
             self.0.clone()
         }
     }
@@ -109,7 +109,7 @@ mod tests {
                 timeout: Duration::from_secs(1),
                 attempts: 1,
             };
-            assert_eq!(names.ask("a").await, want);
+            assert_eq!(names.ask("a", Families::V4).await, want);
         }
     }
 

@@ -10,11 +10,11 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use parking_lot::Mutex;
 
-use super::resolver::{ResolveError, Resolver};
+use super::resolver::{Families, ResolveError, Resolver, joined};
 
 /// Servers that are kept ready; beyond them those that no pod uses are let go.
 const SERVERS_MAX: usize = 256;
@@ -72,7 +72,20 @@ impl Server {
 
 #[async_trait]
 impl Resolver for Server {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn resolve(&self, name: &str, families: Families) -> Result<Vec<IpAddr>, ResolveError> {
+        match families {
+            Families::V4 => self.ask(name, RecordType::A).await,
+            Families::Both => {
+                let (four, six) =
+                    tokio::join!(self.ask(name, RecordType::A), self.ask(name, RecordType::AAAA));
+                joined(four, six)
+            }
+        }
+    }
+}
+
+impl Server {
+    async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<IpAddr>, ResolveError> {
         let not_found = || ResolveError::NotFound(name.to_owned());
         let failed = |reason: String| ResolveError::Temporary { name: name.to_owned(), reason };
         let mut absolute = Name::from_ascii(name).map_err(|_| ResolveError::InvalidName(name.to_owned()))?;
@@ -80,13 +93,14 @@ impl Resolver for Server {
         let Some(resolver) = &self.resolver else {
             return Err(failed(format!("no resolver for {}", self.address)));
         };
-        match resolver.ipv4_lookup(absolute).await {
+        match resolver.lookup(absolute, kind).await {
             Ok(found) => {
                 let addresses: Vec<IpAddr> = found
                     .answers()
                     .iter()
                     .filter_map(|record| match &record.data {
                         RData::A(a) => Some(IpAddr::V4(a.0)),
+                        RData::AAAA(a) => Some(IpAddr::V6(a.0)),
                         _ => None,
                     })
                     .collect();
@@ -111,7 +125,10 @@ mod tests {
     async fn one_resolver_per_server() {
         let cluster: IpAddr = "10.96.0.10".parse().unwrap();
         let servers = Nameservers::new(Some((cluster, Arc::new(NoNames))));
-        assert!(matches!(servers.at(cluster).resolve("a").await, Err(ResolveError::NotFound(_))));
+        assert!(matches!(
+            servers.at(cluster).resolve("a", Families::V4).await,
+            Err(ResolveError::NotFound(_))
+        ));
         let other: IpAddr = "127.0.0.1".parse().unwrap();
         assert!(Arc::ptr_eq(&servers.at(other), &servers.at(other)));
         for n in 0..SERVERS_MAX + 10 {

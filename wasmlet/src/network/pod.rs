@@ -2,20 +2,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::cidr::Cidr;
+use super::cidr::Ranges;
 use super::flows::Flows;
 use super::host_ports::HostPorts;
 use super::names::PodNames;
 use super::node_addresses::NodeAddresses;
 use super::outbound::Outbound;
-use super::resolver::{ResolveError, is_name};
+use super::pod6::{self, Six};
+use super::resolver::{Families, ResolveError, is_name};
 use crate::runtime::Protocol;
 
 /// Balances a guest's connect to a Service address; the proxy's table implements it, so that no packet takes a hop.
@@ -39,7 +40,7 @@ pub enum Choice {
 pub enum AddressError {
     #[error("address is not the pod's own")]
     NotBindable,
-    #[error("pods have IPv4 addresses only")]
+    #[error("the pod has no IPv6 address")]
     Ipv6Unsupported,
     #[error("the node's own ports are not reachable from a pod")]
     Denied,
@@ -55,7 +56,7 @@ pub enum AddressError {
 pub(super) struct Shared {
     pub balancer: Option<Arc<dyn ConnectBalancer>>,
     /// Of the cluster's Services and pods.
-    pub cluster_networks: Vec<Cidr>,
+    pub cluster_networks: Ranges,
     pub cluster_domain: String,
     pub node: NodeAddresses,
     pub host_ports: HostPorts,
@@ -65,6 +66,8 @@ pub(super) struct Shared {
 pub struct PodNetwork {
     ip: Ipv4Addr,
     loopback: Ipv4Addr,
+    /// Where pods have addresses of both families.
+    six: Option<Six>,
     /// Its network is the node's (`hostNetwork`).
     host: bool,
     names: PodNames,
@@ -90,6 +93,7 @@ const CHOSEN_MAX: usize = 64;
 pub(super) struct PodNetworkParts {
     pub ip: Ipv4Addr,
     pub loopback: Ipv4Addr,
+    pub six: Option<Six>,
     pub host: bool,
     pub names: PodNames,
     pub outbound: Option<Outbound>,
@@ -101,6 +105,7 @@ impl PodNetwork {
         PodNetwork {
             ip: parts.ip,
             loopback: parts.loopback,
+            six: parts.six,
             host: parts.host,
             names: parts.names,
             outbound: parts.outbound,
@@ -117,6 +122,16 @@ impl PodNetwork {
         self.ip
     }
 
+    /// The second of `status.podIPs`.
+    pub fn ip6(&self) -> Option<Ipv6Addr> {
+        self.six.map(|six| six.ip)
+    }
+
+    /// `status.podIPs`.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        std::iter::once(self.ip.into()).chain(self.ip6().map(IpAddr::V6)).collect()
+    }
+
     /// The address that stands for this pod's 127.0.0.1 on the node.
     pub fn loopback(&self) -> Ipv4Addr {
         self.loopback
@@ -127,7 +142,18 @@ impl PodNetwork {
         match wanted.filter(|ip| !ip.is_unspecified()) {
             Some(address) => vec![address],
             // NOTE: not 0.0.0.0, which would take the port from every pod of the node.
-            None => self.shared.node.all().iter().map(|ip| IpAddr::V4(*ip)).collect(),
+            None => {
+                let all = self.shared.node.all();
+                all.iter().filter(|ip| ip.is_ipv4() || self.six.is_some()).copied().collect()
+            }
+        }
+    }
+
+    /// The pod's address for what came to a hostPort at this address of the node.
+    pub fn ip_behind(&self, node_address: IpAddr) -> IpAddr {
+        match (node_address, self.six) {
+            (IpAddr::V6(_), Some(six)) => six.ip.into(),
+            _ => self.ip.into(),
         }
     }
 
@@ -141,7 +167,8 @@ impl PodNetwork {
         self.bound.lock().clear();
     }
 
-    /// Resolves a name as the pod's hosts file and resolv.conf would; addresses stand for themselves. IPv4 only.
+    /// Resolves a name as the pod's hosts file and resolv.conf would; addresses stand for themselves. Of families only
+    /// those that the pod has, IPv4 first: an IPv6 address may have no way out of the cluster.
     /// What it answers the pod may connect to, where it may connect to the name.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         if let Ok(address) = name.parse::<IpAddr>() {
@@ -152,10 +179,12 @@ impl PodNetwork {
         }
         let bare = name.trim_end_matches('.');
         if bare.eq_ignore_ascii_case("localhost") {
-            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+            let six = self.six.map(|_| Ipv6Addr::LOCALHOST.into());
+            return Ok(std::iter::once(Ipv4Addr::LOCALHOST.into()).chain(six).collect());
         }
         let mut known = self.names.hosts.find(bare);
-        known.retain(IpAddr::is_ipv4);
+        known.retain(|address| address.is_ipv4() || self.six.is_some());
+        let families = if self.six.is_some() { Families::Both } else { Families::V4 };
         if known.iter().all(|address| self.owns(*address)) && !known.is_empty() {
             return Ok(known);
         }
@@ -173,9 +202,10 @@ impl PodNetwork {
                 denied = true;
                 continue;
             }
-            match self.names.ask(&candidate).await {
+            match self.names.ask(&candidate, families).await {
                 Ok(mut addresses) => {
-                    addresses.retain(IpAddr::is_ipv4);
+                    addresses.retain(|address| address.is_ipv4() || self.six.is_some());
+                    addresses.sort_by_key(IpAddr::is_ipv6);
                     if addresses.is_empty() {
                         continue;
                     }
@@ -208,15 +238,13 @@ impl PodNetwork {
         if self.outbound.is_none() || ours {
             return;
         }
-        addresses.retain(|address| match address {
-            IpAddr::V4(ip) => {
-                !ip.is_loopback()
-                    && !ip.is_link_local()
-                    && !ip.is_unspecified()
-                    && !self.shared.node.has(*ip)
-                    && !self.shared.cluster_networks.iter().any(|cidr| cidr.contains(*ip))
-            }
-            IpAddr::V6(_) => false,
+        addresses.retain(|address| {
+            let address = address.to_canonical();
+            !is_surroundings(address)
+                && !address.is_loopback()
+                && !address.is_unspecified()
+                && !self.shared.node.has(address)
+                && !self.shared.cluster_networks.contains(address)
         });
     }
 
@@ -248,16 +276,22 @@ impl PodNetwork {
         if self.closed.is_cancelled() {
             return Err(AddressError::Closed);
         }
-        match wanted.ip() {
-            IpAddr::V6(_) => Err(AddressError::Ipv6Unsupported),
-            IpAddr::V4(ip) if ip.is_unspecified() || ip == self.ip => {
-                Ok(SocketAddr::new(self.ip.into(), wanted.port()))
-            }
-            IpAddr::V4(ip) if self.host && self.shared.node.has(ip) => Ok(wanted),
-            IpAddr::V4(ip) if is_guest_loopback(ip) => {
-                Ok(SocketAddr::new(self.loopback.into(), wanted.port()))
-            }
-            IpAddr::V4(_) => Err(AddressError::NotBindable),
+        let own = self.own_of(wanted.ip())?;
+        let real = match wanted.ip() {
+            ip if ip.is_unspecified() || ip == own.ip => own.ip,
+            ip if self.host && self.shared.node.has(ip) => ip,
+            ip if is_guest_loopback(ip) => own.loopback,
+            _ => return Err(AddressError::NotBindable),
+        };
+        Ok(SocketAddr::new(real, wanted.port()))
+    }
+
+    /// The pod's addresses of that one's family.
+    fn own_of(&self, ip: IpAddr) -> Result<Own, AddressError> {
+        match (ip, self.six) {
+            (IpAddr::V4(_), _) => Ok(Own { ip: self.ip.into(), loopback: self.loopback.into() }),
+            (IpAddr::V6(_), Some(six)) => Ok(Own { ip: six.ip.into(), loopback: six.loopback.into() }),
+            (IpAddr::V6(_), None) => Err(AddressError::Ipv6Unsupported),
         }
     }
 
@@ -270,15 +304,18 @@ impl PodNetwork {
         if self.closed.is_cancelled() {
             return Err(AddressError::Closed);
         }
-        let IpAddr::V4(ip) = wanted.ip() else { return Err(AddressError::Ipv6Unsupported) };
+        // ::ffff:10.0.0.1 is 10.0.0.1, for every rule below.
+        let ip = wanted.ip().to_canonical();
+        let wanted = SocketAddr::new(ip, wanted.port());
+        let own = self.own_of(ip)?;
         if ip.is_unspecified() || is_guest_loopback(ip) {
             // A wildcard listener is bound to the pod IP only, and is reachable through loopback as on any host.
-            let at_pod_ip = SocketAddr::new(self.ip.into(), wanted.port());
+            let at_pod_ip = SocketAddr::new(own.ip, wanted.port());
             let wildcard = self.bound.lock().get(&(protocol, at_pod_ip)).is_some_and(|bound| bound.wildcard);
-            let real = if wildcard { self.ip } else { self.loopback };
-            return Ok(SocketAddr::new(real.into(), wanted.port()));
+            let real = if wildcard { own.ip } else { own.loopback };
+            return Ok(SocketAddr::new(real, wanted.port()));
         }
-        if ip == self.ip {
+        if ip == own.ip {
             return Ok(wanted);
         }
         if let Some(outbound) = &self.outbound
@@ -287,14 +324,14 @@ impl PodNetwork {
             return Err(AddressError::NotAllowed);
         }
         if let Some(balancer) = &self.shared.balancer
-            && let Some(backend) = self.backend(balancer.choose(self.ip.into(), wanted, protocol))?
+            && let Some(backend) = self.backend(balancer.choose(own.ip, wanted, protocol))?
         {
             return Ok(backend);
         }
         if self.host {
             return Ok(wanted);
         }
-        if ip.is_link_local() {
+        if is_surroundings(ip) {
             return Err(AddressError::Denied);
         }
         if ip.is_loopback() {
@@ -302,7 +339,7 @@ impl PodNetwork {
         }
         if self.shared.node.has(ip) && !self.shared.host_ports.has(ip, wanted.port(), protocol) {
             let Some(balancer) = &self.shared.balancer else { return Err(AddressError::Denied) };
-            let choice = balancer.choose_node_port(self.ip.into(), wanted.port(), protocol);
+            let choice = balancer.choose_node_port(own.ip, wanted.port(), protocol);
             return self.backend(choice)?.ok_or(AddressError::Denied);
         }
         Ok(wanted)
@@ -314,8 +351,8 @@ impl PodNetwork {
             Choice::NoBackend => return Err(AddressError::Refused),
             Choice::Backend(backend) => backend,
         };
-        let IpAddr::V4(ip) = backend.ip() else { return Err(AddressError::Ipv6Unsupported) };
-        if ip.is_link_local() || is_private_loopback(ip) {
+        let ip = backend.ip();
+        if is_surroundings(ip) || is_private_loopback(ip) {
             return Err(AddressError::Denied);
         }
         if ip.is_loopback() && !self.is_inner(ip) {
@@ -347,58 +384,53 @@ impl PodNetwork {
 
     /// The source address for a connection to `destination` (a node address).
     pub fn source_address(&self, destination: SocketAddr) -> SocketAddr {
-        let source = if destination.ip() == IpAddr::V4(self.loopback) {
-            self.loopback
-        } else if self.host {
-            Ipv4Addr::UNSPECIFIED
-        } else {
-            self.ip
+        let (ip, loopback, any) = match (destination.ip(), self.six) {
+            (IpAddr::V6(_), Some(six)) => (six.ip.into(), six.loopback.into(), Ipv6Addr::UNSPECIFIED.into()),
+            _ => (self.ip.into(), self.loopback.into(), Ipv4Addr::UNSPECIFIED.into()),
         };
-        SocketAddr::new(source.into(), 0)
+        let source = match destination.ip() {
+            to if to == loopback => loopback,
+            _ if self.host => any,
+            _ => ip,
+        };
+        SocketAddr::new(source, 0)
     }
 
-    /// What the guest is told an address is: its private loopback is its 127.0.0.1.
+    /// What the guest is told an address is: its private loopback is its 127.0.0.1, or ::1.
     pub fn seen_by_guest(&self, address: SocketAddr) -> SocketAddr {
-        if address.ip() == IpAddr::V4(self.loopback) {
-            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())
-        } else {
-            address
-        }
+        let seen = match address.ip() {
+            IpAddr::V4(ip) if ip == self.loopback => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if self.six.is_some_and(|six| six.loopback == ip) => Ipv6Addr::LOCALHOST.into(),
+            _ => return address,
+        };
+        SocketAddr::new(seen, address.port())
     }
 
     /// True for addresses that the pod may bind.
     pub fn owns(&self, ip: IpAddr) -> bool {
-        match ip {
-            IpAddr::V4(ip) if self.host => ip.is_unspecified() || self.shared.node.has(ip),
-            ip => self.is_own(ip),
-        }
+        if self.host { ip.is_unspecified() || self.shared.node.has(ip) } else { self.is_own(ip) }
     }
 
     fn is_own(&self, ip: IpAddr) -> bool {
-        ip == IpAddr::V4(self.ip)
-            || ip == IpAddr::V4(self.loopback)
-            || matches!(ip, IpAddr::V4(ip) if is_guest_loopback(ip))
+        self.own_of(ip).is_ok_and(|own| ip == own.ip || ip == own.loopback || is_guest_loopback(ip))
     }
 
     /// An address in 127.0.0.0/8 that is a pod's or a Service's (on rootless nodes).
-    fn is_inner(&self, ip: Ipv4Addr) -> bool {
-        self.shared.cluster_networks.iter().any(|cidr| cidr.contains(ip))
+    fn is_inner(&self, ip: IpAddr) -> bool {
+        self.shared.cluster_networks.contains(ip)
     }
 
     /// Second line of defence, over node addresses: may the pod send to it?
     pub fn may_reach(&self, address: SocketAddr) -> bool {
-        match address.ip() {
-            IpAddr::V6(_) => false,
-            IpAddr::V4(_) if self.host => true,
-            IpAddr::V4(ip) if ip.is_link_local() => false,
-            IpAddr::V4(ip) => {
-                !ip.is_loopback()
-                    || ip == self.ip
-                    || ip == self.loopback
-                    || self.is_inner(ip)
-                    || self.chosen.lock().contains(&address)
-            }
+        let ip = address.ip();
+        let Ok(own) = self.own_of(ip) else { return false };
+        if self.host || ip == own.ip || ip == own.loopback {
+            return true;
         }
+        if is_surroundings(ip) {
+            return false;
+        }
+        !ip.is_loopback() || self.is_inner(ip) || self.chosen.lock().contains(&address)
     }
 
     pub(crate) fn note_bound(&self, protocol: Protocol, address: SocketAddr, wildcard: bool) {
@@ -421,18 +453,37 @@ impl fmt::Debug for PodNetwork {
     }
 }
 
+/// The pod's two addresses of one family.
+struct Own {
+    ip: IpAddr,
+    loopback: IpAddr,
+}
+
 /// What a guest calls loopback. The rest of 127/8 may be other pods on a rootless node.
-fn is_guest_loopback(ip: Ipv4Addr) -> bool {
-    matches!(ip.octets(), [127, 0, 0, _])
+fn is_guest_loopback(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => matches!(ip.octets(), [127, 0, 0, _]),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    }
 }
 
 fn is_guest_loopback_address(address: SocketAddr) -> bool {
-    matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified() || is_guest_loopback(ip))
+    let ip = address.ip().to_canonical();
+    ip.is_unspecified() || is_guest_loopback(ip)
 }
 
 /// Where the pods' own loopbacks are (see `private_loopback`).
-fn is_private_loopback(ip: Ipv4Addr) -> bool {
-    matches!(ip.octets(), [127, second, ..] if second >= 0x80)
+fn is_private_loopback(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if matches!(ip.octets(), [127, second, ..] if second >= 0x80))
+}
+
+/// Addresses that mean the node's own link (the cloud's metadata, the neighbours by their link-local names), and pods'
+/// IPv6 loopbacks.
+fn is_surroundings(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => pod6::is_forbidden(ip),
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,31 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 
-/// Answers one absolute name (no trailing dot) with its IPv4 addresses. A pod's search list is applied before this, by
+/// Which addresses of a name a pod can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    V4,
+    Both,
+}
+
+/// Answers one absolute name (no trailing dot) with its addresses. A pod's search list is applied before this, by
 /// [`SearchList`].
 #[async_trait]
 pub trait Resolver: Send + Sync + 'static {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
+    async fn resolve(&self, name: &str, families: Families) -> Result<Vec<IpAddr>, ResolveError>;
+}
+
+/// One name's answers, of two questions: what one of them found is the answer, whatever became of the other.
+pub fn joined(
+    four: Result<Vec<IpAddr>, ResolveError>,
+    six: Result<Vec<IpAddr>, ResolveError>,
+) -> Result<Vec<IpAddr>, ResolveError> {
+    match (four, six) {
+        (Ok(four), Ok(six)) => Ok(four.into_iter().chain(six).collect()),
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+        // A name that is not there for one family may be there for the other, whose server did not answer.
+        (Err(ResolveError::NotFound(_)), Err(other)) | (Err(other), Err(_)) => Err(other),
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +52,7 @@ pub(crate) struct NoNames;
 #[cfg(test)]
 #[async_trait]
 impl Resolver for NoNames {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn resolve(&self, name: &str, _: Families) -> Result<Vec<IpAddr>, ResolveError> {
         Err(ResolveError::NotFound(name.to_owned()))
     }
 }
@@ -95,6 +115,23 @@ pub(crate) fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_of_two_families_are_one() {
+        let (four, six): (IpAddr, IpAddr) = ("10.1.1.1".parse().unwrap(), "fd00::1".parse().unwrap());
+        let gone = || Err(ResolveError::NotFound("a".into()));
+        let failed = || Err(ResolveError::Temporary { name: "a".into(), reason: "x".into() });
+        for (a, b, want) in [
+            (Ok(vec![four]), Ok(vec![six]), Ok(vec![four, six])),
+            (gone(), Ok(vec![six]), Ok(vec![six])),
+            (Ok(vec![four]), failed(), Ok(vec![four])),
+            (gone(), failed(), failed()),
+            (failed(), gone(), failed()),
+            (gone(), gone(), gone()),
+        ] {
+            assert_eq!(joined(a, b), want);
+        }
+    }
 
     #[test]
     fn search_order() {

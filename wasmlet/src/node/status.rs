@@ -19,6 +19,8 @@ use crate::pods::status::time;
 pub struct Facts {
     pub name: String,
     pub address: String,
+    /// Its second `InternalIP`, of IPv6.
+    pub address6: Option<String>,
     pub port: u16,
     pub machine: Machine,
     pub pods_max: u64,
@@ -162,6 +164,19 @@ pub fn conditions(
         .collect()
 }
 
+/// NOTE: a patch merges addresses by type, and a node of two families has two of one type: then all are replaced, as the
+/// kubelet does.
+fn addresses(facts: &Facts) -> Vec<Value> {
+    let second = facts.address6.as_ref();
+    let replace = second.map(|_| json!({"$patch": "replace"}));
+    let own = [
+        Some(json!({"type": "InternalIP", "address": facts.address})),
+        second.map(|address| json!({"type": "InternalIP", "address": address})),
+        Some(json!({"type": "Hostname", "address": facts.name})),
+    ];
+    replace.into_iter().chain(own.into_iter().flatten()).collect()
+}
+
 /// The `status` of a strategic merge patch: conditions and addresses merge by type.
 pub fn compose(facts: &Facts, conditions: &[Condition], images: &[Held], now: Timestamp) -> Value {
     let machine = &facts.machine;
@@ -169,10 +184,7 @@ pub fn compose(facts: &Facts, conditions: &[Condition], images: &[Held], now: Ti
     images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
     images.truncate(IMAGES_MAX);
     json!({
-        "addresses": [
-            {"type": "InternalIP", "address": facts.address},
-            {"type": "Hostname", "address": facts.name},
-        ],
+        "addresses": addresses(facts),
         "capacity": facts.capacity(),
         "allocatable": facts.capacity(),
         "conditions": conditions.iter().map(|c| json!({
@@ -216,6 +228,7 @@ mod tests {
         Facts {
             name: "n1".into(),
             address: "127.0.0.1".into(),
+            address6: None,
             port: 10250,
             machine: Machine {
                 architecture: "amd64".into(),
@@ -246,6 +259,17 @@ mod tests {
         assert_eq!(status.daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port, 10250);
         assert_eq!(status.images.unwrap()[0].names.as_ref().unwrap(), &["reg/a@sha256:1", "reg/a:v1"]);
         assert_eq!(status.runtime_handlers.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_second_address_replaces_the_list() {
+        assert_eq!(addresses(&facts()).len(), 2);
+        let both = addresses(&Facts { address6: Some("2001:db8::1".into()), ..facts() });
+        let shown: Vec<&str> = both.iter().filter_map(|a| a["address"].as_str()).collect();
+        assert_eq!(
+            (both[0]["$patch"].as_str(), shown),
+            (Some("replace"), vec!["127.0.0.1", "2001:db8::1", "n1"])
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub fn adopt(spec: &Spec, pod: &Pod, label: &str, now: Timestamp) -> PodState {
     let Some(status) = &pod.status else { return state };
     state.start_time = status.start_time.as_ref().map(|time| time.0);
     state.ip = status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
+    state.ip6 = status.pod_ips.iter().flatten().find_map(|listed| listed.ip.parse().ok());
     state.conditions = status
         .conditions
         .iter()

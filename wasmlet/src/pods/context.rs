@@ -41,7 +41,8 @@ pub struct Context {
 /// What pods are told of their node.
 pub struct NodeFacts {
     pub name: String,
-    pub host_ip: IpAddr,
+    /// `status.hostIPs` of its pods: the node's addresses, one of each family at most.
+    pub host_ips: Vec<IpAddr>,
     pub cluster_domain: String,
     pub allocatable: BTreeMap<String, Wire>,
     /// Those that the node came with, which count until the API has shown it.

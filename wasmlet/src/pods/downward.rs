@@ -1,7 +1,7 @@
 //! The downward API: fields of the pod and resources of its containers as text.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use coracle_client::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
@@ -10,8 +10,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Wire;
 /// What the fields of a pod on this node are read from.
 pub struct Fields<'a> {
     pub pod: &'a Pod,
-    pub pod_ip: Option<Ipv4Addr>,
-    pub host_ip: IpAddr,
+    /// `status.podIPs`; empty where the pod has none yet.
+    pub pod_ips: Vec<IpAddr>,
+    /// `status.hostIPs`.
+    pub host_ips: &'a [IpAddr],
     /// Stands in for limits that a container does not set.
     pub allocatable: &'a BTreeMap<String, Wire>,
 }
@@ -33,7 +35,8 @@ impl Fields<'_> {
         let meta = &self.pod.metadata;
         let spec = self.pod.spec.as_ref();
         let text = |value: Option<&String>| value.cloned().unwrap_or_default();
-        let pod_ip = || self.pod_ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let first = |ips: &[IpAddr]| ips.first().map(IpAddr::to_string).unwrap_or_default();
+        let listed = |ips: &[IpAddr]| ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
         if let Some((map, key)) = subscript(path) {
             let map = match map {
                 "metadata.labels" => &meta.labels,
@@ -50,8 +53,10 @@ impl Fields<'_> {
             "metadata.annotations" => map_lines(meta.annotations.as_ref()),
             "spec.nodeName" => text(spec.and_then(|s| s.node_name.as_ref())),
             "spec.serviceAccountName" => text(spec.and_then(|s| s.service_account_name.as_ref())),
-            "status.podIP" | "status.podIPs" => pod_ip(),
-            "status.hostIP" | "status.hostIPs" => self.host_ip.to_string(),
+            "status.podIP" => first(&self.pod_ips),
+            "status.podIPs" => listed(&self.pod_ips),
+            "status.hostIP" => first(self.host_ips),
+            "status.hostIPs" => listed(self.host_ips),
             _ => return Err(FieldError::Path(path.into())),
         })
     }
@@ -161,8 +166,8 @@ mod tests {
         let allocatable = BTreeMap::new();
         let fields = Fields {
             pod: &pod,
-            pod_ip: Some([10, 1, 2, 3].into()),
-            host_ip: [192, 168, 0, 1].into(),
+            pod_ips: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
+            host_ips: &["192.168.0.1".parse().unwrap(), "fd01::1".parse().unwrap()],
             allocatable: &allocatable,
         };
         for (path, want) in [
@@ -177,8 +182,9 @@ mod tests {
             ("spec.nodeName", "n1"),
             ("spec.serviceAccountName", "default"),
             ("status.podIP", "10.1.2.3"),
-            ("status.podIPs", "10.1.2.3"),
+            ("status.podIPs", "10.1.2.3,fd00::3"),
             ("status.hostIP", "192.168.0.1"),
+            ("status.hostIPs", "192.168.0.1,fd01::1"),
         ] {
             assert_eq!(fields.field(path).as_deref(), Ok(want), "{path}");
         }
@@ -192,8 +198,7 @@ mod tests {
         let pod = pod();
         let allocatable: BTreeMap<_, _> =
             [("cpu".to_owned(), Wire("4".into())), ("memory".to_owned(), Wire("1Gi".into()))].into();
-        let fields =
-            Fields { pod: &pod, pod_ip: None, host_ip: [127, 0, 0, 1].into(), allocatable: &allocatable };
+        let fields = Fields { pod: &pod, pod_ips: Vec::new(), host_ips: &[], allocatable: &allocatable };
         for (container, resource, divisor, want) in [
             ("c", "limits.cpu", "", "2"),
             ("c", "limits.cpu", "1m", "1500"),

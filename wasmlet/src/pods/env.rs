@@ -212,8 +212,8 @@ mod tests {
         let allocatable = BTreeMap::new();
         let fields = Fields {
             pod: &pod,
-            pod_ip: Some([10, 0, 0, 2].into()),
-            host_ip: [127, 0, 0, 1].into(),
+            pod_ips: vec![[10, 0, 0, 2].into()],
+            host_ips: &[],
             allocatable: &allocatable,
         };
         let mut container = container;

@@ -108,8 +108,8 @@ pub async fn set_up(
     };
     let fields = Fields {
         pod: &pod,
-        pod_ip: Some(network.ip()),
-        host_ip: context.node.host_ip,
+        pod_ips: network.ips(),
+        host_ips: &context.node.host_ips,
         allocatable: &context.node.allocatable,
     };
     match context.volumes.sync(&mut volumes, &pod, &fields).await {
@@ -147,8 +147,8 @@ pub async fn sync_volumes(
         Ok(pod) => {
             let fields = Fields {
                 pod: &pod,
-                pod_ip: Some(network.ip()),
-                host_ip: context.node.host_ip,
+                pod_ips: network.ips(),
+                host_ips: &context.node.host_ips,
                 allocatable: &context.node.allocatable,
             };
             context.volumes.sync(&mut volumes, &pod, &fields).await.err().map(|e| e.to_string())

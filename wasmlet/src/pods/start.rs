@@ -307,8 +307,8 @@ async fn container_spec(
         .map_err(|error| config(&error.message()))?;
     let fields = Fields {
         pod,
-        pod_ip: Some(order.network.ip()),
-        host_ip: context.node.host_ip,
+        pod_ips: order.network.ips(),
+        host_ips: &context.node.host_ips,
         allocatable: &context.node.allocatable,
     };
     let services = service_variables(context, pod).await;

@@ -1,7 +1,7 @@
 //! What the worker knows of its pod's containers: the state that planning reads and status is written from.
 
 use std::borrow::Cow;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,6 +20,8 @@ pub struct PodState {
     /// A verdict on the whole pod: rejected at admission, past its deadline, evicted. It ends as Failed.
     pub failure: Option<Failure>,
     pub ip: Option<Ipv4Addr>,
+    /// The second of `status.podIPs`.
+    pub ip6: Option<Ipv6Addr>,
     /// Gone from the API (or about to be): end it without saying so to anyone.
     pub vanished: bool,
     pub conditions: Vec<Condition>,
@@ -161,6 +163,7 @@ impl PodState {
             start_time: None,
             failure: None,
             ip: None,
+            ip6: None,
             vanished: false,
             conditions: Vec::new(),
             resize: None,

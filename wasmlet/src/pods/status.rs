@@ -32,7 +32,8 @@ const RESIZE_PENDING: &str = "PodResizePending";
 /// Facts of the API object that go into the status unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
-    pub host_ip: String,
+    /// The node's addresses.
+    pub host_ips: Vec<String>,
     /// Conditions that others set: type and whether it is True. Readiness gates look here.
     pub gates: Vec<(String, bool)>,
     /// When the scheduler's PodScheduled became true, where it did.
@@ -40,12 +41,12 @@ pub struct Given {
 }
 
 impl Given {
-    pub fn of(pod: &Pod, host_ip: &str) -> Self {
+    pub fn of(pod: &Pod, host_ips: &[impl ToString]) -> Self {
         let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
         let scheduled = conditions.clone().find(|c| c.type_ == "PodScheduled" && c.status == "True");
         let gates: Vec<_> = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).collect();
         Given {
-            host_ip: host_ip.to_owned(),
+            host_ips: host_ips.iter().map(ToString::to_string).collect(),
             gates: conditions
                 .filter(|c| gates.iter().any(|gate| gate.condition_type == c.type_))
                 .map(|c| (c.type_.clone(), c.status == "True"))
@@ -238,11 +239,14 @@ pub fn compose(spec: &Spec, state: &PodState, given: &Given, runtime: &str) -> V
     status.insert("phase".into(), json!(phase.as_str()));
     status.insert("reason".into(), reason);
     status.insert("message".into(), message);
-    status.insert("hostIP".into(), json!(given.host_ip));
-    status.insert("hostIPs".into(), json!([{"ip": given.host_ip}]));
+    let listed = |ips: &[String]| ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
+    status.insert("hostIP".into(), json!(given.host_ips.first().map_or("", String::as_str)));
+    status.insert("hostIPs".into(), listed(&given.host_ips).into());
     if let Some(ip) = state.ip {
         status.insert("podIP".into(), json!(ip));
-        status.insert("podIPs".into(), json!([{"ip": ip}]));
+        let all: Vec<String> =
+            std::iter::once(ip.to_string()).chain(state.ip6.map(|ip| ip.to_string())).collect();
+        status.insert("podIPs".into(), listed(&all).into());
     }
     if let Some(start) = state.start_time {
         status.insert("startTime".into(), time(start));

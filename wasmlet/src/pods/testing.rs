@@ -91,7 +91,7 @@ impl Node {
             services: informers.of::<Service>(),
             node: NodeFacts {
                 name: "n1".into(),
-                host_ip: [127, 0, 0, 1].into(),
+                host_ips: vec![[127, 0, 0, 1].into()],
                 cluster_domain: "cluster.local".into(),
                 allocatable: BTreeMap::new(),
                 labels: [("zone".to_owned(), "a".to_owned())].into(),

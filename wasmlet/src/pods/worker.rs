@@ -125,7 +125,7 @@ impl Worker {
         let mut state = adopt(&spec, pod, &label, now);
         Self::allocate(&mut state, &spec, pod);
         let mut worker = Worker {
-            given: Given::of(pod, &context.node.host_ip.to_string()),
+            given: Given::of(pod, &context.node.host_ips),
             context,
             inbox,
             object,
@@ -263,7 +263,7 @@ impl Worker {
                     self.state.containers.resize_with(self.spec.containers.len(), Default::default);
                     self.resize(&pod);
                 }
-                self.given = Given::of(&pod, &self.context.node.host_ip.to_string());
+                self.given = Given::of(&pod, &self.context.node.host_ips);
                 let metadata_changed = !same_metadata(&self.object, &object);
                 self.object = object;
                 self.volumes_dirty |= metadata_changed;
@@ -400,6 +400,7 @@ impl Worker {
             Done::SetUp(Ok(prepared)) => {
                 self.set_up_failures = 0;
                 self.state.ip = Some(prepared.network.ip());
+                self.state.ip6 = prepared.network.ip6();
                 self.state.sandbox = Sandbox::Ready;
                 self.runtime = Some(prepared.runtime);
                 self.network = Some(prepared.network);

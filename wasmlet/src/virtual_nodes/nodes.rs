@@ -53,6 +53,7 @@ impl Template {
         Facts {
             name: name.to_owned(),
             address: address.to_string(),
+            address6: None,
             port,
             machine: Machine {
                 architecture: self.architecture.clone(),

@@ -117,7 +117,7 @@ impl VirtualPod {
             key: object.key(),
             uid: head.uid.clone(),
             node,
-            given: Given::of(pod, host_ip),
+            given: Given::of(pod, &[host_ip]),
             host_network: pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false),
             has_finalizers: head.has_finalizers,
             seen: now,
@@ -158,7 +158,7 @@ impl VirtualPod {
             self.meter.settle(&self.state, &self.behaviour, now);
             self.behaviour = behaviour;
         }
-        self.given = Given::of(pod, host_ip);
+        self.given = Given::of(pod, &[host_ip]);
         self.has_finalizers = object.head.has_finalizers;
     }
 

@@ -62,7 +62,11 @@ fn zone() -> Zone {
 
 /// `A 10.96.0.20`, one line per record, sorted; or what else is said.
 fn ask(zone: &Zone, name: &str, kind: RecordType) -> String {
-    let networks = [([10, 96, 0, 0].into(), 16), ([10, 244, 0, 0].into(), 16)];
+    let networks = [
+        ("10.96.0.0".parse().unwrap(), 16),
+        ("10.244.0.0".parse().unwrap(), 16),
+        ("fd00:96::".parse().unwrap(), 112),
+    ];
     let show = |records: Vec<Record>| {
         let mut lines: Vec<String> =
             records.iter().map(|r| format!("{} {}", r.record_type(), r.data)).collect();

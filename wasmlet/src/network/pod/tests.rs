@@ -6,7 +6,7 @@ use super::*;
 use crate::network::dns_config::{self, NodeDns, ResolvConf};
 use crate::network::names::Hosts;
 use crate::network::outbound::{ANNOTATION, AllowList};
-use crate::network::resolver::{NoNames, Resolver, SearchList};
+use crate::network::resolver::{Families, NoNames, Resolver, SearchList};
 
 struct OneService;
 impl ConnectBalancer for OneService {
@@ -17,12 +17,16 @@ impl ConnectBalancer for OneService {
             "10.96.0.1:443" => Choice::Backend("127.0.0.1:6443".parse().unwrap()),
             "10.96.0.66:80" => Choice::Backend("127.200.0.6:80".parse().unwrap()),
             "10.96.0.67:80" => Choice::Backend("169.254.169.254:80".parse().unwrap()),
+            "[fd00:96::10]:80" => Choice::Backend("[fd00:244::9]:8080".parse().unwrap()),
+            "[fd00:96::11]:80" => Choice::NoBackend,
+            "[fd00:96::67]:80" => Choice::Backend("[fd00:ec2::254]:80".parse().unwrap()),
             _ => Choice::NotAService,
         }
     }
 
-    fn choose_node_port(&self, _source: IpAddr, port: u16, _protocol: Protocol) -> Choice {
+    fn choose_node_port(&self, source: IpAddr, port: u16, _protocol: Protocol) -> Choice {
         match port {
+            30_080 if source.is_ipv6() => Choice::Backend("[fd00:244::9]:8080".parse().unwrap()),
             30_080 => Choice::Backend("10.244.0.9:8080".parse().unwrap()),
             30_081 => Choice::NoBackend,
             _ => Choice::NotAService,
@@ -34,7 +38,7 @@ impl ConnectBalancer for OneService {
 struct Names;
 #[async_trait::async_trait]
 impl Resolver for Names {
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn resolve(&self, name: &str, _: Families) -> Result<Vec<IpAddr>, ResolveError> {
         let address = match name {
             "web.shop.svc.cluster.local" => "10.96.0.10",
             "good.example" => "192.0.2.10",
@@ -46,8 +50,13 @@ impl Resolver for Names {
     }
 }
 
+const NETWORKS: [(&str, u8); 5] =
+    [("10.96.0.0", 16), ("10.244.0.0", 16), ("127.64.0.0", 16), ("fd00:96::", 112), ("fd00:244::", 56)];
+
 struct Make {
     ip: &'static str,
+    /// Its second address.
+    six: Option<&'static str>,
     host: bool,
     allowed: Option<&'static str>,
     resolver: Arc<dyn Resolver>,
@@ -55,7 +64,7 @@ struct Make {
 
 impl Default for Make {
     fn default() -> Self {
-        Make { ip: "10.244.0.5", host: false, allowed: None, resolver: Arc::new(NoNames) }
+        Make { ip: "10.244.0.5", six: None, host: false, allowed: None, resolver: Arc::new(NoNames) }
     }
 }
 
@@ -74,6 +83,10 @@ impl Make {
         PodNetwork::new(PodNetworkParts {
             ip: self.ip.parse().unwrap(),
             loopback: if self.host { Ipv4Addr::LOCALHOST } else { "127.200.0.5".parse().unwrap() },
+            six: self.six.map(|six| {
+                let ip = six.parse().unwrap();
+                if self.host { Six::of_node(ip) } else { Six::of_pod(ip, self.ip.parse().unwrap()) }
+            }),
             host: self.host,
             names: PodNames {
                 hosts: Hosts::new([
@@ -88,11 +101,12 @@ impl Make {
             outbound: list.map(Outbound::new),
             shared: Arc::new(Shared {
                 balancer: Some(Arc::new(OneService)),
-                cluster_networks: ["10.96.0.0/16", "10.244.0.0/16", "127.64.0.0/16"]
-                    .map(|c| c.parse().unwrap())
-                    .to_vec(),
+                cluster_networks: NETWORKS
+                    .iter()
+                    .map(|(ip, prefix)| (ip.parse().unwrap(), *prefix))
+                    .collect(),
                 cluster_domain: "cluster.local".into(),
-                node: NodeAddresses::new("198.51.100.1".parse().unwrap()),
+                node: NodeAddresses::new("198.51.100.1".parse().unwrap(), "2001:db8::1".parse().ok()),
                 host_ports,
             }),
         })
@@ -266,4 +280,98 @@ fn a_pod_without_servers_has_no_names() {
         serde_json::json!({"metadata": {}, "spec": {"dnsPolicy": "None", "containers": []}}),
     );
     assert!(dns_config::of(&pod.unwrap(), node).servers.is_empty());
+}
+
+fn dual() -> PodNetwork {
+    Make { six: Some("fd00:244::5"), ..Make::default() }.pod()
+}
+
+#[test]
+fn a_pod_of_two_families_binds_in_both() {
+    let pod = dual();
+    assert_eq!(pod.ips().iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.0.5", "fd00:244::5"]);
+    for (wanted, got) in [
+        ("0.0.0.0:80", Ok("10.244.0.5:80")),
+        ("[::]:80", Ok("[fd00:244::5]:80")),
+        ("[fd00:244::5]:0", Ok("[fd00:244::5]:0")),
+        ("[::1]:80", Ok("[fd7f:c0ac:1e::af4:5]:80")),
+        ("[fd00:244::6]:80", Err(AddressError::NotBindable)),
+        ("[2001:db8::1]:80", Err(AddressError::NotBindable)),
+        ("[::ffff:10.244.0.5]:80", Err(AddressError::NotBindable)),
+    ] {
+        assert_eq!(pod.bind_address(wanted.parse().unwrap()), got.map(|a| a.parse().unwrap()), "{wanted}");
+    }
+    for (to, from) in [
+        ("[fd00:244::9]:80", "[fd00:244::5]:0"),
+        ("[fd7f:c0ac:1e::af4:5]:80", "[fd7f:c0ac:1e::af4:5]:0"),
+        ("10.244.0.9:80", "10.244.0.5:0"),
+    ] {
+        assert_eq!(pod.source_address(to.parse().unwrap()), from.parse().unwrap(), "{to}");
+    }
+    assert_eq!(pod.seen_by_guest("[fd7f:c0ac:1e::af4:5]:9".parse().unwrap()), "[::1]:9".parse().unwrap());
+}
+
+#[test]
+fn ipv6_leads_to_no_more_than_ipv4() {
+    use AddressError::{Denied, Refused};
+    let pod = dual();
+    pod.note_bound(Protocol::Tcp, "[fd00:244::5]:8080".parse().unwrap(), true);
+    for (wanted, got) in [
+        ("[::1]:8080", Ok("[fd00:244::5]:8080")),
+        ("[::1]:9", Ok("[fd7f:c0ac:1e::af4:5]:9")),
+        ("[fd00:244::77]:80", Ok("[fd00:244::77]:80")),
+        ("[2001:db8:9::1]:80", Ok("[2001:db8:9::1]:80")),
+        ("[fd00:96::10]:80", Ok("[fd00:244::9]:8080")),
+        ("[fd00:96::11]:80", Err(Refused)),
+        ("[fd00:96::67]:80", Err(Denied)),
+        ("[2001:db8::1]:10250", Err(Denied)),
+        ("[2001:db8::1]:30080", Ok("[fd00:244::9]:8080")),
+        ("[2001:db8::1]:8081", Ok("[2001:db8::1]:8081")),
+        // Another pod's loopback, the metadata address, and 10.96.0.10 and 169.254.169.254 in other letters.
+        ("[fd7f:c0ac:1e::af4:6]:80", Err(Denied)),
+        ("[fd00:ec2::254]:80", Err(Denied)),
+        ("[fe80::1]:80", Err(Denied)),
+        ("[::ffff:169.254.169.254]:80", Err(Denied)),
+        ("[64:ff9b::a9fe:a9fe]:80", Err(Denied)),
+        ("[::ffff:127.3.4.5]:80", Err(Denied)),
+        ("[::ffff:198.51.100.1]:10250", Err(Denied)),
+        ("[::ffff:10.96.0.10]:80", Ok("10.244.0.9:8080")),
+    ] {
+        assert_eq!(connect(&pod, wanted), got.map(str::to_owned), "{wanted}");
+    }
+    for (address, may) in [
+        ("[fd00:244::77]:80", true),
+        ("[fd7f:c0ac:1e::af4:5]:80", true),
+        ("[fd7f:c0ac:1e::af4:6]:80", false),
+        ("[::1]:6443", false),
+        ("[fd00:ec2::254]:80", false),
+    ] {
+        assert_eq!(pod.may_reach(address.parse().unwrap()), may, "{address}");
+    }
+    let host = Make { ip: "198.51.100.1", six: Some("2001:db8::1"), host: true, ..Make::default() }.pod();
+    for (wanted, got) in [("[::]:80", "[2001:db8::1]:80"), ("[::1]:80", "[::1]:80")] {
+        assert_eq!(host.bind_address(wanted.parse().unwrap()), Ok(got.parse().unwrap()), "{wanted}");
+    }
+}
+
+#[tokio::test]
+async fn names_have_the_families_that_the_pod_has() {
+    struct Both;
+    #[async_trait::async_trait]
+    impl Resolver for Both {
+        async fn resolve(&self, _: &str, families: Families) -> Result<Vec<IpAddr>, ResolveError> {
+            let all = ["fd00::1", "192.0.2.1"].map(|a| a.parse().unwrap());
+            Ok(all.into_iter().filter(|a: &IpAddr| families == Families::Both || a.is_ipv4()).collect())
+        }
+    }
+    let of = |six| Make { six, resolver: Arc::new(Both), ..Make::default() }.pod();
+    for (name, one, two) in [
+        ("web.example", &["192.0.2.1"][..], &["192.0.2.1", "fd00::1"][..]),
+        ("localhost", &["127.0.0.1"], &["127.0.0.1", "::1"]),
+    ] {
+        for (pod, want) in [(of(None), one), (of(Some("fd00:244::5")), two)] {
+            let got = pod.resolve(name).await.unwrap();
+            assert_eq!(got.iter().map(ToString::to_string).collect::<Vec<_>>(), want, "{name}");
+        }
+    }
 }

@@ -46,7 +46,7 @@ fn waiting(reason: &'static str) -> Run {
 }
 
 fn given() -> Given {
-    Given { host_ip: "192.168.0.1".into(), ..Given::default() }
+    Given { host_ips: vec!["192.168.0.1".into()], ..Given::default() }
 }
 
 fn condition_of(spec: &Spec, state: &mut PodState, given: &Given, kind: &str) -> (bool, String, String) {
@@ -143,6 +143,17 @@ fn container_states_are_written_as_upstream_writes_them() {
     assert_eq!(status["phase"], "Running");
     assert_eq!(status["podIPs"], json!([{"ip": "10.0.0.7"}]));
     assert_eq!(status["hostIPs"], json!([{"ip": "192.168.0.1"}]));
+    state.ip6 = Some([0xfd00, 0, 0, 0, 0, 0, 0, 7].into());
+    let host_ips = vec!["192.168.0.1".to_owned(), "fd01::1".to_owned()];
+    let both = compose(&spec, &state, &Given { host_ips, ..given() }, "wasmtime");
+    assert_eq!(
+        (&both["podIP"], &both["podIPs"]),
+        (&json!("10.0.0.7"), &json!([{"ip": "10.0.0.7"}, {"ip": "fd00::7"}]))
+    );
+    assert_eq!(
+        (&both["hostIP"], &both["hostIPs"]),
+        (&json!("192.168.0.1"), &json!([{"ip": "192.168.0.1"}, {"ip": "fd01::1"}]))
+    );
     assert_eq!(status["startTime"], "2026-01-01T00:00:00Z");
     assert_eq!(status["observedGeneration"], 2);
     assert_eq!(

@@ -1,7 +1,7 @@
 //! An http container's ports and bounds, from its spec and annotations.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::http_workers::Reuse;
@@ -97,10 +97,10 @@ pub(super) fn reuse(annotations: &BTreeMap<String, String>, p3: bool) -> Result<
     Ok(reused.map(|requests_max| Reuse { requests_max, concurrency_max: 1 }))
 }
 
-/// Where the container's server listens: its TCP containerPorts at the pod's address, and their hostPorts at the
+/// Where the container's server listens: its TCP containerPorts at the pod's addresses, and their hostPorts at the
 /// node's.
 pub(super) fn addresses(spec: &ContainerSpec) -> Result<Vec<SocketAddr>, StartError> {
-    let ip = IpAddr::V4(spec.network.ip());
+    let ips = spec.network.ips();
     let mut addresses = Vec::new();
     let mut add = |address| {
         if !addresses.contains(&address) {
@@ -109,7 +109,7 @@ pub(super) fn addresses(spec: &ContainerSpec) -> Result<Vec<SocketAddr>, StartEr
     };
     let tcp: Vec<_> = spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).collect();
     for port in &tcp {
-        add(SocketAddr::new(ip, port.port));
+        ips.iter().for_each(|ip| add(SocketAddr::new(*ip, port.port)));
         if let Some(host_port) = port.host_port {
             let node = spec.network.host_addresses(port.host_ip).into_iter();
             node.for_each(|address| add(SocketAddr::new(address, host_port)));
@@ -119,7 +119,7 @@ pub(super) fn addresses(spec: &ContainerSpec) -> Result<Vec<SocketAddr>, StartEr
         let port = number(&spec.annotations, ANNOTATION_HTTP_PORT, 1, 65_535)?
             .and_then(|port| u16::try_from(port).ok())
             .unwrap_or(HTTP_PORT_DEFAULT);
-        add(SocketAddr::new(ip, port));
+        ips.iter().for_each(|ip| add(SocketAddr::new(*ip, port)));
     }
     Ok(addresses)
 }

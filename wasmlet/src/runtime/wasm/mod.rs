@@ -263,13 +263,18 @@ impl Inner {
             return Ok(listeners);
         }
         let _guests = self.guests.enter();
-        for address in p1_sockets::addresses(spec) {
-            let failed = |source| StartError::Listen { address, source };
-            let listener = TcpListener::from_std(http::listen(address).map_err(failed)?).map_err(failed)?;
-            listeners.push(Arc::new(Listener::new(listener, address)));
+        for port in p1_sockets::ports(spec) {
+            let open = |ip| {
+                let address = SocketAddr::new(ip, port);
+                let failed = |source| StartError::Listen { address, source };
+                let listener = http::listen(address).and_then(TcpListener::from_std).map_err(failed)?;
+                Ok((listener, address))
+            };
+            let inner = spec.network.ips().into_iter().map(open).collect::<Result<_, StartError>>()?;
+            listeners.push(Arc::new(Listener::new(inner)));
         }
-        for listener in &listeners {
-            net.note_listener(listener.address);
+        for address in listeners.iter().flat_map(|listener| listener.addresses()) {
+            net.note_listener(address);
         }
         Ok(listeners)
     }
@@ -280,10 +285,10 @@ impl Inner {
         let end = CancellationToken::new();
         let _guests = self.guests.enter();
         for port in &spec.ports {
-            let to = SocketAddr::new(spec.network.ip().into(), port.port);
             let Some(host_port) = port.host_port else { continue };
             for address in spec.network.host_addresses(port.host_ip) {
                 let from = SocketAddr::new(address, host_port);
+                let to = SocketAddr::new(spec.network.ip_behind(address), port.port);
                 // On the node's network the guest itself listens there.
                 if address != to.ip() {
                     let forwarded = host_ports::forward(from, to, port.protocol, end.clone());

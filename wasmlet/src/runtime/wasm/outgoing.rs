@@ -16,11 +16,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::sockets::socket_for;
 use crate::network::{AddressError, PodNetwork, ResolveError};
 use crate::runtime::Protocol;
 
@@ -121,7 +122,7 @@ async fn connect_one(pod: &PodNetwork, wanted: SocketAddr) -> Result<TcpStream, 
         AddressError::Ipv6Unsupported => Error::DestinationIpUnroutable,
         AddressError::NotBindable | AddressError::Closed => Error::DestinationUnavailable,
     })?;
-    let socket = TcpSocket::new_v4().map_err(Error::Connect)?;
+    let socket = socket_for(real).map_err(Error::Connect)?;
     // The port is chosen at connect, so that one may serve many destinations: a pod that makes a connection per request
     // would run out of them within a minute's TIME_WAIT. Without the option it still works, for fewer.
     let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true);

@@ -189,7 +189,9 @@ fn files(linker: &mut Linker<ModuleState>) -> Result<()> {
             let (memory, state) = split(&mut caller)?;
             match state.sockets.remove(fd) {
                 Some(Socket::Connection(_)) => return Ok(Errno::Success as i32),
-                Some(Socket::Listener(listener)) => state.net.forget_listener(listener.address),
+                Some(Socket::Listener(listener)) => {
+                    listener.addresses().for_each(|address| state.net.forget_listener(address));
+                }
                 Some(Socket::Ended) | None => {}
             }
             // A listener's number is taken in wasmtime's table, too (see `GuestSetup::module_store`).

@@ -57,9 +57,9 @@ impl From<&io::Error> for Errno {
     }
 }
 
+/// One port of the pod, at each of its addresses: to the guest, one descriptor.
 pub(super) struct Listener {
-    inner: TcpListener,
-    pub address: SocketAddr,
+    inner: Vec<(TcpListener, SocketAddr)>,
     pub nonblocking: AtomicBool,
     /// A poll can only learn that somebody is there by letting him in.
     waiting: Mutex<Option<io::Result<TcpStream>>>,
@@ -68,18 +68,27 @@ pub(super) struct Listener {
 impl Listener {
     /// NOTE: non-blocking until the guest says otherwise, as wasmtime's own command line had them: Go's net takes a
     /// listener as it finds it, and its one thread must not wait in accept.
-    pub fn new(inner: TcpListener, address: SocketAddr) -> Self {
-        Listener { inner, address, nonblocking: AtomicBool::new(true), waiting: Mutex::new(None) }
+    pub fn new(inner: Vec<(TcpListener, SocketAddr)>) -> Self {
+        Listener { inner, nonblocking: AtomicBool::new(true), waiting: Mutex::new(None) }
+    }
+
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.inner.iter().map(|(_, address)| *address)
     }
 
     /// Ready when accept would not wait.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut waiting = self.waiting.lock();
-        if waiting.is_none() {
-            let accepted = std::task::ready!(self.inner.poll_accept(cx));
-            *waiting = Some(accepted.map(|(stream, _)| stream));
+        if waiting.is_some() {
+            return Poll::Ready(());
         }
-        Poll::Ready(())
+        for (listener, _) in &self.inner {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                *waiting = Some(accepted.map(|(stream, _)| stream));
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 
     pub fn take(&self) -> Option<io::Result<TcpStream>> {
@@ -161,16 +170,15 @@ impl Sockets {
     }
 }
 
-/// Where a container's listeners are: its TCP containerPorts at the pod's address, in their order.
-pub(super) fn addresses(spec: &ContainerSpec) -> Vec<SocketAddr> {
-    let mut addresses = Vec::new();
+/// A container's listeners: its TCP containerPorts, in their order.
+pub(super) fn ports(spec: &ContainerSpec) -> Vec<u16> {
+    let mut ports = Vec::new();
     for port in spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
-        let address = SocketAddr::new(spec.network.ip().into(), port.port);
-        if !addresses.contains(&address) {
-            addresses.push(address);
+        if !ports.contains(&port.port) {
+            ports.push(port.port);
         }
     }
-    addresses
+    ports
 }
 
 #[cfg(test)]

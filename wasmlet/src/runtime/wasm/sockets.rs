@@ -74,7 +74,7 @@ impl ContainerNetwork {
         self.terminating.cancel();
         let listeners: Vec<SocketAddr> = self.listeners.lock().iter().copied().collect();
         for address in listeners {
-            if let Ok(socket) = tokio::net::TcpSocket::new_v4()
+            if let Ok(socket) = socket_for(address)
                 && socket.bind(SocketAddr::new(address.ip(), 0)).is_ok()
             {
                 // Loopback: answered or refused at once, unless the backlog is full, and then nobody is parked.
@@ -101,6 +101,11 @@ impl ContainerNetwork {
             self.pod.note_unbound(Protocol::Tcp, address);
         }
     }
+}
+
+/// A TCP socket of the address's family.
+pub(super) fn socket_for(address: SocketAddr) -> std::io::Result<tokio::net::TcpSocket> {
+    if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }
 }
 
 const DOORBELL_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(100);
@@ -396,7 +401,7 @@ impl HostOutgoingDatagramStream for PodView<'_> {
 
 impl tcp_create_socket::Host for PodView<'_> {
     fn create_tcp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
-        refuse_ipv6(family)?;
+        self.has_family(family)?;
         self.take_socket()?;
         tcp_create_socket::Host::create_tcp_socket(&mut self.wasi, family)
     }
@@ -404,17 +409,19 @@ impl tcp_create_socket::Host for PodView<'_> {
 
 impl udp_create_socket::Host for PodView<'_> {
     async fn create_udp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
-        refuse_ipv6(family)?;
+        self.has_family(family)?;
         self.take_socket()?;
         udp_create_socket::Host::create_udp_socket(&mut self.wasi, family).await
     }
 }
 
-/// Pods have one IPv4 address; guests that try both families fall back on this one.
-fn refuse_ipv6(family: IpAddressFamily) -> SocketResult<()> {
-    match family {
-        IpAddressFamily::Ipv4 => Ok(()),
-        IpAddressFamily::Ipv6 => Err(ErrorCode::NotSupported.into()),
+impl PodView<'_> {
+    /// Guests that try both families fall back on the one that their pod has.
+    fn has_family(&self, family: IpAddressFamily) -> SocketResult<()> {
+        match family {
+            IpAddressFamily::Ipv6 if self.net.pod.ip6().is_none() => Err(ErrorCode::NotSupported.into()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -176,7 +176,11 @@ impl HostTcpSocketWithStore<ComponentState> for PodSockets {
         }
         if view.local(rep).is_none() {
             // The wildcard would be the node's.
-            let any = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+            let any = match HostTcpSocket::get_address_family(&mut view, Resource::new_borrow(rep)) {
+                Ok(IpAddressFamily::Ipv6) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+                _ => std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            };
+            let any = SocketAddr::new(any, 0);
             HostTcpSocket::bind(&mut view, Resource::new_borrow(rep), any.into()).await?;
         }
         let inner = Access::<_, WasiSockets>::new(store.as_context_mut(), plain);
@@ -244,7 +248,7 @@ impl HostTcpSocket for PodView<'_> {
     }
 
     fn create(&mut self, family: IpAddressFamily) -> SocketResult<Tcp> {
-        refuse_ipv6(family)?;
+        self.has_family(family)?;
         let permit = self.permit().ok_or(ErrorCode::OutOfMemory)?;
         let socket = HostTcpSocket::create(&mut self.wasi, family)?;
         self.held.permits.insert(socket.rep(), permit);
@@ -342,7 +346,7 @@ impl HostUdpSocket for PodView<'_> {
     }
 
     async fn create(&mut self, family: IpAddressFamily) -> SocketResult<Udp> {
-        refuse_ipv6(family)?;
+        self.has_family(family)?;
         let permit = self.permit().ok_or(ErrorCode::OutOfMemory)?;
         let socket = HostUdpSocket::create(&mut self.wasi, family).await?;
         self.held.permits.insert(socket.rep(), permit);
@@ -380,11 +384,13 @@ impl HostUdpSocket for PodView<'_> {
     }
 }
 
-/// Pods have one IPv4 address; guests that try both families fall back on this one.
-fn refuse_ipv6(family: IpAddressFamily) -> SocketResult<()> {
-    match family {
-        IpAddressFamily::Ipv4 => Ok(()),
-        IpAddressFamily::Ipv6 => Err(ErrorCode::NotSupported.into()),
+impl PodView<'_> {
+    /// Guests that try both families fall back on the one that their pod has.
+    fn has_family(&self, family: IpAddressFamily) -> SocketResult<()> {
+        match family {
+            IpAddressFamily::Ipv6 if self.net.pod.ip6().is_none() => Err(ErrorCode::NotSupported.into()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `/portForward`: connections to a pod's ports, as SPDY streams (also within a WebSocket), as WebSocket channels, or raw.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,18 +45,25 @@ pub struct Ports {
 impl Ports {
     /// As from within the pod: to its loopback, which also reaches what listens on its address.
     pub async fn connect(&self, port: u16) -> Result<TcpStream, String> {
-        let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let failed = |error: &dyn std::fmt::Display| {
             format!("failed to connect to localhost:{port} inside the pod's network: {error}")
         };
-        let address = self.network.connect_address(asked, Protocol::Tcp).map_err(|e| failed(&e))?;
-        let stream = match connect(address).await {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                // A guest may listen on the pod's address by its number.
-                connect(SocketAddr::from((self.network.ip(), port))).await.map_err(|_| error)
+        let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let mut addresses = Vec::new();
+        for loopback in loopbacks.into_iter().take(self.network.ips().len()) {
+            let asked = SocketAddr::new(loopback, port);
+            addresses.push(self.network.connect_address(asked, Protocol::Tcp).map_err(|e| failed(&e))?);
+        }
+        // A guest may listen on the pod's addresses by their numbers.
+        let by_number = self.network.ips().into_iter().map(|ip| SocketAddr::new(ip, port));
+        addresses.extend(by_number);
+        let mut stream = Err(std::io::ErrorKind::ConnectionRefused.into());
+        for address in addresses {
+            stream = connect(address).await;
+            if !stream.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
+                break;
             }
-            other => other,
-        };
+        }
         let stream = stream.map_err(|error| failed(&error))?;
         let _ = stream.set_nodelay(true);
         Ok(stream)

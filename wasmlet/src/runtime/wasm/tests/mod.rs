@@ -2,6 +2,7 @@
 
 mod commands;
 mod density;
+mod dual_stack;
 mod http;
 mod limits;
 mod malicious;
@@ -39,8 +40,8 @@ struct TestNames;
 
 #[async_trait::async_trait]
 impl Resolver for TestNames {
-    async fn resolve(&self, name: &str) -> Result<Vec<std::net::IpAddr>, ResolveError> {
-        // The IPv6 address must not reach a guest.
+    async fn resolve(&self, name: &str, _: network::Families) -> Result<Vec<std::net::IpAddr>, ResolveError> {
+        // The IPv6 address must not reach a guest whose pod has none.
         match name {
             "db.test" => Ok(vec!["fd00::1".parse().unwrap(), "10.9.8.7".parse().unwrap()]),
             _ => Err(ResolveError::NotFound(name.to_owned())),
@@ -98,6 +99,10 @@ impl Node {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let (second, third) = (1 + (std::process::id() + n / 32) % 126, n % 32 * 8);
         let cidr = format!("127.{second}.{third}.0/21");
+        Self::with(instances_max, Mode::Rootless(cidr.parse().unwrap()), None).await
+    }
+
+    async fn with(instances_max: u32, mode: Mode, second_range: Option<network::Cidr6>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = WasmRuntime::new(Options {
             demand: Demand { instances_max, requests_max: 32 },
@@ -107,7 +112,8 @@ impl Node {
         .unwrap();
         let network = Network::new(network::Options {
             resolver: Some(Arc::new(TestNames)),
-            ..network::Options::new(Mode::Rootless(cidr.parse().unwrap()))
+            second: second_range,
+            ..network::Options::new(mode)
         })
         .await
         .unwrap();

@@ -10,7 +10,7 @@ use super::{Node, get};
 use crate::runtime::{ContainerSpec, Mount, Port, Protocol};
 
 /// Functions and memory of a server. Answers are 41 bytes at 1024; a request is read to 4096.
-fn server(start: &str) -> String {
+pub(super) fn server(start: &str) -> String {
     format!(
         r#"(module
           (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
@@ -51,7 +51,7 @@ const BLOCKING: &str = "
       (br $next))";
 
 /// Polls the listener (subscription at 300, with a clock of ten minutes at 348), then the connection.
-const POLLING: &str = r#"
+pub(super) const POLLING: &str = r#"
     (local $errno i32)
     (i32.store8 (i32.const 308) (i32.const 1))
     (i64.store (i32.const 372) (i64.const 600000000000))

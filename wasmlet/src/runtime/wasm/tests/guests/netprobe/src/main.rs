@@ -1,13 +1,17 @@
 //! A guest that tries one thing on the network and prints what came of it. Built as samples/tcp-echo is
 //! (`samples/build.sh`), into `../netprobe.wasm`.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use wasip2::http::outgoing_handler::handle;
 use wasip2::http::types::{Fields, OutgoingRequest, Scheme};
 use wasip2::io::poll::Pollable;
 use wasip2::io::streams::StreamError;
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::ip_name_lookup::resolve_addresses;
-use wasip2::sockets::network::{ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
+use wasip2::sockets::network::{
+    ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress,
+};
 use wasip2::sockets::tcp::TcpSocket;
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 use wasip2::sockets::udp::OutgoingDatagram;
@@ -21,7 +25,8 @@ fn main() {
         "resolve" => resolve(arg(2)),
         "bind" => bind(arg(2), port()).map(|socket| show(socket.local_address())),
         "connect" => connect(arg(2), port()),
-        "loopback" => loopback(port()),
+        "loopback" => loopback("0.0.0.0", "127.0.0.1", port()),
+        "loopback6" => loopback("::", "::1", port()),
         "udp" => udp(arg(2), port()),
         "ipv6" => create_tcp_socket(IpAddressFamily::Ipv6).map(|_| "created".to_owned()),
         "http" => {
@@ -37,9 +42,30 @@ fn main() {
 }
 
 fn address(text: &str, port: u16) -> IpSocketAddress {
-    let parts: Vec<u8> = text.split('.').filter_map(|part| part.parse().ok()).collect();
-    let [a, b, c, d] = parts[..] else { std::process::exit(2) };
-    IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (a, b, c, d) })
+    match text.parse() {
+        Ok(IpAddr::V4(ip)) => {
+            let [a, b, c, d] = ip.octets();
+            IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (a, b, c, d) })
+        }
+        Ok(IpAddr::V6(ip)) => {
+            let [a, b, c, d, e, f, g, h] = ip.segments();
+            let address = (a, b, c, d, e, f, g, h);
+            IpSocketAddress::Ipv6(Ipv6SocketAddress { port, flow_info: 0, address, scope_id: 0 })
+        }
+        Err(_) => std::process::exit(2),
+    }
+}
+
+fn family(text: &str) -> IpAddressFamily {
+    if text.contains(':') {
+        IpAddressFamily::Ipv6
+    } else {
+        IpAddressFamily::Ipv4
+    }
+}
+
+fn six((a, b, c, d, e, f, g, h): (u16, u16, u16, u16, u16, u16, u16, u16)) -> Ipv6Addr {
+    Ipv6Addr::new(a, b, c, d, e, f, g, h)
 }
 
 fn show(address: Result<IpSocketAddress, ErrorCode>) -> String {
@@ -48,7 +74,7 @@ fn show(address: Result<IpSocketAddress, ErrorCode>) -> String {
             let (a, b, c, d) = v4.address;
             format!("{a}.{b}.{c}.{d}:{}", v4.port)
         }
-        Ok(IpSocketAddress::Ipv6(_)) => "v6".into(),
+        Ok(IpSocketAddress::Ipv6(v6)) => format!("[{}]:{}", six(v6.address), v6.port),
         Err(error) => error.name().into(),
     }
 }
@@ -67,15 +93,16 @@ fn resolve(name: &str) -> Result<String, ErrorCode> {
     let ready = stream.subscribe();
     let mut found = Vec::new();
     while let Some(address) = finish(&ready, || stream.resolve_next_address())? {
-        if let IpAddress::Ipv4((a, b, c, d)) = address {
-            found.push(format!("{a}.{b}.{c}.{d}"));
-        }
+        found.push(match address {
+            IpAddress::Ipv4((a, b, c, d)) => format!("{a}.{b}.{c}.{d}"),
+            IpAddress::Ipv6(address) => six(address).to_string(),
+        });
     }
     Ok(found.join(" "))
 }
 
 fn bind(ip: &str, port: u16) -> Result<TcpSocket, ErrorCode> {
-    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+    let socket = create_tcp_socket(family(ip))?;
     let ready = socket.subscribe();
     socket.start_bind(&instance_network(), address(ip, port))?;
     finish(&ready, || socket.finish_bind())?;
@@ -84,7 +111,7 @@ fn bind(ip: &str, port: u16) -> Result<TcpSocket, ErrorCode> {
 
 /// Says hello and prints both addresses with what came back.
 fn connect(ip: &str, port: u16) -> Result<String, ErrorCode> {
-    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+    let socket = create_tcp_socket(family(ip))?;
     let ready = socket.subscribe();
     socket.start_connect(&instance_network(), address(ip, port))?;
     let (input, output) = finish(&ready, || socket.finish_connect())?;
@@ -94,14 +121,14 @@ fn connect(ip: &str, port: u16) -> Result<String, ErrorCode> {
     Ok(format!("{} -> {} {answer}", show(socket.local_address()), show(socket.remote_address())))
 }
 
-/// Listens on every address, and reaches itself through 127.0.0.1.
-fn loopback(port: u16) -> Result<String, ErrorCode> {
-    let listener = bind("0.0.0.0", port)?;
+/// Listens on every address of a family, and reaches itself through its loopback.
+fn loopback(any: &str, loopback: &str, port: u16) -> Result<String, ErrorCode> {
+    let listener = bind(any, port)?;
     listener.start_listen()?;
     listener.finish_listen()?;
-    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+    let socket = create_tcp_socket(family(loopback))?;
     let ready = socket.subscribe();
-    socket.start_connect(&instance_network(), address("127.0.0.1", port))?;
+    socket.start_connect(&instance_network(), address(loopback, port))?;
     let (_input, _output) = finish(&ready, || socket.finish_connect())?;
     let ready = listener.subscribe();
     let (accepted, _in, _out) = finish(&ready, || listener.accept())?;
@@ -109,9 +136,10 @@ fn loopback(port: u16) -> Result<String, ErrorCode> {
 }
 
 fn udp(ip: &str, port: u16) -> Result<String, ErrorCode> {
-    let socket = create_udp_socket(IpAddressFamily::Ipv4)?;
+    let socket = create_udp_socket(family(ip))?;
     let ready = socket.subscribe();
-    socket.start_bind(&instance_network(), address("0.0.0.0", 0))?;
+    let any = if ip.contains(':') { "::" } else { "0.0.0.0" };
+    socket.start_bind(&instance_network(), address(any, 0))?;
     finish(&ready, || socket.finish_bind())?;
     let (incoming, outgoing) = socket.stream(None)?;
     let sendable = outgoing.subscribe();

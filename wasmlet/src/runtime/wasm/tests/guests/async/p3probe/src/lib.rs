@@ -1,9 +1,12 @@
 //! A WASI 0.3 command that tries one thing and prints what came of it.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use wasip3::http::types::{Fields, Request, Scheme};
 use wasip3::sockets::ip_name_lookup::resolve_addresses;
 use wasip3::sockets::types::{
-    ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket, UdpSocket,
+    ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress, TcpSocket,
+    UdpSocket,
 };
 use wasip3::{wit_bindgen, wit_future, wit_stream};
 
@@ -23,7 +26,8 @@ impl wasip3::exports::cli::run::Guest for Probe {
             "bind" => bind(arg(2), port()).map(|socket| show(socket.get_local_address())),
             "connect" => connect(arg(2), port()).await,
             "listen" => listen(arg(2), port()).await,
-            "loopback" => loopback(port()).await,
+            "loopback" => loopback("0.0.0.0", "127.0.0.1", port()).await,
+            "loopback6" => loopback("::", "::1", port()).await,
             "udp" => udp(arg(2), port()).await,
             "flood" => Ok(flood()),
             "ipv6" => TcpSocket::create(IpAddressFamily::Ipv6).map(|_| "created".to_owned()),
@@ -49,9 +53,29 @@ async fn say(text: String) {
 }
 
 fn address(text: &str, port: u16) -> IpSocketAddress {
-    let parts: Vec<u8> = text.split('.').filter_map(|part| part.parse().ok()).collect();
-    let [a, b, c, d] = parts[..] else { panic!("an IPv4 address") };
-    IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (a, b, c, d) })
+    match text.parse().expect("an address") {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (a, b, c, d) })
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, e, f, g, h] = ip.segments();
+            let address = (a, b, c, d, e, f, g, h);
+            IpSocketAddress::Ipv6(Ipv6SocketAddress { port, flow_info: 0, address, scope_id: 0 })
+        }
+    }
+}
+
+fn family(text: &str) -> IpAddressFamily {
+    if text.contains(':') {
+        IpAddressFamily::Ipv6
+    } else {
+        IpAddressFamily::Ipv4
+    }
+}
+
+fn six((a, b, c, d, e, f, g, h): (u16, u16, u16, u16, u16, u16, u16, u16)) -> Ipv6Addr {
+    Ipv6Addr::new(a, b, c, d, e, f, g, h)
 }
 
 fn show(address: Result<IpSocketAddress, ErrorCode>) -> String {
@@ -60,7 +84,7 @@ fn show(address: Result<IpSocketAddress, ErrorCode>) -> String {
             let (a, b, c, d) = v4.address;
             format!("{a}.{b}.{c}.{d}:{}", v4.port)
         }
-        Ok(IpSocketAddress::Ipv6(_)) => "v6".into(),
+        Ok(IpSocketAddress::Ipv6(v6)) => format!("[{}]:{}", six(v6.address), v6.port),
         Err(error) => format!("{error:?}"),
     }
 }
@@ -70,7 +94,7 @@ async fn resolve(name: &str) -> String {
         Ok(addresses) => {
             let shown = addresses.iter().map(|address| match address {
                 IpAddress::Ipv4((a, b, c, d)) => format!("{a}.{b}.{c}.{d}"),
-                IpAddress::Ipv6(_) => "v6".into(),
+                IpAddress::Ipv6(address) => six(*address).to_string(),
             });
             shown.collect::<Vec<_>>().join(" ")
         }
@@ -79,14 +103,14 @@ async fn resolve(name: &str) -> String {
 }
 
 fn bind(ip: &str, port: u16) -> Result<TcpSocket, ErrorCode> {
-    let socket = TcpSocket::create(IpAddressFamily::Ipv4)?;
+    let socket = TcpSocket::create(family(ip))?;
     socket.bind(address(ip, port))?;
     Ok(socket)
 }
 
 /// Says hello and prints both addresses with what came back.
 async fn connect(ip: &str, port: u16) -> Result<String, ErrorCode> {
-    let socket = TcpSocket::create(IpAddressFamily::Ipv4)?;
+    let socket = TcpSocket::create(family(ip))?;
     socket.connect(address(ip, port)).await?;
     let (mut writer, reader) = wit_stream::new();
     let sent = socket.send(reader);
@@ -115,22 +139,22 @@ async fn listen(ip: &str, port: u16) -> Result<String, ErrorCode> {
     Ok(format!("no more connections after {count}"))
 }
 
-/// Listens on every address, and reaches itself through 127.0.0.1.
-async fn loopback(port: u16) -> Result<String, ErrorCode> {
-    let listener = bind("0.0.0.0", port)?;
+/// Listens on every address of a family, and reaches itself through its loopback.
+async fn loopback(any: &str, loopback: &str, port: u16) -> Result<String, ErrorCode> {
+    let listener = bind(any, port)?;
     let mut connections = listener.listen()?;
-    let socket = TcpSocket::create(IpAddressFamily::Ipv4)?;
-    socket.connect(address("127.0.0.1", port)).await?;
+    let socket = TcpSocket::create(family(loopback))?;
+    socket.connect(address(loopback, port)).await?;
     let accepted = connections.next().await.ok_or(ErrorCode::ConnectionAborted)?;
     Ok(format!("accepted on {}", show(accepted.get_local_address()).rsplit(':').next().unwrap_or("")))
 }
 
 async fn udp(ip: &str, port: u16) -> Result<String, ErrorCode> {
-    let socket = UdpSocket::create(IpAddressFamily::Ipv4)?;
-    socket.bind(address("0.0.0.0", 0))?;
+    let socket = UdpSocket::create(family(ip))?;
+    socket.bind(address(if ip.contains(':') { "::" } else { "0.0.0.0" }, 0))?;
     socket.send(b"ping".to_vec(), Some(address(ip, port))).await?;
     let (data, from) = socket.receive().await?;
-    let connected = UdpSocket::create(IpAddressFamily::Ipv4)?;
+    let connected = UdpSocket::create(family(ip))?;
     connected.connect(address(ip, port))?;
     connected.send(b"bye".to_vec(), None).await?;
     let peer = show(connected.get_remote_address());
