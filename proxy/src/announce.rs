@@ -25,8 +25,7 @@ use tracing::{info, warn};
 use crate::Error;
 use crate::table::Announcement;
 
-/// Marks our routes (`ip route show table local proto 68`); the wasmlet's for pods have another number.
-const OWN: RouteProtocol = RouteProtocol::Other(68);
+const OWN: RouteProtocol = crate::marks::ANNOUNCED;
 /// The kernel's table of local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u32 = 255;
 const RETRY: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@ mod balance;
 pub mod dns;
 mod follow;
 mod health_check;
+mod marks;
 mod nftables;
 mod routes;
 mod services;

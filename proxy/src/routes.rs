@@ -22,8 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::{Error, Options};
 
-/// Marks our routes (`ip route show proto 67`), so that those of an earlier process are known as ours.
-const OWN: RouteProtocol = RouteProtocol::Other(67);
+const OWN: RouteProtocol = crate::marks::NETWORKS;
 /// A route that could not be set, as its interface is down, is tried again after this, then after twice as long.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -32,8 +31,7 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::Routes(error.to_string())
 }
 
-/// Marks the route to Services' IPv6 network (`ip -6 route show table local proto 69`).
-const OWN_SERVICES: RouteProtocol = RouteProtocol::Other(69);
+const OWN_SERVICES: RouteProtocol = crate::marks::SERVICES6;
 /// The kernel's table of local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u32 = 255;
 

@@ -11,8 +11,7 @@ use tracing::warn;
 
 /// The kernel's table of local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u32 = 255;
-/// Marks our route (`ip route show table local proto 68`); 67 are routes to pods and Services.
-const OWN: RouteProtocol = RouteProtocol::Other(68);
+const OWN: RouteProtocol = crate::marks::DNS;
 
 /// `ip route replace local ADDRESS dev lo`; one that an earlier process left for another address goes.
 pub async fn make_local(address: Ipv4Addr) -> Result<(), String> {
