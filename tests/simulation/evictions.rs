@@ -12,6 +12,10 @@ const LAG: i64 = 120 * SECOND;
 /// A leader that has not renewed its lease for so long may have begun anew.
 const RENEWAL: i64 = 9 * SECOND;
 
+/// A taint is dated when it is decided on: the writes that bring it may be as late as this under faults. Less than the
+/// shorter of the jumps that are to be told from it.
+const DATED_BEFORE: i64 = 20 * SECOND;
+
 #[derive(Default)]
 pub struct Evictions {
     /// By node and key of the taint: since when it has been there, and when it was taken off.
@@ -88,6 +92,6 @@ impl Evictions {
             due = Some(due.map_or(ends, |due: i64| due.min(ends)));
         }
         let early = due? - now;
-        (early > SECOND).then(|| format!("{key} was evicted {} s before its time", early / SECOND))
+        (early > DATED_BEFORE).then(|| format!("{key} was evicted {} s before its time", early / SECOND))
     }
 }

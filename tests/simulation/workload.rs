@@ -208,7 +208,7 @@ fn template(name: &str, faults: &Faults) -> Value {
     });
     if faults.one_in(2) {
         // Less than the default of five minutes, which few machines are away for.
-        let seconds = 10 + faults.below(60);
+        let seconds = 30 + faults.below(60);
         let tolerate = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         template["spec"]["tolerations"] =
             json!([tolerate("node.kubernetes.io/not-ready"), tolerate("node.kubernetes.io/unreachable")]);
