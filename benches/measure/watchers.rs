@@ -51,9 +51,16 @@ fn body(name: &str, number: u64, version: Option<&str>) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Runs the load in a namespace that is there and empty; panics where an event is lost, doubled or misplaced.
+/// Runs the load in a namespace that is there, of which nothing else makes use; panics where an event is lost, doubled or misplaced.
 pub fn run(https: &Https, namespace: &str, load: &Load) -> Outcome {
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+    // Every namespace gets this one from the root CA publisher; it must not come in between.
+    crate::harness::eventually("kube-root-ca.crt", || {
+        match https.get(&format!("{path}/kube-root-ca.crt")).status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    });
     let start = https.get(&path).json()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     let ready = Barrier::new(load.watchers + load.writers);
     let (writes, resumed) = (AtomicUsize::new(0), AtomicUsize::new(0));
