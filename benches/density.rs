@@ -12,9 +12,9 @@ use measure::{header, memory, row};
 use serde_json::json;
 
 const PODS: u64 = 500;
-/// A pod is idle when its start is history: the apiserver's memory of recent changes reaches back 75 s, is looked at every
-/// 30 s, and what is freed goes back to the system within another 15.
-const SETTLING: Duration = Duration::from_secs(125);
+/// A pod is idle when its start is history: the apiserver's memory of recent changes reaches back five minutes, is looked at
+/// every 30 s, and what is freed goes back to the system within another 15.
+const SETTLING: Duration = Duration::from_secs(350);
 
 fn main() {
     header("Density");

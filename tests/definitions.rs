@@ -4,19 +4,13 @@
 
 mod harness;
 
-use harness::{ControlPlane, Https, Response, eventually};
+use harness::objects::{MERGE, good};
+use harness::{ControlPlane, Https, eventually};
 use serde_json::{Value, json};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const MERGE: (&str, &str) = ("content-type", "application/merge-patch+json");
 const JSON_PATCH: (&str, &str) = ("content-type", "application/json-patch+json");
 const APPLY: (&str, &str) = ("content-type", "application/apply-patch+yaml");
-
-#[track_caller]
-fn good(response: Response, code: u16) -> Value {
-    assert_eq!(response.status, code, "{}", response.text());
-    response.json()
-}
 
 fn says(text: &str, part: &str) {
     assert!(text.contains(part), "{part:?} is not in:\n{text}");
@@ -239,6 +233,6 @@ fn defaults_come_for_requests_and_from_the_store() {
         200,
     );
     assert_eq!(listed["kind"], "Table");
-    good(api.request("PATCH", &format!("{things}/stored"), &[MERGE], b"{\"a\":\"own\"}"), 200);
+    good(api.request("PATCH", &format!("{things}/stored"), MERGE, b"{\"a\":\"own\"}"), 200);
     shows("stored", "a", json!("own"));
 }

@@ -6,11 +6,11 @@ mod harness;
 
 use std::collections::BTreeMap;
 
+use harness::objects::{MERGE, gone};
 use harness::{ControlPlane, Https, Response, eventually, repository};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "lifecycles";
-const MERGE: &[(&str, &str)] = &[("content-type", "application/merge-patch+json")];
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Kinds that take their time: namespaces go in steps (tests/cluster_controllers.rs), and a range of addresses is let go ten
@@ -174,13 +174,6 @@ fn live(api: &Https, kind: &Kind, object: &Value) -> String {
     gone(api, &one);
     assert!(names(&good(api.get(&selected), 200, &selected)).is_empty());
     before["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
-}
-
-fn gone(api: &Https, path: &str) {
-    eventually(&format!("{path} to be gone"), || {
-        let answer = api.get(path);
-        if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
-    });
 }
 
 #[test]

@@ -3,47 +3,9 @@
 
 mod harness;
 
-use harness::{Https, Response, eventually, shared};
+use harness::objects::{MERGE, delete, gone, good, namespace, patch};
+use harness::{Https, eventually, shared};
 use serde_json::{Value, json};
-
-const MERGE: &[(&str, &str)] = &[("content-type", "application/merge-patch+json")];
-
-#[track_caller]
-fn good(response: Response, code: u16) -> Value {
-    assert_eq!(response.status, code, "{}", response.text());
-    response.json()
-}
-
-/// A namespace of the test's own, that takes pods.
-fn namespace(api: &Https, name: &str) -> String {
-    let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    good(api.post("/api/v1/namespaces", body.to_string()), 201);
-    let path = format!("/api/v1/namespaces/{name}");
-    eventually("the default account", || there(api, &format!("{path}/serviceaccounts/default")));
-    path
-}
-
-fn there(api: &Https, path: &str) -> Result<(), String> {
-    let answer = api.get(path);
-    if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
-}
-
-fn gone(api: &Https, path: &str) {
-    eventually(&format!("{path} to be gone"), || {
-        let answer = api.get(path);
-        if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
-    });
-}
-
-#[track_caller]
-fn patch(api: &Https, path: &str, body: Value) -> Value {
-    good(api.request("PATCH", path, MERGE, body.to_string().as_bytes()), 200)
-}
-
-#[track_caller]
-fn delete(api: &Https, path: &str) -> Value {
-    good(api.request("DELETE", path, &[], b""), 200)
-}
 
 fn pod(name: &str, spec: Value) -> String {
     let mut all = json!({"schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]});

@@ -13,6 +13,7 @@ mod https;
 mod kubectl;
 mod machine;
 mod namespace;
+pub mod objects;
 mod process;
 mod registry;
 mod requests;

@@ -11,10 +11,6 @@ pub const EVENTS_MAX: usize = 16 * 1024;
 pub const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// As long as upstream's etcd keeps history before it is compacted.
 pub const AGE_MAX: Duration = Duration::from_secs(300);
-/// Changes that are older than this stay only as far as [`OLD_BYTES_MAX`] reaches: upstream's watch cache, too, makes sure
-/// of 75 seconds only, and a burst must not be what an idle node remembers.
-pub const FRESH: Duration = Duration::from_secs(75);
-pub const OLD_BYTES_MAX: usize = 512 * 1024;
 
 /// Changes of one resource in revision order.
 #[derive(Default)]
@@ -50,11 +46,7 @@ impl Ring {
     }
 
     pub fn trim(&mut self, now: Instant) {
-        while let Some(oldest) = self.events.front() {
-            let age = now.saturating_duration_since(oldest.taken_in);
-            if age <= AGE_MAX && (age <= FRESH || self.bytes <= OLD_BYTES_MAX) {
-                break;
-            }
+        while self.events.front().is_some_and(|e| now.saturating_duration_since(e.taken_in) > AGE_MAX) {
             self.drop_oldest();
         }
         if self.events.capacity() > 2 * self.events.len() {
@@ -82,22 +74,6 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_old_stays_as_far_as_its_bytes_reach() {
-        let mut ring = Ring::starting_at(0);
-        let key: Arc<str> = "k".repeat(OLD_BYTES_MAX / 8).into();
-        for revision in 1..=20 {
-            ring.push(Arc::new(Event::new(revision, key.clone(), None, None, None)));
-        }
-        let now = Instant::now();
-        ring.trim(now);
-        assert_eq!((ring.floor(), ring.events.len()), (0, 20), "fresh changes are all kept");
-        ring.trim(now + FRESH * 2);
-        assert_eq!((ring.floor(), ring.events.len()), (12, 8));
-        ring.trim(now + AGE_MAX * 2);
-        assert_eq!((ring.floor(), ring.events.len()), (20, 0));
-    }
 
     #[test]
     fn bounded_by_count_and_age() {

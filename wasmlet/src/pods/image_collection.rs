@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use coracle_client::Object;
 use coracle_client::events::{EventRecorder, EventType};
 use coracle_client::informer::Informer;
-use coracle_client::{Object, Uid};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,8 +42,6 @@ pub struct Collector {
 pub struct Memory {
     /// By the digest of the module.
     seen: HashMap<String, Seen>,
-    /// What each pod names, so that a pod is decoded once.
-    named: HashMap<Uid, Arc<[String]>>,
 }
 
 #[derive(Clone, Copy)]
@@ -87,7 +85,7 @@ impl Collector {
 
     fn collect(&mut self, short: bool) -> Result<(), StoreError> {
         let now = Instant::now();
-        let used = self.used();
+        let used = self.used()?;
         let candidates = self.memory.candidates(self.store.list()?, &used, now);
         let Available { disk_bytes, disk_total_bytes, .. } = Available::probe(&self.data);
         let disk = Disk { total_bytes: disk_total_bytes, available_bytes: disk_bytes };
@@ -117,30 +115,20 @@ impl Collector {
     }
 
     /// The digests of the modules that pods of this node name, but for pods that have ended.
-    fn used(&mut self) -> HashSet<String> {
-        let mut names: HashSet<Arc<[String]>> = HashSet::new();
-        let mut named = HashMap::new();
-        for pod in self.pods.list() {
-            if matches!(pod.head.field("status.phase"), Some("Succeeded" | "Failed")) {
-                continue;
-            }
-            let known = self.memory.named.remove(&pod.head.uid);
-            // Ephemeral containers come later; nothing else of these fields changes without a container restarting.
-            let images = match known.filter(|_| !pod.contains("\"ephemeralContainers\"")) {
-                Some(images) => images,
-                None => named_by(&pod).into(),
-            };
-            names.insert(images.clone());
-            named.insert(pod.head.uid.clone(), images);
+    fn used(&self) -> Result<HashSet<String>, StoreError> {
+        let running =
+            |pod: &Arc<Object>| !matches!(pod.head.field("status.phase"), Some("Succeeded" | "Failed"));
+        let names: HashSet<String> =
+            self.pods.list().iter().filter(|pod| running(pod)).flat_map(|pod| named_by(pod)).collect();
+        let mut used = HashSet::new();
+        for name in names {
+            let Ok(reference) = name.parse() else { continue };
+            // An index that cannot be read must not make all images look unused.
+            let found = self.store.lookup(&reference);
+            let found = found.map_err(|source| StoreError::Io { step: "read the image index", source })?;
+            used.extend(found.map(|image| image.wasm_digest.clone()));
         }
-        self.memory.named = named;
-        let names: HashSet<&str> =
-            names.iter().flat_map(|images| images.iter().map(String::as_str)).collect();
-        names
-            .into_iter()
-            .filter_map(|name| self.store.lookup(&name.parse().ok()?).ok()?)
-            .map(|image| image.wasm_digest.clone())
-            .collect()
+        Ok(used)
     }
 }
 
