@@ -17,8 +17,10 @@ const TEXT_FACTOR: usize = 10;
 /// Brackets open at once, counted without regard to quotes: the parser's work grows with the square of them.
 const BRACKETS_MAX: i64 = 1_000;
 
-/// Keys told of that stand in a map twice: each costs a reading of the text.
+/// Keys told of that stand in a map twice: each costs a reading of the text…
 const DUPLICATES_MAX: usize = 32;
+/// …so that of a large one only the first is.
+const READ_AGAIN_BYTES_MAX: usize = 256 * 1024;
 
 /// The first document of the text, and a line for each key that stands twice in one map: `line 3: key "a" already set in map`.
 pub fn to_json(text: &[u8]) -> Result<(Value, Vec<String>), String> {
@@ -33,7 +35,8 @@ pub fn to_json(text: &[u8]) -> Result<(Value, Vec<String>), String> {
         })?,
     };
     let duplicates = budget.duplicates.into_inner();
-    let issues = duplicates.into_iter().take(DUPLICATES_MAX).enumerate().map(|(index, key)| {
+    let told = (READ_AGAIN_BYTES_MAX / text.len().max(1)).clamp(1, DUPLICATES_MAX);
+    let issues = duplicates.into_iter().take(told).enumerate().map(|(index, key)| {
         // The parser says where it stands in errors only: it is stopped at this one.
         let stopped = read(text, &Budget::of(text, Some(index))).and_then(Result::err);
         let line = stopped.and_then(|error| error.location()).map_or(0, |location| location.line());
@@ -382,6 +385,8 @@ mod tests {
         assert_eq!(strict(&issues[..1]), "yaml: unmarshal errors:\n  line 2: key \"c\" already set in map");
         let many = "a: 1\n".repeat(DUPLICATES_MAX * 3);
         assert_eq!(to_json(many.as_bytes()).unwrap().1.len(), DUPLICATES_MAX);
+        let large = format!("{many}b: {}", "x".repeat(READ_AGAIN_BYTES_MAX));
+        assert_eq!(to_json(large.as_bytes()).unwrap().1, ["line 2: key \"a\" already set in map"]);
     }
 
     #[test]
