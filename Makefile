@@ -39,6 +39,8 @@ check:
 	@.ci/packages $(BUILD_PACKAGES)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@# As it is built for users: what only tests switch on is off.
+	$(CARGO) clippy --bin coracle --locked -- -D warnings
 
 test: check tools
 	$(CARGO) test --workspace --locked

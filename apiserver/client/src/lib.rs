@@ -10,7 +10,6 @@ pub mod election;
 pub mod events;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
-#[cfg(any(test, feature = "test-support"))]
 pub mod http;
 pub mod informer;
 pub mod metrics;
